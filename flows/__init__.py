@@ -1,0 +1,1 @@
+"""Prefect: walks DVC's graph; and the `trackway` command."""

@@ -1,0 +1,62 @@
+"""The comparison of all experiments: from DVC's metrics, with what only MLflow knows (seconds, champions)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from learn.metrics import METRICS
+from learn.params import Params
+from tasks.stage import metrics_file, report_file
+from tasks.tracking import STATE_DICT, seconds_and_champions
+
+DASH = "–"
+
+
+def results(params: Params) -> list[dict[str, Any]]:
+    """One row an experiment that has been evaluated, grouped by dataset, best first by the dataset's metric."""
+    rows = []
+    for name, experiment in params.experiments.items():
+        files = metrics_file(experiment.dataset, name), report_file(experiment.dataset, name)
+        if all(file.is_file() for file in files):
+            metrics, report = (json.loads(file.read_bytes()) for file in files)
+            rows.append({"dataset": experiment.dataset, "experiment": name, **metrics, STATE_DICT: report[STATE_DICT]})
+    if params.tracking:
+        digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
+        known = seconds_and_champions(params.tracking, digests)
+        for row in rows:
+            row["seconds"], row["champion"] = known.get((row["dataset"], row["experiment"]), (None, False))
+    order = {name: number for number, name in enumerate(params.datasets)}
+
+    def key(row: dict[str, Any]) -> tuple[int, float]:
+        metric = params.datasets[row["dataset"]].champion.metric
+        return order[row["dataset"]], -row[metric] if METRICS[metric].better == "higher" else row[metric]
+
+    return sorted(rows, key=key)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows for the terminal."""
+    view = Table(box=box.SIMPLE_HEAD)
+    for column in ("dataset", "experiment"):
+        view.add_column(column, no_wrap=True)
+    for column in ("parameters", "epochs", "test\nloss", "test\naccuracy", "train\nseconds"):
+        view.add_column(column, justify="right")
+    view.add_column("champion")
+    for number, row in enumerate(rows):
+        last = number + 1 == len(rows) or rows[number + 1]["dataset"] != row["dataset"]
+        view.add_row(
+            row["dataset"],
+            row["experiment"],
+            f"{row['parameters']:,}",
+            f"{row['epochs']:,}",
+            f"{row['loss']:.5f}",
+            f"{row['accuracy']:.2%}" if "accuracy" in row else DASH,
+            f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
+            "champion" if row.get("champion") else "",
+            end_section=last,
+        )
+    return view

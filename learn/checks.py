@@ -1,0 +1,168 @@
+"""Everything about params.yaml that can be known before any work is done.
+
+    params = check(Path("params.yaml"))
+
+`learn/params.py` checks what the file alone can tell. Here torch adds the names and arguments of models, losses,
+optimizers and schedulers, and a trial on the `meta` device (shapes without data) tells whether a model fits its data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from learn.build import (
+    BuildError,
+    build_loss,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    check_arguments,
+    losses,
+    optimizers,
+    schedulers,
+)
+from learn.errors import ParamsError
+from learn.models import MODELS
+from learn.params import PARAMS_FILE, Dataset, Experiment, Params, parse_params, read_yaml
+
+
+def check(path: Path = PARAMS_FILE) -> Params:
+    """The parameters; raises ParamsError with a line for each mistake that can be seen without doing the work."""
+    data = read_yaml(path)
+    params, problems = None, []
+    try:
+        params = parse_params(data, path)
+    except ParamsError as error:
+        problems = error.problems
+    # What torch knows is checked on the plain data, so that all mistakes come out together.
+    problems = problems + [f"experiments.{problem} ({path})" for problem in _torch_problems(data)]
+    if params is None or problems:
+        raise ParamsError(problems)
+    return params
+
+
+def _torch_problems(data: Any) -> Iterator[str]:
+    """Unknown names and arguments of every experiment; where these are right and the rest too, what its trial says."""
+    sections = [data.get(key) if isinstance(data, dict) else None for key in ("datasets", "experiments")]
+    datasets, experiments = (section if isinstance(section, dict) else {} for section in sections)
+    for name, experiment in experiments.items():
+        problems = list(_name_problems(experiment))
+        if not problems:
+            try:
+                parsed = Experiment.model_validate_json(json.dumps(experiment, default=str))
+                dataset = Dataset.model_validate_json(json.dumps(datasets.get(parsed.dataset), default=str))
+            except ValidationError:
+                continue  # reported already
+            problems = list(filter(None, [_trial(parsed, dataset)]))
+        yield from (f"{name}.{problem}" for problem in problems)
+
+
+def _name_problems(experiment: Any) -> Iterator[str]:
+    known: dict[str, tuple[dict[str, Any], int]] = {
+        "model": (MODELS, 2),
+        "loss": (losses(), 0),
+        "optimizer": (optimizers(), 1),
+        "scheduler": (schedulers(), 1),
+    }
+    for section, (names, given) in known.items():
+        value = experiment.get(section) if isinstance(experiment, dict) else None
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            try:
+                check_arguments(names, value["name"], [key for key in value if key != "name"], given)
+            except BuildError as error:
+                if (section, error.key) != ("optimizer", "lr"):  # a missing lr is reported already
+                    yield _located(section, error)
+
+
+def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
+    """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None."""
+    classes = dataset.source.classes
+    images = len(dataset.shape) == 3
+    if experiment.memory_format == "channels_last" and not images:
+        return f"memory_format is channels_last, but {experiment.dataset} has no images; it must be contiguous"
+    if not classes and experiment.loss.name in CLASSIFICATION_LOSSES:
+        return _loss_does_not_fit(experiment, classes, "it is a loss for classes")
+    samples = len(classes) + 2  # unlike the number of logits, so that nothing fits by accident
+    with (
+        warnings.catch_warnings(action="error", category=UserWarning),  # torch warns where it broadcasts
+        torch.random.fork_rng(devices=[]),
+        torch.device("meta"),
+    ):
+        section = "loss"
+        try:
+            objective = build_loss(experiment.loss.name, experiment.loss.arguments, classes)
+            section = "model"
+            _check_types(MODELS, experiment.model.name, experiment.model.arguments)
+            model = build_model(experiment.model.name, experiment.model.arguments, dataset.shape, objective.output_size)
+            section = "optimizer"
+            optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+            if experiment.scheduler:
+                section = "scheduler"
+                build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
+        except BuildError as error:
+            return _located(section, error)
+        try:
+            logits = model(torch.empty(samples, *dataset.shape))
+        except Exception as error:  # whatever a user's model raises
+            return (
+                f"model: {experiment.model.name} does not fit inputs of shape {dataset.shape} "
+                f"from {experiment.dataset}: {_first_line(error)}"
+            )
+        if logits.shape != (samples, objective.output_size):
+            return (
+                f"model: {experiment.model.name} gives {tuple(logits.shape[1:])} a sample; "
+                f"{experiment.loss.name} on {experiment.dataset} wants ({objective.output_size},)"
+            )
+        try:
+            objective(logits, torch.empty(samples, dtype=torch.int64) if classes else torch.empty(samples, 1))
+        except Exception as error:  # each loss of torch has its own
+            return _loss_does_not_fit(experiment, classes, _first_line(error))
+    return None
+
+
+CLASSIFICATION_LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MultiMarginLoss", "NLLLoss")
+
+
+def _loss_does_not_fit(experiment: Experiment, classes: tuple[str, ...], reason: str) -> str:
+    kind = f"{len(classes)} classes" if classes else "numbers, not classes"
+    return (
+        f"loss.name is {experiment.loss.name}, which does not fit {experiment.dataset} ({kind}): {reason}; "
+        f"it could be {_usual_loss(classes)}"
+    )
+
+
+def _check_types(known: dict[str, type[nn.Module]], name: str, arguments: dict[str, Any]) -> None:
+    """Arguments against the annotations of the constructor, as strictly as the rest of params.yaml."""
+    check_arguments(known, name, arguments, 2)
+    parameters = inspect.signature(known[name], eval_str=True).parameters
+    for key, value in arguments.items():
+        annotation = parameters[key].annotation
+        if annotation is not inspect.Parameter.empty:
+            try:
+                TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+            except ValidationError as error:
+                expected = error.errors()[0]["msg"].replace("Input should be", "it must be")
+                raise BuildError(key, f"is {json.dumps(value)}; {expected}") from None
+
+
+def _usual_loss(classes: tuple[str, ...]) -> str:
+    if not classes:
+        return "L1Loss or MSELoss"
+    return "BCEWithLogitsLoss or CrossEntropyLoss" if len(classes) == 2 else "CrossEntropyLoss"
+
+
+def _located(section: str, error: BuildError) -> str:
+    return f"{section}.{error.key} {error}" if error.key else f"{section}: {error}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,48 @@
+"""The errors that a user can cause, and mend. Anything else is a bug and keeps its traceback.
+
+TrackwayError
+├── ParamsError      something in params.yaml
+├── DownloadError    a dataset's file could not be had
+├── DataError        a dataset's files are not what they should be
+├── DeviceError      the device asked for is not there
+└── TrackingError    the MLflow store cannot be used
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrackwayError(Exception):
+    """Its text is the whole message: what, which value, what is allowed, the next step."""
+
+
+class ParamsError(TrackwayError):
+    """Every mistake found in params.yaml, one a line."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class DownloadError(TrackwayError):
+    pass
+
+
+class DataError(TrackwayError):
+    pass
+
+
+class DeviceError(TrackwayError):
+    pass
+
+
+class TrackingError(TrackwayError):
+    pass
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word, where a known one is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,51 @@
+"""Linear layers one after another (learnpytorch.io, chapters 1 to 3).
+
+hidden_units: [] is one `nn.Linear`; activation: null keeps the model linear however deep it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+class MLP(nn.Module):
+    """inputs (N, *input_shape), flattened → logits (N, output_size).
+
+    hidden_units: units of each hidden layer. activation: a class of torch.nn (ReLU, Tanh, ...) after each hidden layer,
+    or null. output_activation: likewise after the last layer; the course's Fashion-MNIST V1 has a ReLU there.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        output_size: int,
+        *,
+        hidden_units: list[int],
+        activation: str | None,
+        output_activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if any(units < 1 for units in hidden_units):
+            raise ValueError(f"hidden_units {hidden_units} must all be >= 1")
+        layers: list[nn.Module] = [nn.Flatten()]
+        units = math.prod(input_shape)
+        for width in hidden_units:
+            layers += [nn.Linear(units, width), *_activation(activation)]
+            units = width
+        layers += [nn.Linear(units, output_size), *_activation(output_activation)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def _activation(name: str | None) -> list[nn.Module]:
+    if name is None:
+        return []
+    cls = getattr(nn, name, None)
+    if not (isinstance(cls, type) and cls.__module__ == "torch.nn.modules.activation"):
+        raise ValueError(f"activation {name!r} is no activation of torch.nn; ReLU, GELU, Tanh, ... or null")
+    return [cls()]

@@ -1,0 +1,104 @@
+"""Figures of a run: loss curves, confusion matrix, decision boundary, prediction grid, fit. No file is written here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def loss_curves(history: list[dict[str, float]]) -> Figure:
+    """Losses and, for classifiers, accuracies over the epochs. history: one record an epoch, as `fit` yields them."""
+    kinds = [kind for kind in ("loss", "accuracy") if f"train/{kind}" in history[0]]
+    figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
+    epochs = range(1, len(history) + 1)
+    for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
+        for key in history[0]:
+            if key.endswith(f"/{kind}"):
+                axes.plot(
+                    epochs,
+                    [record[key] for record in history],
+                    label=key,
+                    marker="." if len(history) < 4 else "",
+                )
+        axes.set(xlabel="epoch", title=kind)
+        axes.legend()
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """counts: (classes, classes), row the true class, column the predicted one."""
+    size = 2.5 + 0.45 * len(classes)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    ticks = range(len(classes))
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_xticks(ticks, classes, rotation=45, ha="right")
+    axes.set_yticks(ticks, classes)
+    if len(classes) <= 30:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if count > counts.max() / 2 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    return figure
+
+
+def decision_boundary(
+    predict: Callable[[np.ndarray], np.ndarray],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+) -> Figure:
+    """What a model predicts over the plane. inputs: (N, 2); targets: (N,); predict: (M, 2) float32 → (M,) classes."""
+    margin = 0.1 * np.ptp(inputs, axis=0)
+    (x0, y0), (x1, y1) = inputs.min(0) - margin, inputs.max(0) + margin
+    xs, ys = np.meshgrid(np.linspace(x0, x1, 200), np.linspace(y0, y1, 200))
+    regions = predict(np.stack([xs.ravel(), ys.ravel()], axis=1).astype(np.float32)).reshape(xs.shape)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    limits: dict[str, Any] = {"vmin": 0, "vmax": max(len(classes) - 1, 1), "cmap": "RdYlBu"}
+    axes.imshow(regions, origin="lower", extent=(x0, x1, y0, y1), aspect="auto", alpha=0.6, **limits)
+    points = axes.scatter(inputs[:, 0], inputs[:, 1], c=targets, s=12, edgecolors="black", linewidths=0.3, **limits)
+    axes.legend(*_legend(points, classes), loc="upper right", fontsize=8)
+    axes.set(xlabel="feature 1", ylabel="feature 2")
+    return figure
+
+
+def prediction_grid(
+    images: np.ndarray,
+    targets: np.ndarray,
+    predictions: np.ndarray,
+    classes: tuple[str, ...],
+    columns: int = 6,
+) -> Figure:
+    """images: (N, C, H, W), N up to some 36; the predicted class above each, red and with the true one where wrong."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
+    grid = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, target, prediction in zip(grid, images, targets, predictions, strict=False):
+        axes.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray")
+        right = target == prediction
+        title = classes[prediction] if right else f"{classes[prediction]}\n(true: {classes[target]})"
+        axes.set_title(title, fontsize=8, color="green" if right else "red")
+    return figure
+
+
+def regression_fit(targets: np.ndarray, predictions: np.ndarray) -> Figure:
+    """Predicted against true values, both (N, 1); on the diagonal they are equal."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.axline((float(targets.mean()), float(targets.mean())), slope=1, color="grey", linewidth=1)
+    axes.scatter(targets, predictions, s=12)
+    axes.set(xlabel="true", ylabel="predicted")
+    return figure
+
+
+def _legend(points: object, classes: tuple[str, ...]) -> tuple[list, list[str]]:
+    handles, labels = points.legend_elements(num=range(len(classes)))  # type: ignore[attr-defined]
+    return handles, list(classes)[: len(labels)]

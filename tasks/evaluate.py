@@ -1,0 +1,157 @@
+"""`models/E/` on the test part → `metrics/D/E.json` and its report, predictions, and the rest of the run in MLflow.
+
+python -m tasks.evaluate digits-mlp
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from learn.params import Experiment, Params
+from tasks.stage import (
+    history_file,
+    metrics_file,
+    predictions_file,
+    report_file,
+    run_stage,
+    state_dict_file,
+    transformed_folder,
+    write_atomically,
+)
+from tasks.tracking import STATE_DICT, TEST_DATA, log_evaluation, sha256
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from learn.objective import Objective
+    from learn.parts import Part
+
+EXAMPLES = 4  # inputs stored with the model
+GRID = 24  # pictures in the prediction grid
+
+
+def evaluate(params: Params, name: str) -> None:
+    """Measures a trained experiment on the test part."""
+    import torch
+
+    from learn.build import build_loss, build_model
+    from learn.loop import measure, use_device
+    from learn.metrics import confusion, per_class, report, scores
+    from learn.parts import Info, load_part
+
+    experiment = params.experiment(name)
+    device = use_device(params.device, params.threads)
+    folder = transformed_folder(experiment.dataset)
+    info = Info.read(folder)
+    test = load_part(folder, "test", memory_format=experiment.memory_format).to(device)
+    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
+    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
+    model.load_state_dict(torch.load(state_dict_file(name), weights_only=True, map_location="cpu"))
+    model = model.to(device, memory_format=test.memory_format)  # type: ignore[call-overload]
+
+    measured, logits = measure(
+        model, test, objective, None if experiment.batch_size == "full" else experiment.batch_size
+    )
+    targets, predictions = test.targets.cpu().numpy(), objective.predict(logits).numpy()
+    metrics: dict[str, float] = {key.removeprefix("test/"): value for key, value in measured.items()}
+    metrics |= scores(targets, predictions, info.classes)
+    counts = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": experiment.epochs}
+    details: dict[str, Any] = {
+        "experiment": name,
+        "dataset": experiment.dataset,
+        STATE_DICT: sha256(state_dict_file(name)),
+        TEST_DATA: _md5(folder / "test-inputs.npy", folder / "test-targets.npy"),
+    }
+    texts = {}
+    if info.classes:
+        details["per_class"] = per_class(targets, predictions, info.classes)
+        details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
+        texts["classification_report.txt"] = report(targets, predictions, info.classes)
+
+    write_atomically(predictions_file(name), _as_csv(targets, predictions, info.classes))
+    write_atomically(report_file(experiment.dataset, name), _as_json(details))
+    write_atomically(metrics_file(experiment.dataset, name), _as_json(metrics | counts))
+    print(f"evaluate {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    if params.tracking:
+        model = model.cpu()
+        log_evaluation(
+            params.tracking,
+            experiment.dataset,
+            state_dict_file(name),
+            metrics=metrics,
+            report=details,
+            texts=texts,
+            figures=_figures(name, experiment, test.to(torch.device("cpu")), objective, model, predictions),
+            model=model,
+            example=test.batch(slice(0, EXAMPLES))[0].cpu().contiguous().numpy(),
+        )
+
+
+def _figures(
+    name: str,
+    experiment: Experiment,
+    test: Part,
+    objective: Objective,
+    model: nn.Module,
+    predictions: np.ndarray,
+) -> dict[str, Figure]:
+    """The pictures of a run; model and test part on the CPU."""
+    import torch
+
+    from learn import plots
+    from learn.metrics import confusion
+
+    with history_file(name).open(newline="", encoding="utf-8") as stream:
+        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+    figures = {"loss_curves": plots.loss_curves(history)}
+    targets, classes = test.targets.numpy(), objective.classes
+    if not classes:
+        return figures | {"predictions": plots.regression_fit(targets, predictions)}
+    figures["confusion_matrix"] = plots.confusion_matrix(confusion(targets, predictions, classes), classes)
+    if test.inputs.shape[1:] == (2,):
+
+        def predict(points: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return objective.predict(model(torch.from_numpy(points))).numpy()
+
+        figures["decision_boundary"] = plots.decision_boundary(predict, test.inputs.numpy(), targets, classes)
+    if test.inputs.ndim == 4:
+        images = test.inputs[:GRID].numpy()
+        figures["prediction_grid"] = plots.prediction_grid(images, targets[:GRID], predictions[:GRID], classes)
+    return figures
+
+
+def _as_csv(targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> bytes:
+    """Two columns, actual and predicted: names of classes, or numbers to two digits (a plot of counts needs bins)."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["actual", "predicted"])
+    for target, prediction in zip(targets.ravel().tolist(), predictions.ravel().tolist(), strict=True):
+        if classes:
+            writer.writerow([classes[target], classes[prediction]])
+        else:
+            writer.writerow([f"{target:.2f}", f"{prediction:.2f}"])
+    return text.getvalue().encode()
+
+
+def _as_json(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _md5(*files: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    run_stage(evaluate, "experiments")

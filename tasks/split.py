@@ -1,0 +1,61 @@
+"""`data/raw/D/` → `data/split/D/`: the indices of the train, validation and test parts, disjoint and complete.
+
+    python -m tasks.split digits
+
+scikit-learn draws them, seeded, stratified where asked; an official test set stays as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learn.datasets import Source
+from learn.errors import DataError
+from learn.params import Params, Split
+from tasks.stage import atomic_folder, raw_folder, run_stage, split_folder
+
+
+def split(params: Params, name: str) -> None:
+    """Writes train.npy, test.npy and, where asked for, validation.npy: indices into the raw samples."""
+    dataset = params.dataset(name)
+    _, targets = dataset.source.read(raw_folder(name))
+    try:
+        parts = split_indices(targets, dataset.split, dataset.source)
+    except ValueError as error:  # scikit-learn's: too few samples of a class
+        raise DataError(f"datasets.{name}.split cannot be done: {error}") from error
+    folder = split_folder(name)
+    with atomic_folder(folder) as partial:
+        for part, index in parts.items():
+            np.save(partial / f"{part}.npy", index)
+    print(f"split {name}: " + ", ".join(f"{part} {len(index):,}" for part, index in parts.items()) + f" → {folder}")
+
+
+def split_indices(targets: np.ndarray, settings: Split, source: Source) -> dict[str, np.ndarray]:
+    """Part → indices (n,) int64. targets: (N,) or (N, 1), the official test set last."""
+    from sklearn.model_selection import train_test_split
+
+    free, official = source.sizes
+    sizes = settings.sizes(free, official)
+
+    def part(index: np.ndarray, size: int) -> list[np.ndarray]:
+        return train_test_split(
+            index,
+            test_size=size,
+            shuffle=settings.shuffle,
+            random_state=settings.seed if settings.shuffle else None,
+            stratify=targets[index] if settings.stratify else None,
+        )
+
+    train = np.arange(free)
+    parts = {}
+    if settings.test == "official":
+        parts["test"] = np.arange(free, free + official)
+    else:
+        train, parts["test"] = part(train, sizes["test"])
+    if settings.validation:
+        train, parts["validation"] = part(train, sizes["validation"])
+    return {"train": train, **parts}
+
+
+if __name__ == "__main__":
+    run_stage(split, "datasets")

@@ -1,0 +1,123 @@
+"""What the six stages share: their command line, their folders, and writing so that a kill leaves nothing half done."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import learn
+from learn.errors import TrackwayError
+from learn.params import PARAMS_FILE, Params, load_params
+
+# Written once the parameters have passed `learn.checks`, which needs torch: the next stage need not import it again.
+CHECKED = Path(".dvc/tmp/params-checked")
+
+
+def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
+    """The command line of a stage, `python -m tasks.STAGE NAME`. A user's mistake ends in its message, exit code 1."""
+    parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=stage.__doc__)
+    parser.add_argument("name", help=f"one of the {what} in {PARAMS_FILE}")
+    name = parser.parse_args().name
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    collect_garbage_rarely()
+    try:
+        stage(checked_params(), name)
+    except TrackwayError as error:
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} is not there; `dvc repro {stage.__name__}@{name}` makes what comes before")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def collect_garbage_rarely() -> None:
+    """Imports of large libraries make millions of objects and no garbage; looking for it took a quarter of their time."""
+    gc.set_threshold(100_000, 20, 100)
+
+
+def checked_params(path: Path = PARAMS_FILE) -> Params:
+    """The parameters, after every check that needs no work; the slow ones run once a change. Raises ParamsError."""
+    files = [path, *sorted(Path(learn.__file__).parent.rglob("*.py"))]
+    digest = hashlib.sha256(version("torch").encode())
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    if CHECKED.is_file() and CHECKED.read_text() == digest.hexdigest():
+        return load_params(path)
+    from learn.checks import check
+
+    params = check(path)
+    if CHECKED.parent.is_dir():
+        write_atomically(CHECKED, digest.hexdigest().encode())
+    return params
+
+
+def raw_folder(dataset: str) -> Path:
+    return Path("data/raw") / dataset
+
+
+def split_folder(dataset: str) -> Path:
+    return Path("data/split") / dataset
+
+
+def transformed_folder(dataset: str) -> Path:
+    return Path("data/transformed") / dataset
+
+
+def state_dict_file(experiment: str) -> Path:
+    return Path("models") / experiment / "model.pt"
+
+
+def history_file(experiment: str) -> Path:
+    return Path("plots/history") / f"{experiment}.csv"
+
+
+def metrics_file(dataset: str, experiment: str) -> Path:
+    return Path("metrics") / dataset / f"{experiment}.json"
+
+
+def report_file(dataset: str, experiment: str) -> Path:
+    return Path("metrics") / dataset / f"{experiment}.report.json"
+
+
+def predictions_file(experiment: str) -> Path:
+    return Path("plots/predictions") / f"{experiment}.csv"
+
+
+def comparison_file(dataset: str) -> Path:
+    return Path("metrics") / f"{dataset}.csv"
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into; it takes the place of the old one when all is written."""
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """The whole file or none of it, whenever the power goes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(file)
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def _partial(path: Path) -> Path:
+    """Where to write first: on the same disk, outside the folder, which may be an output or an input of some stage."""
+    return path.parent.parent / f".{path.parent.name}-{path.name}.partial"

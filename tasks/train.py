@@ -1,0 +1,114 @@
+"""`data/transformed/D/` → `models/E/model.pt` and `plots/history/E.csv`, and a run in MLflow.
+
+python -m tasks.train digits-mlp
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from typing import TYPE_CHECKING
+
+from learn.params import Params
+from tasks.stage import history_file, run_stage, state_dict_file, transformed_folder, write_atomically
+from tasks.tracking import TrainingRun, flatten
+
+if TYPE_CHECKING:
+    from learn.loop import Epoch
+
+
+def train(params: Params, name: str) -> None:
+    """Trains an experiment; torch is imported while MLflow's process starts."""
+    experiment = params.experiment(name)
+    with TrainingRun(params.tracking, experiment.dataset, name) as run:
+        import torch
+        import torchinfo
+        from tqdm import tqdm
+
+        from learn.build import build_loss, build_model, build_optimizer, build_scheduler
+        from learn.loop import State, fit, use_device
+        from learn.parts import Info, load_part
+
+        device = use_device(params.device, params.threads)
+        folder = transformed_folder(experiment.dataset)
+        info = Info.read(folder)
+        training, held_out = (
+            load_part(folder, part, memory_format=experiment.memory_format).to(device)
+            for part in ("train", info.held_out)
+        )
+        objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
+        torch.manual_seed(experiment.seed)
+        model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
+        model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
+        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        scheduler = (
+            build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
+            if experiment.scheduler
+            else None
+        )
+        batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+        samples = batch_size or len(training)
+        summary = torchinfo.summary(
+            model,
+            input_size=(samples, *info.shape),
+            mode="eval",
+            verbose=0,
+            device=device,
+            col_names=("input_size", "output_size", "num_params", "trainable"),
+        )
+        print(f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {device}")
+        if sys.stdout.isatty():
+            print(summary)
+        settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
+        dataset = params.dataset(experiment.dataset)
+        data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
+        run.begin(
+            flatten(settings | data | {"device": str(device), "threads": params.threads})
+            | {"parameters": summary.total_params},
+            {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)},
+            str(summary),
+        )
+
+        torch.manual_seed(experiment.seed)
+        history: list[Epoch] = []
+        state = State(model, optimizer, scheduler)
+        bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
+        with bar:
+            for epoch in fit(state, training, held_out, objective, epochs=experiment.epochs, batch_size=batch_size):
+                history.append(epoch)
+                run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
+                line = _line(epoch, held_out.name)
+                bar.set_postfix_str(line, refresh=False)
+                bar.update()
+                if bar.disable and (epoch.number % max(1, experiment.epochs // 10) == 0):
+                    print(f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}")
+
+        buffer = io.BytesIO()
+        torch.save({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, buffer)
+        write_atomically(state_dict_file(name), buffer.getvalue())
+        write_atomically(history_file(name), _as_csv(history))
+        run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
+
+
+def _line(epoch: Epoch, held_out: str) -> str:
+    values = [
+        f"{key} {epoch.metrics[key]:.4f}"
+        for part in ("train", held_out)
+        for key in (f"{part}/loss", f"{part}/accuracy")
+        if key in epoch.metrics
+    ]
+    return ", ".join([*values, f"{epoch.samples_per_second:,.0f} samples/s"])
+
+
+def _as_csv(history: list[Epoch]) -> bytes:
+    """One row an epoch; every digit of every number, and none that differs between two runs."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history[0].metrics])
+    writer.writerows([epoch.number, *map(repr, epoch.metrics.values())] for epoch in history)
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    run_stage(train, "experiments")
