@@ -95,7 +95,7 @@ def main() -> None:
     try:
         app()
     except TrackwayError as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        sys.exit(error.as_message())
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
-from prefect import Task, flow, get_client, get_run_logger, runtime
+from prefect import Task, flow, get_run_logger, runtime
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
@@ -55,25 +54,22 @@ class Graph:
 
         A target: a stage (train@digits-mlp), a kind of stage (train), an experiment (digits-mlp) or a dataset (digits).
         """
-        wanted = set(self.stages) if targets is None else set()
+        wanted = set(self.stages) if not targets else set()
         for target in targets or ():
             matching = {name for name in self.stages if target in (name, *name.split("@"))}
-            # a dataset stands for all that is done with it, its experiments too
-            wanted |= matching or _unknown_target(target, self.stages)
+            if not matching:
+                words = {word for name in self.stages for word in (name, *name.split("@"))}
+                raise ParamsError(
+                    [
+                        f"target {target} is no stage, dataset or experiment{did_you_mean(target, words)}; "
+                        "`dvc stage list` shows the stages"
+                    ]
+                )
+            wanted |= matching
         wanted |= {need.addressing for name in wanted for need in nx.descendants(self._graph, self.stages[name])}
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted
         ]
-
-
-def _unknown_target(target: str, stages: Iterable[str]) -> set[str]:
-    words = {word for name in stages for word in (name, *name.split("@"))}
-    raise ParamsError(
-        [
-            f"target {target} is no stage, dataset or experiment{did_you_mean(target, words)}; "
-            "`dvc stage list` shows the stages"
-        ]
-    )
 
 
 def run_stage(name: str, up_to_date: bool, force: bool) -> State[Any]:
@@ -124,7 +120,11 @@ def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
 TASKS = {kind: _task(kind) for kind in ("download", "split", "transform", "train", "evaluate", "register")}
 
 
-@flow(log_prints=True)
+def _run_name() -> str:
+    return f"pipeline: {', '.join(runtime.flow_run.parameters['targets'] or ['everything'])}"
+
+
+@flow(flow_run_name=_run_name)
 def pipeline(targets: list[str] | None = None, workers: int | None = None, force: bool = False) -> State[Any]:
     """Brings everything in params.yaml up to date, or the targets and what they need.
 
@@ -136,7 +136,6 @@ def pipeline(targets: list[str] | None = None, workers: int | None = None, force
     waiting = graph.order(targets)
     futures: dict[str, PrefectFuture[Any]] = {}
     running: dict[PrefectFuture[Any], str] = {}
-    failed: dict[str, str] = {}
 
     while waiting or running:
         ready = [name for name in waiting if all(n in futures and n not in running.values() for n in graph.needs(name))]
@@ -150,34 +149,31 @@ def pipeline(targets: list[str] | None = None, workers: int | None = None, force
             waiting.remove(name)
         if running:
             done = next(as_completed(list(running)))
-            name = running.pop(done)
-            if done.state.is_failed() or done.state.is_crashed():
-                failed[name] = done.state.message or ""
-    if failed:
-        return Failed(message="\n\n".join(failed.values()))
-    cached = sum(future.state.name == "Cached" for future in futures.values())
+            done.wait()  # until then its state is what the server last heard
+            running.pop(done)
+    states = {name: future.state for name, future in futures.items()}
+    if not all(state.is_completed() for state in states.values()):
+        failed = [
+            state.message or name for name, state in states.items() if state.is_final() and not state.is_completed()
+        ]
+        left = [name for name, state in states.items() if not state.is_final()]
+        return Failed(message="\n\n".join([*failed, f"not run, for they need it: {', '.join(left)}"]))
+    cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(futures)} stages: {len(futures) - cached} run, {cached} up to date")
 
 
 def run_pipeline(targets: list[str] | None = None, workers: int | None = None, force: bool = False) -> State[Any]:
     """The flow from a terminal; returns its final state. Raises ParamsError before Prefect is bothered."""
-    with ThreadPoolExecutor(1) as beside:
-        server = beside.submit(_reach_server)
-        checked_params()
-        server.result()
+    checked_params()
+    if targets:
+        Graph(Path.cwd()).order(targets)
     return pipeline(targets, workers, force, return_state=True)
-
-
-def _reach_server() -> None:
-    """Where no server is set, Prefect starts a temporary one for this process; that takes seconds."""
-    with get_client(sync_client=True) as client:
-        client.hello().raise_for_status()
 
 
 if __name__ == "__main__":
     try:
         final = run_pipeline()
     except TrackwayError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error.as_message())
     if not final.is_completed():
         sys.exit(1)

@@ -101,7 +101,6 @@ class Line(Generated):
         return (1,)
 
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
-        # In double, rounded once: the same bits as torch.arange(start, stop, step).
         x = (self.start + self.step * np.arange(self.sizes[0])).astype(np.float32)[:, None]
         return x, np.float32(self.weight) * x + np.float32(self.bias)
 

@@ -17,6 +17,10 @@ from collections.abc import Iterable
 class TrackwayError(Exception):
     """Its text is the whole message: what, which value, what is allowed, the next step."""
 
+    def as_message(self) -> str:
+        """For the terminal: each line marked as an error."""
+        return "\n".join(f"error: {line}" for line in str(self).splitlines())
+
 
 class ParamsError(TrackwayError):
     """Every mistake found in params.yaml, one a line."""

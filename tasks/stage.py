@@ -31,7 +31,7 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     try:
         stage(checked_params(), name)
     except TrackwayError as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        sys.exit(error.as_message())
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} is not there; `dvc repro {stage.__name__}@{name}` makes what comes before")
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
 
 
 def collect_garbage_rarely() -> None:
-    """Imports of large libraries make millions of objects and no garbage; looking for it took a quarter of their time."""
+    """Imports of large libraries make millions of objects and no garbage; looking for it is a quarter of their time."""
     gc.set_threshold(100_000, 20, 100)
 
 

@@ -230,20 +230,37 @@ def _store(uri: str) -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    if folder := _folder(uri):
-        folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
     try:
+        if file := _sqlite_file(uri):
+            _make_store(file)
         yield mlflow.MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         text = " ".join(str(error).split())
         raise TrackingError(f"the MLflow store {uri} cannot be used: {text[:500]} ({STORE_HINT})") from error
 
 
-def _folder(uri: str) -> Path | None:
-    """The folder of a SQLite store: sqlite:///mlruns/mlflow.db → mlruns."""
+def _sqlite_file(uri: str) -> Path | None:
+    """sqlite:///mlruns/mlflow.db → mlruns/mlflow.db; None for a server."""
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)).parent if uri.startswith(prefix) else None
+    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+
+
+def _make_store(file: Path) -> None:
+    """MLflow's tables, whole or not at all: it makes them in dozens of steps, which two processes must not do at once,
+    and which a kill would leave half done for ever."""
+    if file.exists():
+        return
+    from filelock import FileLock
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            SqlAlchemyStore(f"sqlite:///{partial}", str(file.parent)).engine.dispose()
+            partial.replace(file)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
@@ -252,8 +269,8 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
-    folder = _folder(uri)
-    location = (folder.absolute() / "artifacts" / name).as_uri() if folder else None
+    file = _sqlite_file(uri)
+    location = (file.parent.absolute() / "artifacts" / name).as_uri() if file else None
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:

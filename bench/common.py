@@ -1,0 +1,96 @@
+"""What the benchmarks share: a project to run in, Fashion-MNIST's files, medians and tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+
+
+def mirror() -> Path | None:
+    """The folder with FashionMNIST/*.gz, if there is one."""
+    for place in (os.environ.get("DATA_MIRROR"), ROOT.parent / "shared" / "data"):
+        if place and (Path(place) / "FashionMNIST").is_dir():
+            return Path(place).absolute()
+    print("no Fashion-MNIST here: set DATA_MIRROR to a folder that has FashionMNIST/*.gz", file=sys.stderr)
+    return None
+
+
+@contextmanager
+def project() -> Iterator[Path]:
+    """A copy of the working tree without anything that was made in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "project"
+        made = shutil.ignore_patterns(
+            "data",
+            "models",
+            "metrics",
+            "plots",
+            "mlruns",
+            ".venv",
+            ".prefect",
+            "cache",
+            "tmp",
+            "dvc.lock",
+            "__pycache__",
+        )
+        shutil.copytree(ROOT, target, ignore=lambda at, names: made(at, names) - _code(at, names))
+        yield target
+
+
+def _code(folder: str, names: list[str]) -> set[str]:
+    """learn/models is code, whatever its name."""
+    return {"models"} & set(names) if Path(folder).name == "learn" else set()
+
+
+def run(folder: Path, *command: str) -> float:
+    """Runs a command in a project; its seconds."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")}
+    if found := mirror():
+        environment["DATA_MIRROR"] = str(found)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def in_turns(times: int, *actions: Callable[[], float]) -> list[list[float]]:
+    """Calls the actions one after another, several times; each one's seconds."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(times):
+        for measured, action in zip(seconds, actions, strict=True):
+            measured.append(action())
+    return seconds
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def median_ratio(first: list[float], second: list[float]) -> float:
+    """The median of first ÷ second, pair by pair as they were measured."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+def show(title: str, columns: list[str], rows: list[list[str]], note: str = "") -> None:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=note, caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

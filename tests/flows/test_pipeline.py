@@ -1,0 +1,116 @@
+"""The flow: the same graph as `dvc repro`, in parallel, watched by Prefect."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import Project
+
+
+def test_both_doors_give_the_same_lock(by_flow: Project, by_repro: Project) -> None:
+    flow, repro = (YAML(typ="safe").load(project.read("dvc.lock")) for project in (by_flow, by_repro))
+    assert flow == repro
+    assert len(flow["stages"]) == 30
+
+
+@pytest.mark.parametrize("door", ["by_flow", "by_repro"])
+def test_nothing_has_changed_right_after(door: str, request: pytest.FixtureRequest) -> None:
+    project = request.getfixturevalue(door)
+    assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    assert "Running stage" not in project.run("dvc", "repro", "--dry").stdout
+    assert project.run("git", "status", "--porcelain").stdout.split() == ["??", "dvc.lock"]
+
+
+def test_it_ends_with_the_comparison_and_the_next_steps(by_flow: Project) -> None:
+    log = by_flow.read(".git/first-run.log")
+    assert "30 stages: 30 run, 0 up to date" in log
+    row = r"circles +circles-relu +151 +1,000 +0\.57440 +86\.50% +\d+\.\d +champion"
+    assert re.search(row, log), log[-3000:]
+    assert "mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db" in log
+    assert "edit params.yaml, then dvc repro" in log
+
+
+def test_a_second_run_finds_everything_cached(finished: Project) -> None:
+    log = finished.run("python", "-m", "flows.cli", "run").stdout
+    assert "30 stages: 0 run, 30 up to date" in log
+    assert log.count("Cached('up to date'") == 30
+
+
+def test_a_target_brings_what_it_needs_and_nothing_else(finished: Project) -> None:
+    log = finished.run("python", "-m", "flows.cli", "run", "--force", "split@circles", "line-linear").stdout
+    circles = {"download circles", "split circles"}
+    line = {f"{kind} line" for kind in ("download", "split", "transform")}
+    assert set(re.findall(r"Task run '([^']+)' - Finished in state Completed", log)) == {
+        *circles,
+        *line,
+        "train line-linear",
+        "evaluate line-linear",
+    }
+
+
+RAISE_ON_DATA = """
+
+def raise_on_data(x: torch.Tensor) -> None:
+    if x.device.type != "meta":
+        raise RuntimeError("this model is broken")
+"""
+
+
+def test_a_failed_stage_leaves_the_other_branches_running(finished: Project) -> None:
+    """A user's model that passes the trial with `meta` tensors and breaks on real ones."""
+    model = finished.read("learn/models/mlp.py").replace("class MLP", "class Broken")
+    model = model.replace("return self.layers(x)", "raise_on_data(x)\n        return self.layers(x)")
+    model += RAISE_ON_DATA
+    (finished.folder / "learn/models/broken.py").write_text(model)
+    finished.edit("learn/models/__init__.py", '    "line": Line,', '    "line": Line,\n    "broken": Broken,')
+    finished.edit(
+        "learn/models/__init__.py",
+        "from learn.models.line",
+        "from learn.models.broken import Broken\nfrom learn.models.line",
+    )
+    finished.edit("params.yaml", "model: {name: mlp, hidden_units: [64]", "model: {name: broken, hidden_units: [64]")
+    finished.edit(
+        "params.yaml",
+        "epochs: 100\n    batch_size: full\n    seed: 42\n  line-linear",
+        "epochs: 90\n    batch_size: full\n    seed: 42\n  line-linear",
+    )
+    done = finished.run("python", "-m", "flows.cli", "run", check=False)
+    assert done.returncode == 1
+    end = done.stdout[done.stdout.index("error: the flow ended Failed") :]
+    assert "train@digits-mlp failed with exit code" in end
+    assert "RuntimeError: this model is broken" in end
+    assert "not run, for they need it: evaluate@digits-mlp, register@digits" in end
+    status = finished.run("dvc", "status").stdout
+    assert "train@line-parameters" not in status
+    assert "evaluate@line-parameters" not in status
+    assert "train@digits-mlp" in status
+
+
+def test_bad_parameters_are_refused_before_prefect_starts(project: Project) -> None:
+    project.edit("params.yaml", "lr: 0.01", "lr: -0.1")
+    project.edit("params.yaml", "name: L1Loss", "name: L3Loss")
+    for command in (
+        ("python", "-m", "flows.cli", "run"),
+        ("python", "-m", "flows.pipeline"),
+        ("python", "-m", "tasks.download", "circles"),
+        ("dvc", "repro"),
+    ):
+        done = project.run(*command, check=False)
+        assert done.returncode != 0
+        assert "error: experiments.line-parameters.optimizer.lr is -0.1; it must be > 0 (params.yaml)" in done.stdout
+        assert "error: experiments.line-parameters.loss.name is L3Loss; it must be one of" in done.stdout
+        assert "Traceback" not in done.stdout
+    assert "temporary server" not in done.stdout
+        assert "temporary server" not in done.stdout
+    assert not (project.folder / "data").exists()
+
+
+def test_an_unknown_target_is_refused_with_a_near_one(finished: Project) -> None:
+    done = finished.run("python", "-m", "flows.cli", "run", "digits-mpl", check=False)
+    assert done.returncode == 1
+    assert "error: target digits-mpl is no stage, dataset or experiment; did you mean digits-mlp?" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "temporary server" not in done.stdout

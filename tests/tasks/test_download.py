@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from learn.datasets import Downloaded
+from learn.errors import DownloadError
+from tasks.download import fetch
+from tests.conftest import Project
+
+# requests keeps its connections until they are collected
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+CONTENT = b"a file of some data set" * 1000
+CHECKSUM = "md5:" + hashlib.md5(CONTENT).hexdigest()
+
+
+@dataclass(frozen=True)
+class Small(Downloaded):
+    folder = "Small"
+    hosts = ()
+    checksums: ClassVar = {"data.bin": CHECKSUM}
+
+
+SOURCE = Small("small")
+
+
+class Server(ThreadingHTTPServer):
+    """A web server that answers each request with the next of its answers, and the last one for ever."""
+
+    def __init__(self, answers: list[tuple[int, bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = answers
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        status, body = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(CONTENT) if status == 200 else len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[object]:
+    servers = []
+
+    def start(*answers: tuple[int, bytes]) -> Server:
+        server = Server(list(answers))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def get(folder: Path, mirror: str | None) -> None:
+    fetch("small", SOURCE, "data.bin", CHECKSUM, folder, mirror)
+
+
+def test_a_folder_serves_as_mirror(tmp_path: Path) -> None:
+    (tmp_path / "mirror/Small").mkdir(parents=True)
+    (tmp_path / "mirror/Small/data.bin").write_bytes(CONTENT)
+    get(tmp_path / "raw", str(tmp_path / "mirror"))
+    assert (tmp_path / "raw/data.bin").read_bytes() == CONTENT
+
+
+def test_a_web_server_serves_as_mirror(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve((200, CONTENT))
+    get(tmp_path, server.url + "/sets/")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.asked == ["/sets/Small/data.bin"]
+
+
+def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve((503, b"busy"), (200, CONTENT))
+    get(tmp_path, server.url)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_a_connection_that_breaks_off_is_tried_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve((200, CONTENT[:1000]), (200, CONTENT))
+    server.daemon_threads = True
+    get(tmp_path, server.url)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve((404, b"none"))
+    with pytest.raises(DownloadError, match="404"):
+        get(tmp_path, server.url)
+    assert len(server.asked) == 1
+
+
+def test_a_wrong_checksum_is_neither_kept_nor_used(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    server = serve((200, CONTENT[::-1]))
+    with pytest.raises(DownloadError) as caught:
+        get(tmp_path, server.url)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 1
+    message = str(caught.value)
+    assert f"{server.url}/Small/data.bin: ValueError: MD5 hash of downloaded file" in message
+    assert "put data.bin into FOLDER/Small/, set DATA_MIRROR=FOLDER" in message
+
+
+def test_a_damaged_file_from_before_is_replaced(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "data.bin").write_bytes(b"damaged")
+    get(tmp_path, serve((200, CONTENT)).url)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_a_good_file_from_before_is_kept_without_asking(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "data.bin").write_bytes(CONTENT)
+    server = serve((404, b""))
+    get(tmp_path, server.url)
+    assert server.asked == []
+
+
+def test_the_stage_names_every_source_that_failed_and_leaves_nothing(project: Project) -> None:
+    """The real Fashion-MNIST with an empty mirror and no way out: its hosts are behind a proxy that refuses."""
+    project.run("python", "-m", "flows.cli", "add", "fashion_mnist")
+    (project.folder / "empty").mkdir()
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "DATA_MIRROR": "empty"}
+    done = project.stage("download@fashion_mnist", check=False, **nowhere)
+    assert done.returncode == 1
+    assert "error: fashion_mnist: no source gave train-images-idx3-ubyte.gz with the published checksum" in done.stdout
+    assert "empty/FashionMNIST/train-images-idx3-ubyte.gz: FileNotFoundError" in done.stdout
+    assert "fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz: ProxyError" in done.stdout
+    assert "github.com/zalandoresearch/fashion-mnist" in done.stdout
+    assert "set DATA_MIRROR=FOLDER (or mirror: in params.yaml), and run this again" in done.stdout
+    assert list((project.folder / "data/raw/fashion_mnist").iterdir()) == []
+
+
+def test_the_stage_removes_what_a_killed_download_left(project: Project, mirror: Path) -> None:
+    project.run("python", "-m", "flows.cli", "add", "fashion_mnist")
+    folder = project.folder / "data/raw/fashion_mnist"
+    folder.mkdir(parents=True)
+    (folder / "tmp0123").write_bytes(b"half a file")
+    project.stage("download@fashion_mnist", DATA_MIRROR=str(mirror))
+    assert len(list(folder.iterdir())) == 4
+    assert not (folder / "tmp0123").exists()

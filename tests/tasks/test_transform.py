@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from learn.parts import Info, load_part
+from learn.transforms import resize
+from tests.conftest import Project
+
+
+def test_the_parts_hold_the_raw_samples_and_are_memory_mapped(by_flow: Project) -> None:
+    folder = by_flow.folder / "data/transformed/digits"
+    info = Info.read(folder)
+    assert info.shape == (1, 8, 8)
+    assert info.samples == {"train": 1257, "validation": 180, "test": 360}
+    assert info.held_out == "validation"
+    raw = np.load(by_flow.folder / "data/raw/digits/inputs.npy")
+    for name, samples in info.samples.items():
+        index = np.load(by_flow.folder / f"data/split/digits/{name}.npy")
+        assert isinstance(np.load(folder / f"{name}-inputs.npy", mmap_mode="r"), np.memmap)
+        part = load_part(folder, name)
+        assert len(part) == samples
+        assert part.inputs.dtype == torch.uint8
+        assert np.array_equal(part.inputs.numpy(), raw[index])
+
+
+def test_a_batch_is_what_to_tensor_makes(by_flow: Project) -> None:
+    part = load_part(by_flow.folder / "data/transformed/digits", "test", memory_format="channels_last")
+    inputs, targets = part.batch(torch.tensor([3, 1]))
+    assert torch.equal(inputs, part.inputs[[3, 1]].to(torch.float32).div(16))
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(targets, part.targets[[3, 1]])
+
+
+def test_resize_is_torchvision_s() -> None:
+    from torchvision.transforms import Resize
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8)
+    resized = resize(images, 12)
+    assert resized.shape == (2, 1, 12, 12)
+    for image, expected in zip(resized, images, strict=True):
+        assert np.array_equal(image[0], np.asarray(Resize((12, 12))(Image.fromarray(expected[0]))))
+
+
+def test_resizing_is_a_setting_of_the_dataset(finished: Project) -> None:
+    finished.edit(
+        "params.yaml",
+        "stratify: true, seed: 42}\n    transform: {}",
+        "stratify: true, seed: 42}\n    transform: {resize: 12}",
+    )
+    done = finished.stage("transform@digits")
+    assert "inputs (1, 12, 12) uint8" in done.stdout
+    assert np.load(finished.folder / "data/transformed/digits/test-inputs.npy").shape == (360, 1, 12, 12)
