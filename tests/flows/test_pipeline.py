@@ -103,7 +103,6 @@ def test_bad_parameters_are_refused_before_prefect_starts(project: Project) -> N
         assert "error: experiments.line-parameters.optimizer.lr is -0.1; it must be > 0 (params.yaml)" in done.stdout
         assert "error: experiments.line-parameters.loss.name is L3Loss; it must be one of" in done.stdout
         assert "Traceback" not in done.stdout
-    assert "temporary server" not in done.stdout
         assert "temporary server" not in done.stdout
     assert not (project.folder / "data").exists()
 

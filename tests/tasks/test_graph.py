@@ -13,8 +13,8 @@ from tests.conftest import ROOT, Project
 # models (each model's own file is a dep), and checks, which stop a stage or let it pass.
 NO_MATTER = {"learn/errors.py", "learn/checks.py", "learn/plots.py", "learn/models/__init__.py", "tasks/tracking.py"}
 
-# learn/params.py knows the names in DATASETS and METRICS, so every stage imports both; these stages use them for nothing
-# else: a new dataset must not train anything again, nor a new metric.
+# learn/params.py knows the names in DATASETS and METRICS, so every stage imports both; these stages use them for
+# nothing else: a new dataset must not train anything again, nor a new metric.
 FOR_NAMES_ONLY = {
     "download": {"learn/metrics.py"},
     "split": {"learn/metrics.py"},
