@@ -165,7 +165,7 @@ class _Record:
             self.hits.append((self.objective.predict(logits) == targets).sum())
 
     def metrics(self, part: str) -> dict[str, float]:
-        """The mean over samples, and the course's over batches, where a short last one weighs as much as the others."""
+        """The mean over samples, and the course's over batches, where a short last one weighs as much as another."""
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         losses = torch.stack(self.losses).cpu().double()
         if getattr(self.objective.loss, "reduction", "mean") == "sum":
@@ -176,7 +176,8 @@ class _Record:
         metrics = {}
         for name, values in means.items():
             metrics[f"{part}/{name}"] = float((values * sizes).sum() / self.samples)
-            metrics[f"{part}/{name}_batch_mean"] = float(values.mean())
+            if len(self.sizes) > 1:
+                metrics[f"{part}/{name}_batch_mean"] = float(values.mean())
         return metrics
 
 

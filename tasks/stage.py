@@ -33,6 +33,8 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     except TrackwayError as error:
         sys.exit(error.as_message())
     except FileNotFoundError as error:
+        if not str(error.filename).startswith(("data/", "models/", "metrics/", "plots/")):
+            raise
         sys.exit(f"error: {error.filename} is not there; `dvc repro {stage.__name__}@{name}` makes what comes before")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -110,7 +112,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def write_atomically(file: Path, content: bytes) -> None:
     """The whole file or none of it, whenever the power goes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(file)
+    partial = _partial(file).with_suffix(f".{os.getpid()}.partial")  # two processes may write the same file
     with partial.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,7 +133,8 @@ def _write(uri: str, dataset: str, experiment: str) -> None:
     from mlflow.entities import Metric
 
     with _store(uri) as client:
-        experiment_id = _experiment_id(client, uri, dataset)
+        with _alone(uri):
+            experiment_id = _experiment_id(client, uri, dataset)
         links = _links(f"train@{experiment}", dataset)
         run_id, status = None, "KILLED"
         waiting: list[Metric] = []
@@ -141,7 +142,8 @@ def _write(uri: str, dataset: str, experiment: str) -> None:
         for line in sys.stdin:
             message = json.loads(line)
             if "params" in message:
-                run_id = _begin(client, experiment_id, experiment, links, message)
+                with _alone(uri):
+                    run_id = _begin(client, experiment_id, experiment, links, message)
             assert run_id
             if "metrics" in message:
                 waiting += [Metric(k, v, message["time"], message["epoch"]) for k, v in message["metrics"].items()]
@@ -251,11 +253,10 @@ def _make_store(file: Path) -> None:
     and which a kill would leave half done for ever."""
     if file.exists():
         return
-    from filelock import FileLock
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
+    with _alone(f"sqlite:///{file}"):
         if not file.exists():
             partial = file.with_suffix(".partial")
             partial.unlink(missing_ok=True)
@@ -263,20 +264,26 @@ def _make_store(file: Path) -> None:
             partial.replace(file)
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """The MLflow experiment of a dataset, made where it is missing; another process may make it at the same time."""
-    from mlflow.exceptions import MlflowException
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: where MLflow makes what is missing it looks first, and two may look at once.
 
+    A server is one process already. The lock is the operating system's, so a kill releases it.
+    """
+    from filelock import FileLock
+
+    file = _sqlite_file(uri)
+    with FileLock(file.with_suffix(".lock")) if file else nullcontext():
+        yield
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """The MLflow experiment of a dataset, made where it is missing."""
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     file = _sqlite_file(uri)
     location = (file.parent.absolute() / "artifacts" / name).as_uri() if file else None
-    try:
-        return client.create_experiment(name, artifact_location=location)
-    except MlflowException:
-        if found := client.get_experiment_by_name(name):
-            return found.experiment_id
-        raise
+    return client.create_experiment(name, artifact_location=location)
 
 
 def _find_run(client: MlflowClient, dataset: str, digest: str) -> Run | None:
@@ -379,7 +386,7 @@ def register_champion(uri: str | None, dataset: str, best: Candidate) -> str:
         return "no champion: tracking is off"
     from mlflow.exceptions import MlflowException
 
-    with _store(uri) as client:
+    with _store(uri) as client, _alone(uri):
         run = _find_run(client, dataset, best.state_dict)
         if run is None or not (run.outputs and run.outputs.model_outputs):
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,3 +231,13 @@ def test_settings_are_flattened_with_dots() -> None:
         "optimizer.lr": 0.1,
         "hidden": [1, 2],
     }
+
+
+def test_trainings_that_start_together_on_a_new_store_do_not_disturb_each_other(finished: Project) -> None:
+    shutil.rmtree(finished.folder / "mlruns")
+    names = ["digits-mlp", "digits-cnn", "digits-mlp", "line-linear"]
+    command = [sys.executable, "-m", "tasks.train"]
+    trainings = [subprocess.Popen([*command, name], cwd=finished.folder, stdout=subprocess.DEVNULL) for name in names]
+    assert [training.wait(120) for training in trainings] == [0, 0, 0, 0]
+    found = sorted(run.info.run_name for dataset in ("digits", "line") for run in runs(finished, dataset))
+    assert found == sorted(names)
