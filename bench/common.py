@@ -88,9 +88,10 @@ def median_ratio(first: list[float], second: list[float]) -> float:
 
 
 def show(title: str, columns: list[str], rows: list[list[str]], note: str = "") -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=note, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(f"\n{title}", table, note, sep="\n", highlight=False)
