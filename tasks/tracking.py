@@ -16,8 +16,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +66,8 @@ class TrainingRun:
         if uri:
             command = [sys.executable, "-m", "tasks.tracking", uri, dataset, experiment]
             self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+            self._sender = ThreadPoolExecutor(1)  # a pipe holds little, and its reader may still be importing
+            self._sent: deque[Future[None]] = deque()
 
     def __enter__(self) -> TrainingRun:
         return self
@@ -76,13 +80,14 @@ class TrainingRun:
             return
         if kind is None:
             self._send(end="FINISHED")
-        elif not issubclass(kind, KeyboardInterrupt) and self._writer.poll() is None:
+        elif not issubclass(kind, KeyboardInterrupt | TrackingError):
             self._send(end="FAILED")
+        self._sender.shutdown()
         assert self._writer.stdin
-        with _broken_pipe_is_tracking_error():
+        with suppress(BrokenPipeError):
             self._writer.stdin.close()
         if self._writer.wait() and kind is None:
-            raise TrackingError(f"the run could not be written to MLflow; its message stands above ({STORE_HINT})")
+            raise TrackingError(STORE_FAILED)
 
     def begin(self, params: dict[str, Any], tags: dict[str, str], summary: str) -> None:
         """params: flattened; tags: what else is known before the first epoch; summary: torchinfo's, as text."""
@@ -97,21 +102,22 @@ class TrainingRun:
 
     def _send(self, **message: Any) -> None:
         if self._writer:
-            assert self._writer.stdin
-            with _broken_pipe_is_tracking_error():
-                self._writer.stdin.write(json.dumps(message) + "\n")
-                self._writer.stdin.flush()
+            while self._sent and self._sent[0].done():
+                self._sent.popleft().result()
+            self._sent.append(self._sender.submit(self._write, json.dumps(message) + "\n"))
+
+    def _write(self, line: str) -> None:
+        assert self._writer
+        assert self._writer.stdin
+        try:
+            self._writer.stdin.write(line)
+            self._writer.stdin.flush()
+        except BrokenPipeError:
+            raise TrackingError(STORE_FAILED) from None
 
 
 STORE_HINT = "tracking: null in params.yaml trains without it"
-
-
-@contextmanager
-def _broken_pipe_is_tracking_error() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise TrackingError(f"MLflow's writer stopped; its message stands above ({STORE_HINT})") from None
+STORE_FAILED = f"the run could not be written to MLflow; its message stands above ({STORE_HINT})"
 
 
 # ---- in the writing process
@@ -144,7 +150,8 @@ def _write(uri: str, dataset: str, experiment: str) -> None:
             if "params" in message:
                 with _alone(uri):
                     run_id = _begin(client, experiment_id, experiment, links, message)
-            assert run_id
+            if run_id is None:  # training failed before it began
+                continue
             if "metrics" in message:
                 waiting += [Metric(k, v, message["time"], message["epoch"]) for k, v in message["metrics"].items()]
             if waiting and (time.monotonic() - flushed > 1 or "metrics" not in message):
