@@ -23,11 +23,10 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the project, `python` being this one. Output and errors come back as one text."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | {"PATH": path, "PREFECT_HOME": str(self.folder / ".prefect")} | environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -36,6 +35,18 @@ class Project:
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
         return done
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Starts a server in the project, in a process group of its own."""
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return os.environ | {"PATH": path, "PREFECT_HOME": str(self.folder / ".prefect")}
 
     def stage(self, name: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """`train@digits-mlp` → python -m tasks.train digits-mlp"""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import socket
+import time
+import urllib.request
+
+import pytest
 
 from tests.conftest import ROOT, Project
 
@@ -61,3 +69,26 @@ def test_the_table_of_course_numbers_is_the_golden_one() -> None:
     for name, expected in (golden["state_dict"] | golden["history"]).items():
         (row,) = re.findall(rf"^\| \d \| {name} \|.*$", README, re.MULTILINE)
         assert row.count(", ".join(str(value) for value in expected.values())) == 2, row
+
+
+@pytest.mark.parametrize("name", ["mlflow", "prefect"])
+def test_its_servers_answer_on_loopback(project: Project, name: str) -> None:
+    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    (command,) = (words for words in lines if words[:1] == [name])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (project.folder / "mlruns").mkdir()
+    server = project.start(*command, "--port", str(port))
+    try:
+        path = {"mlflow": "health", "prefect": "api/health"}[name]
+        for _ in range(240):
+            time.sleep(0.5)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                assert answer.status == 200
+                return
+            assert server.poll() is None, "the server stopped"
+        pytest.fail("the server did not answer within two minutes")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
