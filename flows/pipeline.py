@@ -157,7 +157,9 @@ def pipeline(targets: list[str] | None = None, workers: int | None = None, force
             state.message or name for name, state in states.items() if state.is_final() and not state.is_completed()
         ]
         left = [name for name, state in states.items() if not state.is_final()]
-        return Failed(message="\n\n".join([*failed, f"not run, for they need it: {', '.join(left)}"]))
+        if left:
+            failed.append(f"not run, for they need it: {', '.join(left)}")
+        return Failed(message="\n\n".join(failed))
     cached = sum(state.name == "Cached" for state in states.values())
     return Completed(message=f"{len(futures)} stages: {len(futures) - cached} run, {cached} up to date")
 
