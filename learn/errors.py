@@ -3,9 +3,11 @@
 TrackwayError
 ├── ParamsError      something in params.yaml
 ├── DownloadError    a dataset's file could not be had
+│   └── NetworkError     and the network was a reason: later it may be there
 ├── DataError        a dataset's files are not what they should be
 ├── DeviceError      the device asked for is not there
-└── TrackingError    the MLflow store cannot be used
+├── TrackingError    the MLflow store cannot be used
+└── ServerError      a server could not be started
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from collections.abc import Iterable
 
 class TrackwayError(Exception):
     """Its text is the whole message: what, which value, what is allowed, the next step."""
+
+    exit_code = 1
 
     def as_message(self) -> str:
         """For the terminal: each line marked as an error."""
@@ -34,6 +38,14 @@ class DownloadError(TrackwayError):
     pass
 
 
+class NetworkError(DownloadError):
+    exit_code = 75  # EX_TEMPFAIL: who runs the stage may try again
+    last_line = "error: the network failed; the same command may work later"
+
+    def as_message(self) -> str:
+        return f"{super().as_message()}\n{self.last_line}"
+
+
 class DataError(TrackwayError):
     pass
 
@@ -43,6 +55,10 @@ class DeviceError(TrackwayError):
 
 
 class TrackingError(TrackwayError):
+    pass
+
+
+class ServerError(TrackwayError):
     pass
 
 

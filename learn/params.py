@@ -203,6 +203,49 @@ class Experiment(Section):
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
 
 
+Seconds = Annotated[int, Field(ge=1)]
+
+
+class Timeouts(Section):
+    """Seconds that a stage of a flow may take; null is no limit."""
+
+    transform: Seconds | None
+    train: Seconds | None
+
+
+class Schedule(Section):
+    """When a deployment starts by itself: at the times of a cron line, or every so many seconds."""
+
+    deployment: Literal["pipeline", "retrain"]
+    cron: str | None = None
+    interval: Seconds | None = None
+    timezone: str = "UTC"
+    parameters: dict[str, Any] = {}
+    paused: bool
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Schedule:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("it must have either cron or interval")
+        allowed = {"pipeline": {"targets", "workers", "force"}, "retrain": {"dataset", "workers"}}[self.deployment]
+        if unknown := set(self.parameters) - allowed:
+            raise ValueError(
+                f"parameters.{min(unknown)} is not a parameter of {self.deployment}; "
+                f"it must be one of {', '.join(sorted(allowed))}"
+            )
+        if self.deployment == "retrain" and "dataset" not in self.parameters:
+            raise ValueError("parameters.dataset is missing: retrain must be told which")
+        return self
+
+
+class Flow(Section):
+    """What the Prefect flows need to know; no stage depends on it."""
+
+    timeouts: Timeouts
+    notify: list[str]  # Apprise addresses and webhooks; $NAME is taken from the environment
+    schedules: list[Schedule]
+
+
 # A name becomes a folder, a DVC stage and a word on a command line.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -214,6 +257,7 @@ class Params(Section):
     threads: Annotated[int, Field(ge=1)]
     mirror: str | None
     tracking: str | None
+    flow: Flow
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
 
@@ -349,7 +393,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         return [field.name for field in fields(DATASETS[parts[3]])]
     here: Any = Params
     for part in parts[:-1]:
-        here = get_args(here)[1] if get_origin(here) is dict else here.model_fields[part].annotation
-        if get_origin(here) is not dict:  # X | None → X
+        kind = get_origin(here)
+        here = get_args(here)[kind is dict] if kind in (dict, list) else here.model_fields[part].annotation
+        if get_origin(here) not in (dict, list):  # X | None → X
             here = next((choice for choice in get_args(here) if choice is not type(None)), here)
     return list(here.model_fields)

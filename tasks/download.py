@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from learn.datasets import Downloaded, Generated
-from learn.errors import DownloadError
+from learn.errors import DownloadError, NetworkError
 from learn.params import PARAMS_FILE, Params
 from tasks.stage import atomic_folder, raw_folder, run_stage
 
@@ -47,7 +47,10 @@ def download(params: Params, name: str) -> None:
 
 
 def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path, mirror: str | None) -> None:
-    """One file from the first source that has it with the right checksum. Raises DownloadError with every reason."""
+    """One file from the first source that has it with the right checksum.
+
+    Raises DownloadError with every reason; NetworkError where one of them may pass.
+    """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
@@ -60,7 +63,7 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
     places = [host + file for host in source.hosts]
     if mirror:
         places.insert(0, f"{mirror.rstrip('/')}/{source.folder}/{file}")
-    reasons = []
+    reasons, kind = [], DownloadError
     for place in places:
         print(f"download {name}: {file} from {place}")
         try:
@@ -70,9 +73,10 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
             ValueError,
         ) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
             reasons.append(f"  {place}: {_reason(error)}")
+            kind = NetworkError if _is_passing(error) else kind
         else:
             return
-    raise DownloadError(
+    raise kind(
         f"{name}: no source gave {file} with the published checksum {checksum}. Tried:\n"
         + "\n".join(reasons)
         + f"\nTo provide it by hand: put {', '.join(source.files)} into FOLDER/{source.folder}/, "
@@ -86,24 +90,27 @@ def _get(place: str, output_file: str, pooch_instance: pooch.Pooch | None) -> No
         shutil.copyfile(place.removeprefix("file://"), output_file)
         return
     import pooch
-    import requests
     import tenacity
-
-    def is_passing(error: BaseException) -> bool:
-        if isinstance(error, requests.HTTPError):
-            return error.response.status_code in (408, 429, 500, 502, 503, 504)
-        return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
 
     get: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     for attempt in tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(initial=1, max=30),
-        retry=tenacity.retry_if_exception(is_passing),
+        retry=tenacity.retry_if_exception(_is_passing),
         before_sleep=lambda state: print(f"  attempt {state.attempt_number} failed; trying again"),
         reraise=True,
     ):
         with attempt:
             get(place, output_file, pooch_instance)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """The network's fault, or a server's that says so: not a file that is not there or has a wrong checksum."""
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
 
 
 def _reason(error: Exception) -> str:

@@ -9,12 +9,13 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from learn.params import Experiment, Params
+from learn.params import Params
 from tasks.stage import (
     history_file,
     metrics_file,
@@ -38,8 +39,35 @@ EXAMPLES = 4  # inputs stored with the model
 GRID = 24  # pictures in the prediction grid
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the test part says about a trained experiment."""
+
+    metrics: dict[str, float]
+    counts: dict[str, int]  # parameters and epochs
+    report: dict[str, Any]
+    texts: dict[str, str]  # file → content, for MLflow
+    test: Part
+    objective: Objective
+    model: nn.Module
+    predictions: np.ndarray
+
+
 def evaluate(params: Params, name: str) -> None:
     """Measures a trained experiment on the test part."""
+    found = measured(params, name)
+    dataset, objective = params.experiment(name).dataset, found.objective
+    targets = found.test.targets.cpu().numpy()
+    write_atomically(predictions_file(name), _as_csv(targets, found.predictions, objective.classes))
+    write_atomically(report_file(dataset, name), _as_json(found.report))
+    write_atomically(metrics_file(dataset, name), _as_json(found.metrics | found.counts))
+    print(f"evaluate {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in found.metrics.items()))
+    if params.tracking:
+        log(params.tracking, name, found)
+
+
+def measured(params: Params, name: str) -> Evaluation:
+    """Measures a trained experiment on the test part, and writes nothing."""
     import torch
 
     from learn.build import build_loss, build_model
@@ -75,29 +103,30 @@ def evaluate(params: Params, name: str) -> None:
         details["per_class"] = per_class(targets, predictions, info.classes)
         details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
         texts["classification_report.txt"] = report(targets, predictions, info.classes)
+    return Evaluation(metrics, counts, details, texts, test, objective, model, predictions)
 
-    write_atomically(predictions_file(name), _as_csv(targets, predictions, info.classes))
-    write_atomically(report_file(experiment.dataset, name), _as_json(details))
-    write_atomically(metrics_file(experiment.dataset, name), _as_json(metrics | counts))
-    print(f"evaluate {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
-    if params.tracking:
-        model = model.cpu()
-        log_evaluation(
-            params.tracking,
-            experiment.dataset,
-            state_dict_file(name),
-            metrics=metrics,
-            report=details,
-            texts=texts,
-            figures=_figures(name, experiment, test.to(torch.device("cpu")), objective, model, predictions),
-            model=model,
-            example=test.batch(slice(0, EXAMPLES))[0].cpu().contiguous().numpy(),
-        )
+
+def log(uri: str, name: str, found: Evaluation) -> None:
+    """The rest of the run in MLflow."""
+    import torch
+
+    cpu = torch.device("cpu")
+    model, test = found.model.to(cpu), found.test.to(cpu)
+    log_evaluation(
+        uri,
+        found.report["dataset"],
+        state_dict_file(name),
+        metrics=found.metrics,
+        report=found.report,
+        texts=found.texts,
+        figures=_figures(name, test, found.objective, model, found.predictions),
+        model=model,
+        example=test.batch(slice(0, EXAMPLES))[0].contiguous().numpy(),
+    )
 
 
 def _figures(
     name: str,
-    experiment: Experiment,
     test: Part,
     objective: Objective,
     model: nn.Module,

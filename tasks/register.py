@@ -23,17 +23,26 @@ def register(params: Params, name: str) -> None:
     for file in metrics_file(name, "*").parent.glob("*"):
         if file not in keep:  # of an experiment that params.yaml no longer has
             file.unlink()
-    metric = params.dataset(name).champion.metric
-    rows = [{"experiment": e, **json.loads(metrics_file(name, e).read_bytes())} for e in experiments]
-    rows = ranked(rows, metric)
+    rows = compared(params, name)
     write_atomically(comparison_file(name), _as_csv(rows))
+    print(f"register {name}: {register_best(params, name, rows)}")
+
+
+def compared(params: Params, name: str) -> list[dict[str, Any]]:
+    """A row for each experiment of a dataset, best first."""
+    experiments = [e for e, experiment in params.experiments.items() if experiment.dataset == name]
+    rows = [{"experiment": e, **json.loads(metrics_file(name, e).read_bytes())} for e in experiments]
+    return ranked(rows, params.dataset(name).champion.metric)
+
+
+def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
+    """Registers the model of the first row, if it beats the present champion; returns what happened."""
     if not rows:
-        print(f"register {name}: no experiments")
-        return
-    best = rows[0]["experiment"]
+        return "no experiments"
+    metric, best = params.dataset(name).champion.metric, rows[0]["experiment"]
     report = json.loads(report_file(name, best).read_bytes())
     candidate = Candidate(best, metric, rows[0][metric], report[STATE_DICT], report[TEST_DATA])
-    print(f"register {name}: {register_champion(params.tracking, name, candidate)}")
+    return register_champion(params.tracking, name, candidate)
 
 
 def ranked(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:

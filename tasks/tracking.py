@@ -3,6 +3,7 @@
 Training itself does not wait for MLflow: `TrainingRun` hands each record to a process of its own
 (`python -m tasks.tracking`), which imports MLflow while torch is imported and writes while the next epoch is trained.
 Its standard input is also its lifeline: where it ends without a last word, training was killed; the run is marked so.
+Where both were killed, the next to write marks the run, which names its process.
 
 Later stages find a run by the sha256 of its state_dict; no run id travels in a file.
 """
@@ -13,21 +14,24 @@ import hashlib
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from learn.errors import TrackingError
 from learn.metrics import METRICS
-from tasks.stage import collect_garbage_rarely, transformed_folder
+from tasks.stage import collect_garbage_rarely, end_at_once, transformed_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +40,15 @@ if TYPE_CHECKING:
 
 STATE_DICT = "state_dict.sha256"  # the tag by which a run is found
 TEST_DATA = "test_data.md5"
+REBUILT = "trackway.rebuilt"  # the tag of a run that was not written while it was trained
+PROCESS = "trackway.process"  # the tag that names the process which writes a run: host, pid, when it was created
 CHAMPION = "champion"
-FLOW_RUN = "TRACKWAY_FLOW_RUN"  # the environment variable in which a flow tells its stages its id
+ARTIFACTS = "artifacts"  # the folder beside the database
+BETWEEN_SENDS = 1.0  # seconds; a training of a thousand epochs a second does not wait for a thousand messages
+CLOCK_SET = 60.0  # seconds; a clock that is set moves the time at which a process seems to have been created
+MOST_RUNS = 1000  # looked at to find those that were killed; more than can run
+FLOW_RUN = "TRACKWAY_FLOW_RUN"  # the environment variables in which a flow tells its stages its id and its page
+FLOW_RUN_URL = "TRACKWAY_FLOW_RUN_URL"
 
 
 def sha256(file: Path) -> str:
@@ -63,6 +74,8 @@ class TrainingRun:
 
     def __init__(self, uri: str | None, dataset: str, experiment: str) -> None:
         self._writer: subprocess.Popen[str] | None = None
+        self._epochs: list[dict[str, Any]] = []  # not sent yet
+        self._sent_at = 0.0
         if uri:
             command = [sys.executable, "-m", "tasks.tracking", uri, dataset, experiment]
             self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
@@ -94,13 +107,17 @@ class TrainingRun:
         self._send(params=params, tags=tags, summary=summary)
 
     def log_epoch(self, number: int, metrics: dict[str, float]) -> None:
-        self._send(epoch=number, time=int(time.time() * 1000), metrics=metrics)
+        self._epochs.append({"number": number, "time": int(time.time() * 1000), "metrics": metrics})
+        if time.monotonic() - self._sent_at > BETWEEN_SENDS:
+            self._send()
 
     def finish(self, state_dict: Path, history: Path, seconds: float) -> None:
         """The files that training wrote, and how long the epochs took."""
         self._send(state_dict=str(state_dict), history=str(history), seconds=seconds)
 
     def _send(self, **message: Any) -> None:
+        message["epochs"], self._epochs = self._epochs, []
+        self._sent_at = time.monotonic()
         if self._writer:
             while self._sent and self._sent[0].done():
                 self._sent.popleft().result()
@@ -130,34 +147,42 @@ def main() -> None:
     collect_garbage_rarely()
     uri, dataset, experiment = sys.argv[1:]
     try:
-        _write(uri, dataset, experiment)
+        write_run(uri, dataset, experiment, _messages(sys.stdin))
     except TrackingError as error:
         sys.exit(f"error: {error}")
+    end_at_once()
 
 
-def _write(uri: str, dataset: str, experiment: str) -> None:
+def _messages(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """One JSON object a line, but for a last line that a kill cut short."""
+    for line in lines:
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def write_run(uri: str, dataset: str, experiment: str, messages: Iterable[dict[str, Any]]) -> None:
+    """Writes a run as TrainingRun's messages tell it, one after the other."""
     from mlflow.entities import Metric
 
     with _store(uri) as client:
+        _mark_killed_runs(client)
         with _alone(uri):
             experiment_id = _experiment_id(client, uri, dataset)
         links = _links(f"train@{experiment}", dataset)
         run_id, status = None, "KILLED"
-        waiting: list[Metric] = []
-        flushed = 0.0
-        for line in sys.stdin:
-            message = json.loads(line)
+        for message in messages:
             if "params" in message:
                 with _alone(uri):
                     run_id = _begin(client, experiment_id, experiment, links, message)
             if run_id is None:  # training failed before it began
                 continue
-            if "metrics" in message:
-                waiting += [Metric(k, v, message["time"], message["epoch"]) for k, v in message["metrics"].items()]
-            if waiting and (time.monotonic() - flushed > 1 or "metrics" not in message):
-                for start in range(0, len(waiting), 1000):  # MLflow's limit
-                    client.log_batch(run_id, metrics=waiting[start : start + 1000])
-                waiting, flushed = [], time.monotonic()
+            metrics = [
+                Metric(key, value, epoch["time"], epoch["number"])
+                for epoch in message["epochs"]
+                for key, value in epoch["metrics"].items()
+            ]
+            for start in range(0, len(metrics), 1000):  # MLflow's limit
+                client.log_batch(run_id, metrics=metrics[start : start + 1000])
             if "state_dict" in message:
                 _finish(client, run_id, message)
             status = message.get("end", status)
@@ -169,7 +194,9 @@ def _begin(client: MlflowClient, experiment_id: str, name: str, links: Links, me
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
     from mlflow.tracking.context.registry import resolve_tags
 
-    tags = resolve_tags({"mlflow.source.name": "tasks/train.py", **links.tags, **message["tags"]})
+    tags = {"mlflow.source.name": "tasks/train.py", PROCESS: _this_process(), **links.tags, **message["tags"]}
+    if REBUILT not in tags:  # or they would name the user and the commit of now
+        tags = resolve_tags(tags)
     run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     client.log_batch(run_id, params=[Param(key, _as_text(value)) for key, value in message["params"].items()])
     dataset = Dataset(links.dataset, links.digest, "dvc", links.path)
@@ -182,8 +209,41 @@ def _finish(client: MlflowClient, run_id: str, message: dict[str, Any]) -> None:
     state_dict = Path(message["state_dict"])
     client.log_artifact(run_id, str(state_dict), "state_dict")
     client.log_artifact(run_id, message["history"], "history")
-    client.log_metric(run_id, "train/seconds", message["seconds"])
+    if "seconds" in message:
+        client.log_metric(run_id, "train/seconds", message["seconds"])
     client.set_tag(run_id, STATE_DICT, sha256(state_dict))
+
+
+def _this_process() -> str:
+    import psutil
+
+    return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
+
+
+def _is_dead(process: str) -> bool:
+    """Whether a process that a run names was one of this host and is no more. Of other hosts nothing is known."""
+    import psutil
+
+    host, pid, created = json.loads(process)
+    if host != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(pid)
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return found.create_time() > created + CLOCK_SET  # another process has got its number
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _mark_killed_runs(client: MlflowClient) -> None:
+    """Runs whose process was killed before it could say how they ended."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=MOST_RUNS):
+        process = run.data.tags.get(PROCESS)
+        # Asked again once the process is known to be dead: it may have ended its run between the two looks.
+        if process and _is_dead(process) and client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _as_text(value: Any) -> str:
@@ -209,6 +269,8 @@ def _links(stage_name: str, dataset: str) -> Links:
     tags = {"dvc.stage": stage_name}
     if flow_run := os.environ.get(FLOW_RUN):
         tags["prefect.flow_run"] = flow_run
+    if url := os.environ.get(FLOW_RUN_URL):
+        tags["mlflow.note.content"] = f"[Prefect flow run]({url})"  # what MLflow's page shows as the description
     hashes: dict[str, str] = {}
     try:
         with Repo() as repo:
@@ -224,6 +286,12 @@ def _links(stage_name: str, dataset: str) -> Links:
 
 
 # ---- the store
+
+
+def prepare_store(uri: str) -> None:
+    """For whoever starts a server on the store: makes it where it is missing, and mends what moved or was killed."""
+    with _store(uri) as client:
+        _mark_killed_runs(client)
 
 
 @contextmanager
@@ -243,8 +311,9 @@ def _store(uri: str) -> Iterator[MlflowClient]:
     try:
         if file := _sqlite_file(uri):
             _make_store(file)
+            _move_store(uri, file)
         yield mlflow.MlflowClient(uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         text = " ".join(str(error).split())
         raise TrackingError(f"the MLflow store {uri} cannot be used: {text[:500]} ({STORE_HINT})") from error
 
@@ -267,8 +336,52 @@ def _make_store(file: Path) -> None:
         if not file.exists():
             partial = file.with_suffix(".partial")
             partial.unlink(missing_ok=True)
-            SqlAlchemyStore(f"sqlite:///{partial}", str(file.parent)).engine.dispose()
+            SqlAlchemyStore(f"sqlite:///{partial}", _artifacts(file)).engine.dispose()
             partial.replace(file)
+
+
+def _artifacts(file: Path) -> str:
+    """Where the artifacts are, beside the database; MLflow records only absolute locations."""
+    return (file.parent.resolve() / ARTIFACTS).as_uri()
+
+
+def _move_store(uri: str, file: Path) -> None:
+    """Where the project's folder was moved, copied or renamed: its artifacts are those beside the database, not those
+    in the folder that MLflow recorded."""
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        if not _elsewhere(database, file):
+            return
+        with _alone(uri), database:
+            for recorded in _elsewhere(database, file):
+                old = Path(unquote(recorded.removeprefix("file://"))).parent
+                new = file.parent.resolve()
+                _replace_prefix(database, f"{old.as_uri()}/", f"{new.as_uri()}/")
+                _replace_prefix(database, f"{old}/", f"{new}/")
+
+
+def _elsewhere(database: sqlite3.Connection, file: Path) -> set[str]:
+    """The folders of artifacts that experiments name and that are not this store's."""
+    locations = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
+    folders = {
+        f"{before}/{ARTIFACTS}"
+        for before, found, name in (location.rpartition(f"/{ARTIFACTS}/") for location in locations if location)
+        if found and before.startswith("file:///") and "/" not in name
+    }
+    return folders - {_artifacts(file)}
+
+
+def _replace_prefix(database: sqlite3.Connection, old: str, new: str) -> None:
+    """In every column of text: MLflow has such locations in five tables, and another version may have more."""
+    columns = database.execute(
+        "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c "
+        "WHERE t.type = 'table' AND (c.type LIKE '%CHAR%' OR c.type LIKE '%TEXT%')"
+    ).fetchall()
+    for table, column in columns:
+        database.execute(
+            f'UPDATE "{table}" SET "{column}" = ?1 || substr("{column}", length(?2) + 1) '
+            f'WHERE substr("{column}", 1, length(?2)) = ?2',
+            (new, old),
+        )
 
 
 @contextmanager
@@ -289,7 +402,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     file = _sqlite_file(uri)
-    location = (file.parent.absolute() / "artifacts" / name).as_uri() if file else None
+    location = f"{_artifacts(file)}/{name}" if file else None
     return client.create_experiment(name, artifact_location=location)
 
 
@@ -308,6 +421,15 @@ def _find_run(client: MlflowClient, dataset: str, digest: str) -> Run | None:
 
 
 # ---- for the stages after training
+
+
+def missing_parts(uri: str, dataset: str, state_dict: Path) -> set[str]:
+    """Which of `train` and `evaluate` have not written their part of the run of a state_dict."""
+    with _store(uri) as client:
+        run = _find_run(client, dataset, sha256(state_dict))
+        if run is None:
+            return {"train", "evaluate"}
+        return set() if run.outputs and run.outputs.model_outputs else {"evaluate"}
 
 
 def log_evaluation(
@@ -345,11 +467,12 @@ def log_evaluation(
         for name, figure in figures.items():
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if not (run.outputs and run.outputs.model_outputs):
-            _log_model(run_id, model, example)
+            _log_model(run, model, example)
 
 
-def _log_model(run_id: str, model: Any, example: Any) -> None:
+def _log_model(run: Run, model: Any, example: Any) -> None:
     """The model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
+    import mlflow
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -359,11 +482,13 @@ def _log_model(run_id: str, model: Any, example: Any) -> None:
     with torch.inference_mode():
         output = model(torch.from_numpy(example)).numpy()
     inputs, outputs = (Schema([TensorSpec(np.dtype("float32"), (-1, *array.shape[1:]))]) for array in (example, output))
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # or the model goes to the experiment `Default`
     Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.pytorch,
-        run_id=run_id,
+        run_id=run.info.run_id,
+        tags={"mlflow.source.name": "tasks/evaluate.py"},  # and not the absolute path
         pytorch_model=model,
         signature=ModelSignature(inputs, outputs),
         input_example=example,
@@ -445,10 +570,17 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def seconds_and_champions(
-    uri: str, state_dicts: dict[tuple[str, str], str]
-) -> dict[tuple[str, str], tuple[float, bool]]:
-    """(dataset, experiment) → (train seconds, is champion), for the runs that MLflow has. state_dicts: their sha256."""
+@dataclass(frozen=True)
+class Tracked:
+    """What MLflow alone knows of an experiment's state_dict."""
+
+    page: str  # of the run, below the MLflow server's address
+    seconds: float | None  # of training; None for a run that was rebuilt
+    champion: bool
+
+
+def tracked(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], Tracked]:
+    """(dataset, experiment) → what MLflow has of it, if it has. state_dicts: their sha256."""
     from mlflow.exceptions import MlflowException
 
     found = {}
@@ -461,7 +593,8 @@ def seconds_and_champions(
                 champion = client.get_model_version_by_alias(dataset, CHAMPION).tags[STATE_DICT] == digest
             except MlflowException:
                 champion = False
-            found[dataset, experiment] = (run.data.metrics["train/seconds"], champion)
+            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            found[dataset, experiment] = Tracked(page, run.data.metrics.get("train/seconds"), champion)
     return found
 
 

@@ -8,80 +8,126 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from learn.params import Params
 from tasks.stage import history_file, run_stage, state_dict_file, transformed_folder, write_atomically
 from tasks.tracking import TrainingRun, flatten
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from learn.loop import Epoch
+    from learn.objective import Objective
+    from learn.parts import Part
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before the first epoch."""
+
+    device: torch.device
+    training: Part
+    held_out: Part
+    objective: Objective
+    model: nn.Module
+    batch_size: int | None
+    summary: Any  # torchinfo's
+    settings: dict[str, Any]  # the parameters of the run, flattened
+
+
+def plan(params: Params, name: str) -> Plan:
+    """Puts together what an experiment is trained with; the model as it is before the first epoch."""
+    import torch
+    import torchinfo
+
+    from learn.build import build_loss, build_model
+    from learn.loop import use_device
+    from learn.parts import Info, load_part
+
+    experiment = params.experiment(name)
+    device = use_device(params.device, params.threads)
+    folder = transformed_folder(experiment.dataset)
+    info = Info.read(folder)
+    training, held_out = (
+        load_part(folder, part, memory_format=experiment.memory_format).to(device) for part in ("train", info.held_out)
+    )
+    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
+    model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
+    batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+    samples = batch_size or len(training)
+    summary = torchinfo.summary(
+        model,
+        input_size=(samples, *info.shape),
+        mode="eval",
+        verbose=0,
+        device=device,
+        col_names=("input_size", "output_size", "num_params", "trainable"),
+    )
+    settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
+    dataset = params.dataset(experiment.dataset)
+    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
+    settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
+    settings |= {"parameters": summary.total_params}
+    return Plan(device, training, held_out, objective, model, batch_size, summary, settings)
 
 
 def train(params: Params, name: str) -> None:
     """Trains an experiment; torch is imported while MLflow's process starts."""
     experiment = params.experiment(name)
-    with TrainingRun(params.tracking, experiment.dataset, name) as run:
+    with TrainingRun(params.tracking, experiment.dataset, name) as run, ExitStack() as stack:
         import torch
         import torchinfo
         from tqdm import tqdm
 
-        from learn.build import build_loss, build_model, build_optimizer, build_scheduler
+        from learn.build import build_optimizer, build_scheduler
         from learn.loop import State, fit, use_device
-        from learn.parts import Info, load_part
 
-        device = use_device(params.device, params.threads)
-        folder = transformed_folder(experiment.dataset)
-        info = Info.read(folder)
-        training, held_out = (
-            load_part(folder, part, memory_format=experiment.memory_format).to(device)
-            for part in ("train", info.held_out)
-        )
-        objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
-        torch.manual_seed(experiment.seed)
-        model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
-        model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
+        stack.enter_context(_alone_on_gpu(name, use_device(params.device, params.threads)))
+        planned = plan(params, name)
+        training, held_out, model, summary = planned.training, planned.held_out, planned.model, planned.summary
+        print(f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {planned.device}")
+        if sys.stdout.isatty():
+            print(summary)
+        versions = {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)}
+        run.begin(planned.settings, versions, str(summary))
+
         optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
         scheduler = (
             build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
             if experiment.scheduler
             else None
         )
-        batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-        samples = batch_size or len(training)
-        summary = torchinfo.summary(
-            model,
-            input_size=(samples, *info.shape),
-            mode="eval",
-            verbose=0,
-            device=device,
-            col_names=("input_size", "output_size", "num_params", "trainable"),
-        )
-        print(f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {device}")
-        if sys.stdout.isatty():
-            print(summary)
-        settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
-        dataset = params.dataset(experiment.dataset)
-        data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
-        run.begin(
-            flatten(settings | data | {"device": str(device), "threads": params.threads})
-            | {"parameters": summary.total_params},
-            {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)},
-            str(summary),
-        )
-
         torch.manual_seed(experiment.seed)
         history: list[Epoch] = []
         state = State(model, optimizer, scheduler)
         bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
+        said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
         with bar:
-            for epoch in fit(state, training, held_out, objective, epochs=experiment.epochs, batch_size=batch_size):
+            for epoch in fit(
+                state,
+                training,
+                held_out,
+                planned.objective,
+                epochs=experiment.epochs,
+                batch_size=planned.batch_size,
+            ):
                 history.append(epoch)
                 run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
                 line = _line(epoch, held_out.name)
                 bar.set_postfix_str(line, refresh=False)
                 bar.update()
-                if bar.disable and (epoch.number % max(1, experiment.epochs // 10) == 0):
+                if bar.disable and epoch.number % said == 0:
                     print(f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}")
 
         buffer = io.BytesIO()
@@ -89,6 +135,30 @@ def train(params: Params, name: str) -> None:
         write_atomically(state_dict_file(name), buffer.getvalue())
         write_atomically(history_file(name), _as_csv(history))
         run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
+
+
+@contextmanager
+def _alone_on_gpu(name: str, device: torch.device) -> Iterator[None]:
+    """One training at a time on a GPU, whoever on this machine starts it; a flow's timeout counts the wait.
+
+    The lock is the operating system's, so a kill releases it.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    import torch
+
+    gpu = torch.cuda.get_device_properties(device).uuid if device.type == "cuda" else device.type
+    lock = FileLock(Path(tempfile.gettempdir()) / f"trackway-gpu-{gpu}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"train {name}: another training is on {device}; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _line(epoch: Epoch, held_out: str) -> str:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import requests
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
+TRACKWAY = ("python", "-m", "flows.cli")  # the copy's, not the installed one
 
 
 @dataclass(frozen=True)
@@ -23,25 +31,24 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the project, `python` being this one. Output and errors come back as one text."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
+        done = subprocess.run(command, timeout=900, **self._as_one_text(environment))
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
         return done
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Starts a server in the project, in a process group of its own."""
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=quiet, stderr=quiet, start_new_session=True
-        )
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Starts a command in the project, in a session of its own; its output and errors are one stream."""
+        return subprocess.Popen(command, start_new_session=True, **self._as_one_text(environment))
+
+    def _as_one_text(self, environment: dict[str, str]) -> dict[str, Any]:
+        """How a command is run in the project: its output and errors together."""
+        return {
+            "cwd": self.folder,
+            "env": self.environment | environment,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
 
     @property
     def environment(self) -> dict[str, str]:
@@ -60,6 +67,30 @@ class Project:
         text = self.read(file)
         assert old in text, f"{old!r} is not in {file}"
         (self.folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    @property
+    def lock(self) -> Any:
+        """dvc.lock, parsed: its entries stand in the order in which the stages ended."""
+        return YAML(typ="safe").load(self.read("dvc.lock"))
+
+    def forget(self, *stages: str) -> None:
+        """Makes DVC take stages for never run; what they made is no longer in its cache."""
+        lock = self.lock
+        for stage in stages:
+            del lock["stages"][stage]
+        with (self.folder / "dvc.lock").open("w", encoding="utf-8") as stream:
+            YAML().dump(lock, stream)
+        shutil.rmtree(self.folder / ".dvc/cache/runs")
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """What runs in the project's folder and has the word in its command line, without the shells that wait for it."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                shell = process.name() in ("sh", "dash", "bash")
+                if not shell and word in " ".join(process.cmdline()) and process.cwd() == str(self.folder):
+                    found.append(process)
+        return found
 
     @property
     def tracking_uri(self) -> str:
@@ -116,6 +147,72 @@ def finished(by_flow: Project, tmp_path: Path) -> Iterator[Project]:
     folder = tmp_path / "project"
     shutil.copytree(by_flow.folder, folder, symlinks=True)
     return Project(folder)
+
+
+@dataclass(frozen=True)
+class Served(Project):
+    """A finished project with `trackway up`."""
+
+    prefect: str  # addresses
+    mlflow: str
+
+    def start_run(self, deployment: str, **parameters: Any) -> str:
+        """Starts a deployment's run through Prefect's REST API; its id."""
+        found = self.ask(f"deployments/name/{deployment}/{deployment}")
+        return self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """GET, or POST where there is a body."""
+        url = f"{self.prefect}/api/{path}"
+        answer = requests.get(url, timeout=30) if body is None else requests.post(url, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def wait_for(self, run: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+        """The flow run, once it is in one of the states; by default once it has ended."""
+        ends = states or ("Completed", "Failed", "Crashed", "Cancelled")
+        return wait_until(lambda: (r := self.ask(f"flow_runs/{run}"))["state"]["name"] in ends and r, seconds)
+
+    def logs(self, run: str) -> str:
+        found = self.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"})
+        return "\n".join(line["message"] for line in found)
+
+    def tasks(self, run: str) -> dict[str, str]:
+        """Task run → state, of a flow run."""
+        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})
+        return {task["name"]: task["state"]["name"] for task in found}
+
+
+def wait_until(check: Callable[[], Any], seconds: float) -> Any:
+    """What the check returns, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+SCHEDULE = "- {deployment: retrain, parameters: {dataset: line}, interval: 600, paused: true}"
+
+
+@pytest.fixture(scope="session")
+def served(by_flow: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Prefect's server, MLflow's and the serving process, for all tests, over a finished project."""
+    folder = tmp_path_factory.mktemp("served") / "project"
+    shutil.copytree(by_flow.folder, folder, symlinks=True)
+    ports = {name: free_port() for name in ("prefect", "mlflow", "serve")}
+    project = Served(folder, *(f"http://127.0.0.1:{ports[name]}" for name in ("prefect", "mlflow")))
+    project.edit("params.yaml", "  schedules:", f"  schedules:\n    {SCHEDULE}")
+    options = (f"--{name}-port={port}" for name, port in ports.items())
+    project.run(*TRACKWAY, "up", *options, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3")
+    yield project
+    project.run(*TRACKWAY, "down")
 
 
 @pytest.fixture(scope="session")

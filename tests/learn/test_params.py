@@ -31,6 +31,10 @@ def test_the_shipped_file_passes_every_check() -> None:
 
 # (what is written instead, the message): key path, value, what is allowed
 MISTAKES = [
+    ("train: 86400", "train: 0", r"flow.timeouts.train is 0; it must be >= 1"),
+    ("train: 86400", "trian: 1", r"flow.timeouts.trian is not a known key; allowed: transform, train; did you mean"),
+    ("paused: true", "pause: true", r"flow.schedules.0.pause is not a known key; allowed: deployment, cron, interval"),
+    ("deployment: pipeline", "deployment: pipelin", r"flow.schedules.0.deployment is .pipelin.; it must be .pipeline."),
     ("lr: 0.01", "lr: -0.1", "experiments.line-parameters.optimizer.lr is -0.1; it must be > 0"),
     ("lr: 0.01", "lr: 0", "experiments.line-parameters.optimizer.lr is 0; it must be > 0"),
     ("lr: 0.01", "lr: .nan", "experiments.line-parameters.optimizer.lr is NaN; it must be a finite number"),
@@ -53,8 +57,8 @@ MISTAKES = [
     ("metric: mae", "metric: accuracy", "datasets.line.champion.metric is accuracy; it must be one of loss, mae"),
     ("device: auto", "device: gpu", 'device is "gpu"; it must be one of auto, cpu, cuda, cuda:INDEX, mps'),
     ("threads: 1", "threads: 0", "threads is 0; it must be >= 1"),
-    ("  blobs:\n", "  circles:\n", "params.yaml, line 19, column 3 is not YAML: found duplicate key"),
-    ("datasets:", "datasets: [", "params.yaml, line 10, column 11 is not YAML: expected"),
+    ("  blobs:\n", "  circles:\n", "params.yaml, line 25, column 3 is not YAML: found duplicate key"),
+    ("datasets:", "datasets: [", "params.yaml, line 16, column 11 is not YAML: expected"),
     ("  line:\n", "  ../line:\n", "datasets.../line: a name must be letters, digits, - and _"),
     # what only torch can tell
     ("{name: line}", "{name: lines}", "line-parameters.model.name is lines; it must be one of .*; did you mean line?"),

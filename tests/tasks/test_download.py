@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from learn.datasets import Downloaded
-from learn.errors import DownloadError
+from learn.errors import DownloadError, NetworkError
 from tasks.download import fetch
 from tests.conftest import Project
 
@@ -110,8 +110,9 @@ def test_a_connection_that_breaks_off_is_tried_again(tmp_path: Path, serve) -> N
 
 def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
     server = serve((404, b"none"))
-    with pytest.raises(DownloadError, match="404"):
+    with pytest.raises(DownloadError, match="404") as caught:
         get(tmp_path, server.url)
+    assert not isinstance(caught.value, NetworkError)
     assert len(server.asked) == 1
 
 
@@ -119,6 +120,7 @@ def test_a_wrong_checksum_is_neither_kept_nor_used(tmp_path: Path, serve) -> Non
     server = serve((200, CONTENT[::-1]))
     with pytest.raises(DownloadError) as caught:
         get(tmp_path, server.url)
+    assert not isinstance(caught.value, NetworkError)
     assert list(tmp_path.iterdir()) == []
     assert len(server.asked) == 1
     message = str(caught.value)
@@ -145,7 +147,7 @@ def test_the_stage_names_every_source_that_failed_and_leaves_nothing(project: Pr
     (project.folder / "empty").mkdir()
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "DATA_MIRROR": "empty"}
     done = project.stage("download@fashion_mnist", check=False, **nowhere)
-    assert done.returncode == 1
+    assert done.returncode == NetworkError.exit_code
     assert "error: fashion_mnist: no source gave train-images-idx3-ubyte.gz with the published checksum" in done.stdout
     assert "empty/FashionMNIST/train-images-idx3-ubyte.gz: FileNotFoundError" in done.stdout
     assert "fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz: ProxyError" in done.stdout

@@ -196,6 +196,18 @@ def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
     stage.stdout.close()
 
 
+def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
+    begin = {"params": {}, "tags": {}, "summary": "", "epochs": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.tracking", "sqlite:///mlruns/mlflow.db", "digits", "digits-mlp"],
+        input=json.dumps(begin) + '\n{"epochs": [{"number": 1, "tim',
+        cwd=finished.folder,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert run_status(finished) == "KILLED"
+
+
 def run_status(project: Project) -> str:
     return max(runs(project, "digits"), key=lambda run: run.info.start_time).info.status
 

@@ -1,0 +1,116 @@
+"""DVC's outputs → the runs in MLflow that describe them, where DVC restored them and nothing was trained here.
+
+What cannot be known any more is left out: how long training took, who trained, at which commit, with which versions.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from learn.errors import TrackingError
+from learn.params import Params
+from tasks.evaluate import log, measured
+from tasks.register import compared, register_best
+from tasks.stage import history_file, metrics_file, report_file, state_dict_file
+from tasks.tracking import REBUILT, missing_parts, write_run
+from tasks.train import plan
+
+
+def relog(params: Params) -> None:
+    """Rebuilds what the store has not, and prints a line for each experiment and dataset. Twice, it adds nothing."""
+    if not params.tracking:
+        raise TrackingError("tracking is null in params.yaml: name the store there that runs are to be rebuilt in")
+    left_out = set()
+    with _dvc() as why_not:
+        for name, experiment in params.experiments.items():
+            if reason := why_not(f"evaluate@{name}"):
+                left_out.add(experiment.dataset)
+                print(f"relog {name}: left out, {reason}; next: dvc repro evaluate@{name}")
+            else:
+                print(f"relog {name}: {_rebuild(params, params.tracking, name)}")
+        for name in params.datasets:
+            if name in left_out:
+                print(f"relog {name}: no champion without all its experiments; next: dvc repro register@{name}")
+            else:
+                print(f"relog {name}: {register_best(params, name, compared(params, name))}")
+
+
+@contextmanager
+def _dvc() -> Iterator[Callable[[str], str | None]]:
+    """A function that says why a stage's outputs are not what params.yaml and the code would make; None if they are.
+
+    Until the end nobody else may change them.
+    """
+    import networkx as nx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo, repo.lock:
+            stages = {stage.addressing: stage for stage in repo.index.stages}
+            graph = repo.index.graph  # an edge leads from a stage to one that it needs
+            reasons: dict[str, str | None] = {}
+
+            def reason(name: str) -> str | None:
+                if name not in reasons:
+                    missing = [out.def_path for out in stages[name].outs if not out.exists]
+                    if missing:
+                        reasons[name] = f"{missing[0]} is not there"
+                    else:
+                        reasons[name] = f"{name} is not up to date" if stages[name].changed() else None
+                return reasons[name]
+
+            def first_reason(name: str) -> str | None:
+                """Of the stage and all that it needs, these first."""
+                needs = nx.dfs_postorder_nodes(graph, stages[name])
+                return next((found for need in needs if (found := reason(need.addressing))), None)
+
+            yield first_reason
+    except DvcException as error:
+        raise TrackingError(f"DVC cannot say what is up to date: {error}") from error
+
+
+def _rebuild(params: Params, uri: str, name: str) -> str:
+    """Adds to MLflow what it has not of an experiment; returns what that was."""
+    dataset = params.experiment(name).dataset
+    missing = missing_parts(uri, dataset, state_dict_file(name))
+    if not missing:
+        return "MLflow has its run"
+    # On the CPU, for the device of the training may not be here.
+    here = params.model_copy(update={"device": "cpu"})
+    if "train" in missing:
+        planned = plan(here, name)
+        message = {
+            "params": planned.settings | {"device": params.device},  # `auto` stays: which it was is not known
+            "tags": {REBUILT: "true"},
+            "summary": str(planned.summary),
+            "epochs": _epochs(name),
+            "state_dict": str(state_dict_file(name)),
+            "history": str(history_file(name)),
+            "end": "FINISHED",
+        }
+        write_run(uri, dataset, name, [message])
+    # Measured again for the pictures and the model; the numbers are DVC's, for here a last bit may differ.
+    found = measured(here, name)
+    numbers = json.loads(metrics_file(dataset, name).read_bytes())
+    metrics = {key: value for key, value in numbers.items() if key not in found.counts}
+    report = json.loads(report_file(dataset, name).read_bytes())
+    log(uri, name, replace(found, metrics=metrics, report=report))
+    return "rebuilt" if "train" in missing else "its evaluation is added"
+
+
+def _epochs(name: str) -> list[dict[str, Any]]:
+    """The history as TrainingRun would send it, but for the time of each epoch, which is now."""
+    now = int(time.time() * 1000)
+    with history_file(name).open(newline="", encoding="utf-8") as stream:
+        rows = [dict(row) for row in csv.DictReader(stream)]
+    return [
+        {"number": int(row.pop("epoch")), "time": now, "metrics": {key: float(value) for key, value in row.items()}}
+        for row in rows
+    ]
