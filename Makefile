@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= python3
 
-.PHONY: setup quickstart test lint bench clean
+.PHONY: setup quickstart up down test lint bench clean
 
 # The stamp is written last: an installation that was stopped is done again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -18,6 +18,13 @@ setup: $(VENV)/.installed
 
 quickstart: setup
 	@trackway run
+
+# Prefect's page, MLflow's page and the schedules, until `make down`.
+up: setup
+	@trackway up
+
+down: setup
+	@trackway down
 
 test: setup
 	@python -m pytest

@@ -41,6 +41,7 @@ def add_to_params(name: str, path: Path) -> list[str]:
         raise ParamsError([f"{name} is not in the catalog; it has {', '.join(known)}{did_you_mean(name, known)}"])
     parse_params(read_yaml(path), path)
     yaml = YAML()
+    yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), _null)
     yaml.indent(mapping=2, sequence=4, offset=2)

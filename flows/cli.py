@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows import servers
 from flows.catalog import add_to_params, entries
 from learn.errors import TrackwayError
 from learn.params import PARAMS_FILE, load_params, read_yaml
+from tasks.stage import collect_garbage_rarely
 
 app = typer.Typer(
     help="PyTorch experiments, versioned by DVC, run by Prefect, compared in MLflow.",
@@ -23,8 +26,7 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 NEXT_STEPS = """\
-Compare the runs:      mlflow server --backend-store-uri {uri}   then http://127.0.0.1:5000
-Watch flows run:       prefect server start   then http://127.0.0.1:4200
+Compare and watch:     trackway up (or make up) starts MLflow's and Prefect's pages, and the schedules
 Change an experiment:  edit params.yaml, then dvc repro (what depends on the change runs again, nothing else)
 Add a dataset:         trackway ls, trackway add fashion_mnist, then dvc repro"""
 
@@ -51,9 +53,11 @@ def add(name: Annotated[str, typer.Argument(help="a name from `trackway ls`")]) 
 @app.command()
 def check() -> None:
     """Check params.yaml: every mistake that can be seen without doing the work."""
+    from flows.deployments import deployments
     from tasks.stage import checked_params
 
     params = checked_params()
+    deployments(params)
     print(f"{PARAMS_FILE} is fine: {len(params.datasets)} datasets, {len(params.experiments)} experiments")
 
 
@@ -65,6 +69,8 @@ def run(
 ) -> None:
     """Run the flow: what `dvc repro` would do, in parallel and watched by Prefect. Ends with the results."""
     _in_project()
+    if servers.last() and not servers.running():  # they were killed, or the machine was
+        servers.down()
     from flows.pipeline import run_pipeline
 
     state = run_pipeline(targets, workers, force)
@@ -72,8 +78,7 @@ def run(
     if not state.is_completed():
         print(f"error: the flow ended {state.name}\n{state.message}", file=sys.stderr)
         raise typer.Exit(1)
-    params = load_params()
-    print(NEXT_STEPS.format(uri=params.tracking or "URI"))
+    print(NEXT_STEPS)
 
 
 @app.command()
@@ -85,6 +90,77 @@ def results() -> None:
     console.print(table(rows(load_params())))
 
 
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+@app.command()
+def up(
+    prefect_port: Port = servers.PREFECT_PORT,
+    mlflow_port: Port = servers.MLFLOW_PORT,
+    serve_port: Port = servers.SERVE_PORT,
+) -> None:
+    """Start Prefect's server, MLflow's server and the schedules, on 127.0.0.1, until `trackway down`."""
+    _in_project()
+    if running := servers.running():
+        print("running already")
+    else:
+        from flows.deployments import deployments
+        from tasks.stage import checked_params
+
+        params = checked_params()
+        deployments(params)  # a wrong schedule is told here, not in a log
+        print(f"starting Prefect, MLflow and the schedules; logs in {servers.FOLDER}/")
+        running = servers.up(params, prefect_port=prefect_port, mlflow_port=mlflow_port, serve_port=serve_port)
+    _show(running)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `trackway up` started, and the flow runs that it started."""
+    _in_project()
+    print("stopped" if servers.down() else "nothing was running")
+
+
+@app.command()
+def status() -> None:
+    """What of `trackway up` runs, and whether it answers. Exit code 1 where something does not."""
+    _in_project()
+    if running := servers.running():
+        _show(running)
+        if not all(map(running.answering, running.addresses)):
+            raise typer.Exit(1)
+    else:
+        print("nothing is running; `trackway up` starts Prefect, MLflow and the schedules")
+        raise typer.Exit(1)
+
+
+WHAT = {
+    "prefect": "flows, schedules, logs",
+    "mlflow": "experiments, runs, models",
+    "serve": "starts the scheduled runs",
+}
+
+
+def _show(running: servers.Servers) -> None:
+    view = Table(box=box.SIMPLE_HEAD)
+    for column in ("server", "address", "state", "what"):
+        view.add_column(column, no_wrap=True)
+    for name, state in running.states().items():
+        answer = "" if running.answering(name) else ", does not answer"
+        view.add_row(name, running.addresses[name], state.lower() + answer, WHAT[name])
+    console.print(view)
+
+
+@app.command()
+def relog() -> None:
+    """Rebuild from DVC's outputs the runs and champions that MLflow has not: after `dvc pull`, or without mlruns/."""
+    _in_project()
+    from tasks.relog import relog as rebuild
+    from tasks.stage import checked_params
+
+    rebuild(checked_params())
+
+
 def _in_project() -> None:
     for needed in (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc")):
         if not needed.exists():
@@ -92,6 +168,7 @@ def _in_project() -> None:
 
 
 def main() -> None:
+    collect_garbage_rarely()
     try:
         app()
     except TrackwayError as error:

@@ -8,12 +8,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from flows.servers import mlflow_address
 from learn.metrics import METRICS
 from learn.params import Params
 from tasks.stage import metrics_file, report_file
-from tasks.tracking import STATE_DICT, seconds_and_champions
+from tasks.tracking import STATE_DICT, tracked
 
 DASH = "–"
+COLUMNS = ("parameters", "epochs", "test loss", "test accuracy", "train seconds")
 
 
 def results(params: Params) -> list[dict[str, Any]]:
@@ -26,9 +28,10 @@ def results(params: Params) -> list[dict[str, Any]]:
             rows.append({"dataset": experiment.dataset, "experiment": name, **metrics, STATE_DICT: report[STATE_DICT]})
     if params.tracking:
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
-        known = seconds_and_champions(params.tracking, digests)
+        known = tracked(params.tracking, digests)
         for row in rows:
-            row["seconds"], row["champion"] = known.get((row["dataset"], row["experiment"]), (None, False))
+            if run := known.get((row["dataset"], row["experiment"])):
+                row |= {"seconds": run.seconds, "champion": run.champion, "page": run.page}
     order = {name: number for number, name in enumerate(params.datasets)}
 
     def key(row: dict[str, Any]) -> tuple[int, float]:
@@ -38,25 +41,51 @@ def results(params: Params) -> list[dict[str, Any]]:
     return sorted(rows, key=key)
 
 
+def publish(params: Params) -> None:
+    """The results as an artifact of the flow run on Prefect's page, with links to the runs on MLflow's."""
+    from prefect.artifacts import create_markdown_artifact
+
+    create_markdown_artifact(
+        markdown(results(params), mlflow_address()),
+        key="results",
+        description="Every experiment that has been evaluated, best first. The links open its run in MLflow.",
+    )
+
+
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for the terminal."""
     view = Table(box=box.SIMPLE_HEAD)
     for column in ("dataset", "experiment"):
         view.add_column(column, no_wrap=True)
-    for column in ("parameters", "epochs", "test\nloss", "test\naccuracy", "train\nseconds"):
-        view.add_column(column, justify="right")
+    for column in COLUMNS:
+        view.add_column(column.replace(" ", "\n"), justify="right")
     view.add_column("champion")
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1]["dataset"] != row["dataset"]
         view.add_row(
             row["dataset"],
             row["experiment"],
-            f"{row['parameters']:,}",
-            f"{row['epochs']:,}",
-            f"{row['loss']:.5f}",
-            f"{row['accuracy']:.2%}" if "accuracy" in row else DASH,
-            f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
-            "champion" if row.get("champion") else "",
+            *_cells(row),
             end_section=last,
         )
     return view
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['parameters']:,}",
+        f"{row['epochs']:,}",
+        f"{row['loss']:.5f}",
+        f"{row['accuracy']:.2%}" if "accuracy" in row else DASH,
+        f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
+        "champion" if row.get("champion") else "",
+    ]
+
+
+def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
+    """The rows for Prefect's page, each with a link to its run. mlflow: the server's address."""
+    lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
+    for row in rows:
+        name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]
+        lines.append("| " + " | ".join([row["dataset"], name, *_cells(row)]) + " |")
+    return "\n".join(lines)

@@ -29,7 +29,7 @@ def test_it_ends_with_the_comparison_and_the_next_steps(by_flow: Project) -> Non
     assert "30 stages: 30 run, 0 up to date" in log
     row = r"circles +circles-relu +151 +1,000 +0\.57440 +86\.50% +\d+\.\d +champion"
     assert re.search(row, log), log[-3000:]
-    assert "mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db" in log
+    assert "trackway up (or make up) starts MLflow's and Prefect's pages" in log
     assert "edit params.yaml, then dvc repro" in log
 
 

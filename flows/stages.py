@@ -1,0 +1,180 @@
+"""A stage as a Prefect task: `dvc repro --single-item STAGE` in a process of its own, with its kind's policy.
+
+A stage ends with its flow: where the flow is stopped, the flow ends its stages; where it is killed, each stage sees the
+end of its standard input (tasks/stage.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prefect import Task, get_run_logger, runtime
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Cancelled, Completed, Failed
+from prefect.tasks import exponential_backoff
+from prefect.utilities.urls import url_for
+
+from flows.notify import notify
+from learn.errors import NetworkError
+from tasks.stage import LIFELINE
+from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
+
+LAST_LINES = 40  # of a failed stage's output, in the message of the flow's final state
+PATIENCE = 5.0  # seconds that a stage has to end when it is asked to; then it is killed
+
+_running: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
+
+
+def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> State[Any]:
+    """Runs one stage and passes its lines on to the log. One that is up to date ends as `Cached`.
+
+    timeout: seconds, then the stage is stopped and ends as `TimedOut`. A failure's message holds the last lines.
+    """
+    if up_to_date:
+        return Completed(name="Cached", message="up to date")
+    log = get_run_logger()
+    options = ["--quiet", "--single-item", *(["--force"] if force else [])]
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with _process("--wait-for-lock", "repro", *options, name) as process:
+        too_long = threading.Event()
+
+        def end() -> None:
+            too_long.set()
+            _end([process])
+
+        timer = threading.Timer(timeout or 0, end)
+        if timeout:
+            timer.start()
+        assert process.stdout
+        for line in process.stdout:
+            if line := line.rstrip():
+                last.append(line)
+                log.info(line)
+        code = process.wait()
+        timer.cancel()
+    if _stopping.is_set():
+        return Cancelled(message=f"{name} was stopped with its flow")
+    if too_long.is_set():
+        kind = name.partition("@")[0]
+        return Failed(
+            name="TimedOut",
+            message=f"{name} took longer than {timeout} s and was stopped; "
+            f"flow.timeouts.{kind} in params.yaml says how long it may take",
+        )
+    if code:
+        return Failed(
+            name="NetworkError" if NetworkError.last_line in last else "Failed",
+            message=f"{name} failed with exit code {code}:\n" + "\n".join(last),
+        )
+    if not last:  # every stage that runs says something, and --quiet keeps DVC from it
+        return Completed(name="Cached", message="up to date, or restored from DVC's cache")
+    return Completed(message=last[-1])
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """DVC with a stage below it, in a session of its own: a Ctrl-C in the terminal reaches the flow alone."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml says python
+        "PYTHONUNBUFFERED": "1",
+        LIFELINE: "stdin",
+        FLOW_RUN: str(runtime.flow_run.id),
+        FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # an ephemeral server has no page
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        _running.add(process)
+        if _stopping.is_set():
+            _end([process])
+        try:
+            yield process
+        finally:
+            _running.discard(process)
+
+
+@contextmanager
+def all_stopped_at_the_end() -> Iterator[None]:
+    """Around a flow: however it ends (Ctrl-C, SIGTERM, an error), no stage outlives it."""
+    _stopping.clear()
+    try:
+        yield
+    finally:
+        _stopping.set()
+        _end(list(_running))
+
+
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    """Ends processes and all below them: asks first, kills after PATIENCE."""
+    family: list[psutil.Process] = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            dvc = psutil.Process(process.pid)
+            family += [dvc, *dvc.children(recursive=True)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
+        _, family = psutil.wait_procs(family, timeout=PATIENCE)
+
+
+def _by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Not by a wrong checksum or a file that is not there: the same question would get the same answer."""
+    return state.name == "NetworkError"
+
+
+def _by_chance(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Not by taking too long."""
+    return state.name != "TimedOut"
+
+
+def _tell_champion(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
+    if state.message and " is champion " in state.message:
+        notify("new champion", state.message)
+
+
+def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
+    """The Prefect task of a kind of stage. One cache decides what runs, DVC's: Prefect's stays off."""
+    return Task(
+        run_stage,
+        name=kind,
+        task_run_name=lambda: runtime.task_run.parameters["name"].replace("@", " "),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        **policy,
+    )
+
+
+TASKS = {
+    "download": _task(
+        "download",
+        retries=3,
+        retry_delay_seconds=exponential_backoff(2),  # 2, 4, 8 seconds, and as much again by chance
+        retry_jitter_factor=1,
+        retry_condition_fn=_by_network,
+    ),
+    "split": _task("split"),
+    "transform": _task("transform"),
+    "train": _task("train", retries=1, retry_condition_fn=_by_chance),
+    "evaluate": _task("evaluate"),
+    "register": _task("register", on_completion=[_tell_champion]),
+}
