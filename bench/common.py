@@ -56,8 +56,8 @@ def _code(folder: str, names: list[str]) -> set[str]:
     return {"models"} & set(names) if Path(folder).name == "learn" else set()
 
 
-def run(folder: Path, *command: str) -> float:
-    """Runs a command in a project; its seconds."""
+def run(folder: Path, *command: str, output: Callable[[str], object] = str) -> float:
+    """Runs a command in a project; its seconds. output: is given what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")}
     if found := mirror():
@@ -66,7 +66,9 @@ def run(folder: Path, *command: str) -> float:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    output(done.stdout)
+    return seconds
 
 
 def in_turns(times: int, *actions: Callable[[], float]) -> list[list[float]]:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
-import socket
-import time
-import urllib.request
+import shlex
 
-import pytest
-
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Project, Served
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -53,7 +46,7 @@ def test_its_make_targets_and_trackway_commands_are_there(project: Project) -> N
         assert f"\n{''.join(target)}: " in makefile, target
     help_ = project.run("python", "-m", "flows.cli", "--help").stdout
     commands = set(re.findall(r"^trackway (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
-    assert commands == {"ls", "add", "run", "results", "check"}
+    assert commands == {"ls", "add", "run", "results", "check", "relog", "up", "status", "down"}
     assert all(command in help_ for command in commands)
 
 
@@ -71,24 +64,27 @@ def test_the_table_of_course_numbers_is_the_golden_one() -> None:
         assert row.count(", ".join(str(value) for value in expected.values())) == 2, row
 
 
-@pytest.mark.parametrize("name", ["mlflow", "prefect"])
-def test_its_servers_answer_on_loopback(project: Project, name: str) -> None:
-    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
-    (command,) = (words for words in lines if words[:1] == [name])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (project.folder / "mlruns").mkdir()
-    server = project.start(*command, "--port", str(port))
-    try:
-        path = {"mlflow": "health", "prefect": "api/health"}[name]
-        for _ in range(240):
-            time.sleep(0.5)
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
-                assert answer.status == 200
-                return
-            assert server.poll() is None, "the server stopped"
-        pytest.fail("the server did not answer within two minutes")
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+def test_its_prefect_commands_start_runs(served: Served) -> None:
+    commands = re.findall(r"^prefect deployment run .*$", "\n".join(blocks("sh")), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        shown = served.run(*shlex.split(command)).stdout
+        run = re.search(r"UUID: (\S+)", shown)
+        assert run, shown
+        assert served.wait_for(run[1])["state"]["name"] == "Completed"
+
+
+def test_its_pictures_are_there() -> None:
+    pictures = re.findall(r"!\[.+\]\((.+)\)", README)
+    assert len(pictures) == 3
+    assert all((ROOT / picture).stat().st_size < 100_000 for picture in pictures)
+
+
+def test_its_deployment_for_containers_can_be_deployed(served: Served) -> None:
+    served.run("prefect", "work-pool", "create", "containers", "--type", "docker")
+    shown = served.run("prefect", "--no-prompt", "deploy", "--name", "pipeline-in-containers").stdout
+    assert "successfully created" in shown
+    found = served.ask("deployments/name/pipeline/pipeline-in-containers")
+    steps = [next(iter(step)).rpartition(".")[2] for step in found["pull_steps"]]
+    assert steps == ["git_clone", "run_shell_script", "run_shell_script"]
+    assert found["pull_steps"][-1]["prefect.deployments.steps.run_shell_script"]["script"].startswith("dvc pull")
