@@ -83,7 +83,7 @@ class Project:
         shutil.rmtree(self.folder / ".dvc/cache/runs")
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """What runs in the project's folder and has the word in its command line, without the shells that wait for it."""
+        """What runs in the project's folder and has the word in its command line, but for shells that wait for it."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -188,7 +188,7 @@ def wait_until(check: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(0.2)
     return found
 
 
