@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import requests
 
+from flows.afresh import MARK
 from learn.errors import ServerError
 from learn.params import Params
 from tasks.stage import write_atomically
@@ -37,7 +38,6 @@ FOLDER = Path(".servers")
 STATE = FOLDER / "servers.json"
 CONFIG = FOLDER / "supervisord.conf"
 HOST = "127.0.0.1"
-MARK = "TRACKWAY_SERVERS"  # the environment variable by which the processes of one `up` are known
 PREFECT_PORT, MLFLOW_PORT, SERVE_PORT = 4200, 5000, 4201
 PATIENCE = 120  # seconds until all three answer; the first start makes Prefect's and MLflow's tables
 
@@ -239,13 +239,14 @@ def _config(servers: Servers, params: Params) -> str:
     tracking = shlex.quote(params.tracking or "sqlite:///mlruns/mlflow.db")
     commands = {
         "prefect": f"{python} -m prefect server start --host {HOST} --port {servers.prefect_port}",
-        "mlflow": f"{python} -m mlflow server --host {HOST} --port {servers.mlflow_port} --workers 1 "
+        "mlflow": f"{python} -m flows.afresh -m mlflow server --host {HOST} --port {servers.mlflow_port} --workers 1 "
         f"--backend-store-uri {tracking}",
         "serve": f"{python} -m flows.deployments",
     }
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for LLM judges
         "PREFECT_API_URL": servers.api,
         "PREFECT_RUNNER_POLL_FREQUENCY": "3",
         "PREFECT_RUNNER_SERVER_ENABLE": "true",

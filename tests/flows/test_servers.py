@@ -190,7 +190,9 @@ def test_what_crashes_is_started_again(served: Served) -> None:
     (server,) = served.processes("-m mlflow server")
     server.kill()
     wait_until(lambda: (new := served.processes("-m mlflow server")) and new[0].pid != server.pid, 30)
-    wait_until(lambda: served.run(*TRACKWAY, "status", check=False).returncode == 0, 60)
+    (server,) = served.processes("-m mlflow server")
+    wait_until(lambda: server.children() and served.run(*TRACKWAY, "status", check=False).returncode == 0, 60)
+    assert served.processes("uvicorn") == server.children(), "no worker of the killed server holds the port"
 
 
 def test_history_and_schedules_outlive_down_and_up(by_flow: Project, served: Served) -> None:
