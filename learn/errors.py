@@ -5,7 +5,9 @@ TrackwayError
 ├── DownloadError    a dataset's file could not be had
 │   └── NetworkError     and the network was a reason: later it may be there
 ├── DataError        a dataset's files are not what they should be
-├── DeviceError      the device asked for is not there
+├── DeviceError      the device asked for is not there, or too small
+├── BatchError       model, loss and data do not fit each other
+├── NotFiniteError   the loss became NaN or infinite
 ├── TrackingError    the MLflow store cannot be used
 └── ServerError      a server could not be started
 """
@@ -51,6 +53,14 @@ class DataError(TrackwayError):
 
 
 class DeviceError(TrackwayError):
+    pass
+
+
+class BatchError(TrackwayError):
+    pass
+
+
+class NotFiniteError(TrackwayError):
     pass
 
 

@@ -7,20 +7,24 @@ cut from whole tensors, which is several times faster.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from learn.errors import DeviceError
+from learn.errors import DeviceError, NotFiniteError
 from learn.objective import Objective
 from learn.parts import Part
+
+if TYPE_CHECKING:
+    from learn.augment import Augmentation
 
 
 @dataclass
@@ -68,15 +72,24 @@ class Epoch:
 
 
 def fit(
-    state: State, train: Part, held_out: Part, objective: Objective, *, epochs: int, batch_size: int | None
+    state: State,
+    train: Part,
+    held_out: Part,
+    objective: Objective,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    augment: Augmentation | None = None,
+    clip_grad_norm: float | None = None,
 ) -> Iterator[Epoch]:
     """Trains until `epochs` epochs are done, from wherever the state stands, and yields after each.
 
-    batch_size: None is all samples at once, in their order, as the course does for its small sets.
+    batch_size: None is all samples at once, in their order, as the course does for its small sets. clip_grad_norm: the
+    largest norm of all gradients together. Raises NotFiniteError at the batch whose loss is NaN or infinite.
     """
     while state.epoch < epochs:
         start = time.perf_counter()
-        metrics = _train_epoch(state, train, objective, batch_size)
+        metrics = _train_epoch(state, train, objective, batch_size, augment, clip_grad_norm)
         measured, _ = measure(state.model, held_out, objective, batch_size)
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
         if isinstance(state.scheduler, ReduceLROnPlateau):
@@ -87,12 +100,25 @@ def fit(
         yield Epoch(state.epoch, metrics, time.perf_counter() - start, len(train))
 
 
-def _train_epoch(state: State, train: Part, objective: Objective, batch_size: int | None) -> dict[str, float]:
+def _train_epoch(
+    state: State,
+    train: Part,
+    objective: Objective,
+    batch_size: int | None,
+    augment: Augmentation | None,
+    clip_grad_norm: float | None,
+) -> dict[str, float]:
     model, optimizer = state.model, state.optimizer
     model.train()
     record = _Record(objective, len(train))
-    for index in shuffled(len(train), batch_size, train.targets.device):
-        inputs, targets = train.batch(index)
+    seed = 0
+    if batch_size or augment:
+        seed = _draw()  # where the course's training loader seeds its workers, which augment
+    order = shuffled(len(train), batch_size, train.targets.device)
+    for number, (inputs, targets) in enumerate(train.batches(order), start=1):
+        if augment:
+            inputs, targets = augment(inputs, targets, (seed + number) % 2**63)
+        inputs = train.prepare(inputs)
         logits: Any = None
 
         def closure() -> torch.Tensor:
@@ -102,12 +128,39 @@ def _train_epoch(state: State, train: Part, objective: Objective, batch_size: in
             output = model(inputs)
             loss = objective(output, targets)
             loss.backward()
+            if clip_grad_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
             logits = output.detach() if logits is None else logits
             return loss
 
         loss: Any = optimizer.step(closure)  # type: ignore[arg-type]  # a tensor, as the closure returns
         record.add(loss.detach(), logits, targets)
+        if loss.device.type == "cpu" or number % BETWEEN_LOOKS == 0:
+            _refuse_not_finite(state, record, inputs)
+    _refuse_not_finite(state, record, inputs)
+    if batch_size:
+        _draw()  # the test loader's workers
     return record.metrics("train")
+
+
+BETWEEN_LOOKS = 100  # batches: to look at a loss, the CPU waits for the GPU
+
+
+def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor) -> None:
+    """Raises NotFiniteError where one of the losses since the last look is NaN or infinite."""
+    losses = record.new_losses()
+    for number, loss in enumerate(losses, start=len(record.losses) - len(losses) + 1):
+        if math.isfinite(loss):
+            continue
+        if not inputs.isfinite().all():
+            cause = "the batch's inputs are not finite: look at the dataset's raw files"
+        else:
+            lr = state.optimizer.param_groups[0]["lr"]
+            cause = (
+                f"likely a learning rate (optimizer.lr, now {lr:g}) that is too large: try {lr / 10:g}, "
+                "or clip_grad_norm: 1.0"
+            )
+        raise NotFiniteError(f"epoch {state.epoch + 1}, batch {number}: the loss is {loss}; {cause}")
 
 
 def measure(
@@ -116,32 +169,33 @@ def measure(
     """Metrics of the model on a part, and its logits (N, output_size) on the CPU. Takes nothing from the generators."""
     model.eval()
     record = _Record(objective, len(part))
-    outputs = []
-    size = batch_size or len(part)
+    outputs: torch.Tensor | None = None
+    size, done = batch_size or len(part), 0
     with torch.inference_mode():
-        for start in range(0, len(part), size):
-            inputs, targets = part.batch(slice(start, start + size))
-            logits = model(inputs)
+        for inputs, targets in part.batches(slice(start, start + size) for start in range(0, len(part), size)):
+            logits = model(part.prepare(inputs))
             record.add(objective(logits, targets), logits, targets)
-            outputs.append(logits)
-    return record.metrics(part.name), torch.cat(outputs).cpu()
+            if outputs is None:
+                outputs = logits.new_empty((len(part), *logits.shape[1:]))
+            outputs[done : done + len(logits)] = logits
+            done += len(logits)
+    assert outputs is not None
+    return record.metrics(part.name), outputs.cpu()
 
 
 def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iterator[torch.Tensor | slice]:
     """Indices of each batch, drawn as `DataLoader(shuffle=True, batch_size=...)` draws them.
 
     A DataLoader takes one number from the global generator for its workers, its RandomSampler one to seed a generator
-    of its own, and the DataLoader of the test loop, after the last training batch, one more for its workers.
+    of its own, and the DataLoader of the test loop, after the last training batch, one more for its workers. The first
+    and the last are drawn around this.
     """
     if batch_size is None:
         yield slice(None)
         return
-    _draw()  # the training loader's workers
     generator = torch.Generator()
     generator.manual_seed(_draw())
-    order = torch.randperm(samples, generator=generator)
-    yield from order.to(device).split(batch_size)
-    _draw()  # the test loader's workers
+    yield from torch.randperm(samples, generator=generator).to(device).split(batch_size)
 
 
 def _draw() -> int:
@@ -149,36 +203,78 @@ def _draw() -> int:
 
 
 class _Record:
-    """An epoch's losses and hits, kept on the device until the end: nothing waits for the GPU within the epoch."""
+    """An epoch's losses and hits. On a GPU they stay there until the end: nothing waits for it within the epoch.
+
+    On a CPU they become numbers at once: small tensors that are kept between large ones that are freed make glibc's
+    heap grow by gigabytes.
+    """
 
     def __init__(self, objective: Objective, samples: int) -> None:
         self.objective = objective
         self.samples = samples
-        self.losses: list[torch.Tensor] = []
-        self.hits: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor | float] = []
+        self.hits: list[torch.Tensor | float] = []
         self.sizes: list[int] = []
+        self._looked_at = 0
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        self.losses.append(loss)
+        self.losses.append(_kept(loss))
         self.sizes.append(len(targets))
         if self.objective.classes:
-            self.hits.append((self.objective.predict(logits) == targets).sum())
+            if targets.ndim == 2:  # probabilities, after MixUp or CutMix
+                targets = targets.argmax(1)
+            self.hits.append(_kept((self.objective.predict(logits) == targets).sum()))
+
+    def new_losses(self) -> list[float]:
+        """Of the batches since the last call."""
+        new = [float(loss) for loss in self.losses[self._looked_at :]]
+        self._looked_at = len(self.losses)
+        return new
 
     def metrics(self, part: str) -> dict[str, float]:
         """The mean over samples, and the course's over batches, where a short last one weighs as much as another."""
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        losses = torch.stack(self.losses).cpu().double()
+        losses = _as_tensor(self.losses)
         if getattr(self.objective.loss, "reduction", "mean") == "sum":
             losses /= sizes
         means = {"loss": losses}
         if self.objective.classes:
-            means["accuracy"] = torch.stack(self.hits).cpu() / sizes
+            means["accuracy"] = _as_tensor(self.hits) / sizes
         metrics = {}
         for name, values in means.items():
             metrics[f"{part}/{name}"] = float((values * sizes).sum() / self.samples)
             if len(self.sizes) > 1:
                 metrics[f"{part}/{name}_batch_mean"] = float(values.mean())
         return metrics
+
+
+def _kept(scalar: torch.Tensor) -> torch.Tensor | float:
+    return scalar.item() if scalar.device.type == "cpu" else scalar
+
+
+def _as_tensor(scalars: list[torch.Tensor | float]) -> torch.Tensor:
+    """One or the other kind → (B,) float64 on the CPU."""
+    if isinstance(scalars[0], torch.Tensor):
+        return torch.stack(scalars).cpu().double()  # type: ignore[arg-type]
+    return torch.tensor(scalars, dtype=torch.float64)
+
+
+class Best:
+    """The state_dict of the best epoch by its held-out loss; training is over after `patience` epochs without one."""
+
+    def __init__(self, model: nn.Module, patience: int) -> None:
+        self._model, self._patience = model, patience
+        self._loss, self._asked = math.inf, 0
+        self.epoch = 0
+        self.state_dict: dict[str, torch.Tensor] = {}
+
+    def is_over(self, loss: float) -> bool:
+        """To be asked after each epoch."""
+        self._asked += 1
+        if loss < self._loss:
+            self._loss, self.epoch = loss, self._asked
+            self.state_dict = {key: value.detach().cpu().clone() for key, value in self._model.state_dict().items()}
+        return self._asked - self.epoch >= self._patience
 
 
 def use_device(name: str, threads: int) -> torch.device:
@@ -195,7 +291,10 @@ def use_device(name: str, threads: int) -> torch.device:
     if name == "auto":
         name = available[1] if len(available) > 1 else "cpu"
     if name not in available:
-        raise DeviceError(f"device is {name}; this machine has {', '.join(available)}: choose one of them, or auto")
+        raise DeviceError(
+            f"device is {name}; this machine has {', '.join(available)}: write device: {available[-1]} in params.yaml, "
+            "or device: auto for the fastest that is there"
+        )
     if name != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,4 +1,4 @@
-"""A dataset's parts (train, validation, test) as `data/transformed/D/` holds them: arrays on disk, tensors in memory.
+"""A dataset's parts (train, validation, test) as `data/transformed/D/` holds them: arrays on disk, tensors in batches.
 
 PART-inputs.npy   (N, *shape) uint8 or float32, memory-mapped when read
 PART-targets.npy  (N,) int64 classes, or (N, 1) float32 for regression
@@ -8,9 +8,14 @@ info.json         shape, classes, scale, number of samples
 from __future__ import annotations
 
 import json
+import mmap
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 INFO = "info.json"
+AHEAD = 3  # batches that are read from a file before they are asked for
 
 
 @dataclass(frozen=True)
@@ -56,31 +62,82 @@ class Part:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs (B, *shape) float32, divided by the scale, and targets (B, ...)."""
-        import torch
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
 
-        if isinstance(index, slice):
-            inputs, targets = self.inputs[index], self.targets[index]
-        else:  # six times as fast as inputs[index]
-            inputs, targets = self.inputs.index_select(0, index), self.targets.index_select(0, index)
-        if inputs.dtype == torch.uint8:
+    def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each index, stored inputs (B, *shape) and targets (B, ...)."""
+        for index in order:
+            if isinstance(index, slice):
+                yield self.inputs[index], self.targets[index]
+            else:  # six times as fast as inputs[index]
+                yield self.inputs.index_select(0, index), self.targets.index_select(0, index)
+
+    def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Stored inputs as a model takes them: float32, divided by the scale, in the memory format."""
+        if not inputs.is_floating_point():
             inputs = inputs.div(self.scale)
-        if self.memory_format is not torch.contiguous_format:
-            inputs = inputs.contiguous(memory_format=self.memory_format)
-        return inputs, targets
+        return inputs.contiguous(memory_format=self.memory_format)
+
+    def batch(self, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch, prepared: inputs (B, *shape) float32 and targets (B, ...)."""
+        ((inputs, targets),) = self.batches([index])
+        return self.prepare(inputs), targets
 
     def to(self, device: torch.device) -> Part:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
-def load_part(folder: Path, name: str, *, memory_format: str = "contiguous") -> Part:
+@dataclass(frozen=True)
+class StreamedPart(Part):
+    """A part whose inputs stay in their file: a thread reads the next batches while one is trained on.
+
+    The file is mapped, not loaded, and the order is random over the whole of it. `inputs` is empty, on the device that
+    the batches go to; the targets stay on the CPU, where the indices are.
+    """
+
+    file: np.ndarray  # (N, *shape), memory-mapped
+
+    def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        import torch
+
+        def read(index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+            # a copy, so that the pages can be dropped
+            copied = np.array(self.file[index]) if isinstance(index, slice) else self.file.take(index.numpy(), axis=0)
+            batch = torch.from_numpy(copied), self.targets[index]
+            return (batch[0].pin_memory(), batch[1].pin_memory()) if self.device.type == "cuda" else batch
+
+        todo, ahead = iter(order), deque[Future[tuple[torch.Tensor, torch.Tensor]]]()
+        with ThreadPoolExecutor(1) as reader:
+            ahead.extend(reader.submit(read, index) for index in islice(todo, AHEAD))
+            while ahead:
+                inputs, targets = ahead.popleft().result()
+                ahead.extend(reader.submit(read, index) for index in islice(todo, 1))
+                yield inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def to(self, device: torch.device) -> Part:
+        return replace(self, inputs=self.inputs.to(device))
+
+
+def load_part(folder: Path, name: str, *, memory_format: str = "contiguous", streamed: bool = False) -> Part:
     """Memory-mapped: pages are read when a batch needs them, and stay the operating system's to drop."""
     import torch
 
-    def tensor(kind: str) -> torch.Tensor:
-        # "c", copy on write: torch refuses to warn-lessly share memory that it may not write to
-        return torch.from_numpy(np.load(folder / f"{name}-{kind}.npy", mmap_mode="c"))
+    def mapped(kind: str, mode: Any) -> np.ndarray:
+        return np.load(folder / f"{name}-{kind}.npy", mmap_mode=mode)
 
+    # "c", copy on write: torch warns of sharing memory that it may not write to
+    targets = torch.from_numpy(mapped("targets", "c"))
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    return Part(name, tensor("inputs"), tensor("targets"), Info.read(folder).scale, formats[memory_format])
+    rest = (targets, Info.read(folder).scale, formats[memory_format])
+    if not streamed:
+        return Part(name, torch.from_numpy(mapped("inputs", "c")), *rest)
+    file = mapped("inputs", "r")
+    file._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # or each read brings its neighbours
+    return StreamedPart(name, torch.from_numpy(np.empty((0, *file.shape[1:]), file.dtype)), *rest, file)
+
+
+def part_bytes(folder: Path, *names: str) -> int:
+    """What the inputs of these parts take as tensors."""
+    return sum((folder / f"{name}-inputs.npy").stat().st_size for name in names)

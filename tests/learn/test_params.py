@@ -57,8 +57,8 @@ MISTAKES = [
     ("metric: mae", "metric: accuracy", "datasets.line.champion.metric is accuracy; it must be one of loss, mae"),
     ("device: auto", "device: gpu", 'device is "gpu"; it must be one of auto, cpu, cuda, cuda:INDEX, mps'),
     ("threads: 1", "threads: 0", "threads is 0; it must be >= 1"),
-    ("  blobs:\n", "  circles:\n", "params.yaml, line 25, column 3 is not YAML: found duplicate key"),
-    ("datasets:", "datasets: [", "params.yaml, line 16, column 11 is not YAML: expected"),
+    ("  blobs:\n", "  circles:\n", "params.yaml, line 26, column 3 is not YAML: found duplicate key"),
+    ("datasets:", "datasets: [", "params.yaml, line 17, column 11 is not YAML: expected"),
     ("  line:\n", "  ../line:\n", "datasets.../line: a name must be letters, digits, - and _"),
     # what only torch can tell
     ("{name: line}", "{name: lines}", "line-parameters.model.name is lines; it must be one of .*; did you mean line?"),

@@ -1,0 +1,81 @@
+"""What the curves of a run say in plain words, and the course's remedies, each a setting of params.yaml (chapter 4).
+
+found = diagnose(history, "test", classes=("pizza", "steak", "sushi"), predictions=predictions)
+print(found.text)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+WORSE = 1.1  # times the lowest held-out loss that the last may be before it is overfitting
+LITTLE = 0.01  # of the loss: what counts as an improvement over the last epochs
+CHANCE = 0.9  # of the loss of a model that knows only the number of classes: above it, little has been learned
+
+REMEDIES = {
+    "constant": "a lower optimizer.lr, more epochs, more model.hidden_units, or inputs that differ",
+    "diverged": "a lower optimizer.lr (a tenth), clip_grad_norm: 1.0, or a scheduler that starts low (OneCycleLR)",
+    "overfitting": "augmentation, model.dropout, optimizer.weight_decay, early_stopping, fewer hidden_units, more data",
+    "underfitting": "model.activation: ReLU where there is none, more model.hidden_units, a higher optimizer.lr, "
+    "more epochs, less weight_decay or dropout",
+    "improving": "more epochs; a scheduler (CosineAnnealingLR, StepLR) for the last ones",
+    "settled": "",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """kind: a key of REMEDIES. summary: for a table. text: whole sentences, the remedies included."""
+
+    kind: str
+    summary: str
+    text: str
+
+
+def diagnose(
+    history: list[dict[str, float]], held_out: str, classes: tuple[str, ...], predictions: np.ndarray
+) -> Diagnosis:
+    """history: one record an epoch, as `fit` yields them. held_out: the part that was measured after each epoch.
+
+    predictions: (N,) classes of the test part; for regression they are not looked at.
+    """
+    train, held = ([epoch[f"{part}/loss"] for epoch in history] for part in ("train", held_out))
+    best = int(np.argmin(held)) + 1  # the first of the best epochs
+    chosen = set(predictions.tolist()) if classes else set()
+    if len(chosen) == 1:
+        name = classes[chosen.pop()]
+        return _found("constant", f"always {name}", f"it predicts {name} for every one of the test part's samples")
+    if not math.isfinite(held[-1]) or train[-1] > WORSE * train[0]:
+        return _found("diverged", "diverged", f"the training loss rose from {train[0]:.4f} to {train[-1]:.4f}")
+    if held[-1] > WORSE * held[best - 1] and train[-1] < train[best - 1]:
+        return _found(
+            "overfitting",
+            f"overfits from {best}",
+            f"from epoch {best} on the training loss fell from {train[best - 1]:.4f} to {train[-1]:.4f}, "
+            f"while the {held_out} loss rose from {held[best - 1]:.4f} to {held[-1]:.4f}",
+        )
+    window = max(1, len(history) // 10)
+    before = train[-1 - window] if len(history) > window else math.inf
+    improving = train[-1] < (1 - LITTLE) * before and held[-1] <= (1 + LITTLE) * held[best - 1]
+    if improving and len(history) > 1:
+        return _found(
+            "improving",
+            "still improving",
+            f"the {held_out} loss, {held[-1]:.4f}, was still falling when training ended",
+        )
+    # a binary loss and cross entropy both give log(classes) where every class is thought as likely as another
+    if classes and train[-1] > CHANCE * math.log(len(classes)):
+        return _found(
+            "underfitting",
+            "underfits",
+            f"the training loss stayed at {train[-1]:.4f}; guessing gives {math.log(len(classes)):.4f}",
+        )
+    return _found("settled", "settled", f"the {held_out} loss settled at {held[-1]:.4f}, its lowest in epoch {best}")
+
+
+def _found(kind: str, summary: str, reason: str) -> Diagnosis:
+    remedies = f". What can help: {REMEDIES[kind]}" if REMEDIES[kind] else ""
+    return Diagnosis(kind, summary, f"{summary}: {reason}{remedies}")
