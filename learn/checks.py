@@ -19,6 +19,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from learn.augment import MIXES, Augmentation
 from learn.build import (
     BuildError,
     build_loss,
@@ -30,9 +31,11 @@ from learn.build import (
     optimizers,
     schedulers,
 )
-from learn.errors import ParamsError
+from learn.errors import BatchError, ParamsError
 from learn.models import MODELS
+from learn.objective import Objective
 from learn.params import PARAMS_FILE, Dataset, Experiment, Params, parse_params, read_yaml
+from learn.trial import try_batch
 
 
 def check(path: Path = PARAMS_FILE) -> Params:
@@ -87,11 +90,14 @@ def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
     """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None."""
     classes = dataset.source.classes
     images = len(dataset.shape) == 3
+    if 0 in dataset.shape:
+        return None  # photos without a size: reported already
     if experiment.memory_format == "channels_last" and not images:
         return f"memory_format is channels_last, but {experiment.dataset} has no images; it must be contiguous"
     if not classes and experiment.loss.name in CLASSIFICATION_LOSSES:
         return _loss_does_not_fit(experiment, classes, "it is a loss for classes")
-    samples = len(classes) + 2  # unlike the number of logits, so that nothing fits by accident
+    if problem := _augmentation_problem(experiment, dataset):
+        return problem
     with (
         warnings.catch_warnings(action="error", category=UserWarning),  # torch warns where it broadcasts
         torch.random.fork_rng(devices=[]),
@@ -102,30 +108,74 @@ def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
             objective = build_loss(experiment.loss.name, experiment.loss.arguments, classes)
             section = "model"
             _check_types(MODELS, experiment.model.name, experiment.model.arguments)
-            model = build_model(experiment.model.name, experiment.model.arguments, dataset.shape, objective.output_size)
+            model = _build_model(experiment, dataset.shape, objective)
             section = "optimizer"
             optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
             if experiment.scheduler:
                 section = "scheduler"
                 build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
         except BuildError as error:
-            return _located(section, error)
+            fits = _size_that_fits(experiment, dataset, objective) if (section, error.key) == ("model", "") else ""
+            return _located(section, error) + fits
         try:
-            logits = model(torch.empty(samples, *dataset.shape))
-        except Exception as error:  # whatever a user's model raises
-            return (
-                f"model: {experiment.model.name} does not fit inputs of shape {dataset.shape} "
-                f"from {experiment.dataset}: {_first_line(error)}"
-            )
-        if logits.shape != (samples, objective.output_size):
-            return (
-                f"model: {experiment.model.name} gives {tuple(logits.shape[1:])} a sample; "
-                f"{experiment.loss.name} on {experiment.dataset} wants ({objective.output_size},)"
-            )
+            _try(model, objective, dataset.shape)
+        except BatchError as error:
+            what, _, message = str(error).partition(" ")
+            if what == "loss:":
+                return _loss_does_not_fit(experiment, classes, message)
+            fits = _size_that_fits(experiment, dataset, objective) if what == "shape:" else ""
+            return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
+    return None
+
+
+def _build_model(experiment: Experiment, shape: tuple[int, ...], objective: Objective) -> nn.Module:
+    return build_model(experiment.model.name, experiment.model.arguments, shape, objective.output_size)
+
+
+def _try(model: nn.Module, objective: Objective, shape: tuple[int, ...]) -> None:
+    samples = len(objective.classes) + 2  # unlike the number of logits, so that nothing fits by accident
+    targets = torch.empty(samples, dtype=torch.int64) if objective.classes else torch.empty(samples, 1)
+    try_batch(model, objective, torch.empty(samples, *shape), targets)
+
+
+LARGEST = 256  # pixels: sizes that are tried out for a message
+
+
+def _size_that_fits(experiment: Experiment, dataset: Dataset, objective: Objective) -> str:
+    """The end of a message about images of a wrong size: the nearest size that the model takes."""
+    if len(dataset.shape) != 3:
+        return ""
+    channels, now, _ = dataset.shape
+    for size in sorted(range(1, LARGEST + 1), key=lambda size: abs(size - now)):
         try:
-            objective(logits, torch.empty(samples, dtype=torch.int64) if classes else torch.empty(samples, 1))
-        except Exception as error:  # each loss of torch has its own
-            return _loss_does_not_fit(experiment, classes, _first_line(error))
+            _try(_build_model(experiment, (channels, size, size), objective), objective, (channels, size, size))
+        except (BuildError, BatchError):
+            continue
+        return f"; or set datasets.{experiment.dataset}.transform.resize to {size}, which fits"
+    return ""
+
+
+def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | None:
+    """Tries each transform on two images; the first that does not fit, or None."""
+    for number, step in enumerate(experiment.augmentation or []):
+        key = f"augmentation.{number}"
+        if len(dataset.shape) != 3:
+            return f"{key} is {step.name}, but {experiment.dataset} has no images; take augmentation out"
+        if step.name in MIXES and experiment.loss.name != "CrossEntropyLoss":
+            return f"{key} is {step.name}, which mixes classes; loss.name must be CrossEntropyLoss"
+        images, targets = torch.zeros(2, *dataset.shape, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+        try:
+            augment = Augmentation([(step.name, step.arguments)], len(dataset.source.classes), dataset.source.scale)
+            shape = tuple(augment(images, targets, seed=0)[0].shape[1:])
+        except BuildError as error:
+            return _located(key, error)
+        except Exception as error:  # each transform has its own
+            return f"{key}: {step.name} does not take images of shape {dataset.shape}: {_first_line(error)}"
+        if shape != dataset.shape:
+            return (
+                f"{key}: {step.name} makes {shape} of {dataset.shape}, but the test part stays as it is; "
+                "the shape must stay the same (RandomResizedCrop with size, RandomCrop with padding)"
+            )
     return None
 
 

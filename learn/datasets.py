@@ -3,12 +3,13 @@
 A dataset is one frozen dataclass: its fields are its arguments in `params.yaml` (`datasets.NAME.source`), its
 properties say what the data will look like before there is any, and `read` returns it. To add one, write the class and
 its entry in DATASETS at the end of this file. A class that generates its data extends `Generated`, one that downloads
-it `Downloaded`.
+files with published checksums `Downloaded`, one of photos `Photos`.
 """
 
 from __future__ import annotations
 
 import gzip
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 
 from learn.errors import DataError
+from learn.photos import find_photos
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(ABC):
     """Where a dataset comes from, and what it is known to be before any work is done."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -27,19 +29,14 @@ class Source:
     name: str
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """The names of the files in `data/raw/D/`, no more and no fewer."""
-        raise NotImplementedError
-
-    @property
+    @abstractmethod
     def sizes(self) -> tuple[int, int]:
         """Number of samples outside and inside the official test set; the second is 0 where there is none."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of one input: (features,) or (channels, height, width)."""
-        raise NotImplementedError
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,25 +48,27 @@ class Source:
         """What the stored inputs are divided by when a batch is made: 255 for ordinary images, 1 for features."""
         return 1.0
 
+    @abstractmethod
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (N, *shape) uint8 or float32, and targets (N,) int64 classes or (N, 1) float32.
 
         An official test set comes last.
         """
-        raise NotImplementedError
+
+    def targets(self, folder: Path) -> np.ndarray:
+        """The targets that `read` returns."""
+        return self.read(folder)[1]
 
 
 @dataclass(frozen=True)
 class Generated(Source):
     """Data made on the spot; the raw files are the two arrays that `generate` returns."""
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        return ("inputs.npy", "targets.npy")
+    files: ClassVar = ("inputs.npy", "targets.npy")
 
+    @abstractmethod
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
         """The arrays that `read` will return."""
-        raise NotImplementedError
 
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         inputs, targets = (np.load(folder / name) for name in self.files)
@@ -209,7 +208,7 @@ class Digits(Generated):
 
 @dataclass(frozen=True)
 class Downloaded(Source):
-    """Data in files whose checksums are published."""
+    """Data in files whose checksums are published; they are all that is in `data/raw/D/`."""
 
     folder: ClassVar[str]  # where a mirror keeps the files: MIRROR/folder/file
     hosts: ClassVar[tuple[str, ...]]  # URLs of the official folders, tried in this order
@@ -260,6 +259,88 @@ class FashionMNIST(Downloaded):
         return inputs, np.concatenate([labels, test_labels]).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Photos(Source):
+    """Photo files in `data/raw/D/`: CLASS/PHOTO, or train/CLASS/PHOTO and test/CLASS/PHOTO."""
+
+    @property
+    @abstractmethod
+    def tree_sha256(self) -> str:
+        """What `learn.archives.tree_digest` returns for the files, all of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Photos have any size until the transform stage: `datasets.NAME.transform` says what they become."""
+        return (3, 0, 0)
+
+    @property
+    def scale(self) -> float:
+        return 255.0
+
+    def photos(self, folder: Path) -> list[tuple[Path, int]]:
+        """Each photo and the index of its class, the official test part last."""
+        parts = [folder / "train", folder / "test"] if self.sizes[1] else [folder]
+        return [
+            (path, index)
+            for part in parts
+            for index, name in enumerate(self.classes)
+            for path in find_photos(part / name)
+        ]
+
+    def targets(self, folder: Path) -> np.ndarray:
+        return np.array([index for _, index in self.photos(folder)], np.int64)
+
+    def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        raise DataError(f"{self.name} are photos of many sizes; the transform stage reads them one by one")
+
+
+@dataclass(frozen=True)
+class PizzaSteakSushi(Photos):
+    """300 photos of three classes of Food-101, 75 for testing (chapter 4; Bossard et al. 2014)."""
+
+    archive: ClassVar = "pizza_steak_sushi.zip"
+    hosts: ClassVar = ("https://github.com/mrdbourke/pytorch-deep-learning/raw/main/data/",)
+
+    @property
+    def tree_sha256(self) -> str:
+        return "ba69955c0e98a181690a62b4f1239b0b51724200685e05ea9ef19d4b4e863673"
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return 225, 75
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("pizza", "steak", "sushi")
+
+
+@dataclass(frozen=True)
+class Images(Photos):
+    """A user's own photos, as `trackway add-images` found them; the section holds their version."""
+
+    path: str  # where they came from: a folder, an archive, or a table of files and labels
+    sha256: str  # of all of them
+    class_names: tuple[str, ...]
+    train: int  # photos
+    test: int  # photos in the official test part; 0 where there is none
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"class_names is {list(self.class_names)}; it must be two or more different names")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.class_names
+
+    @property
+    def tree_sha256(self) -> str:
+        return self.sha256
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.train, self.test
+
+
 def _read_idx(path: Path) -> np.ndarray:
     """A gzipped IDX file of bytes: two zeros, the type, the number of dimensions, each dimension, the data.
 
@@ -284,4 +365,6 @@ DATASETS: dict[str, type[Source]] = {
     "blobs": Blobs,
     "digits": Digits,
     "fashion_mnist": FashionMNIST,
+    "pizza_steak_sushi": PizzaSteakSushi,
+    "images": Images,
 }

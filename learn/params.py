@@ -28,9 +28,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from learn.datasets import DATASETS, Source
+from learn.datasets import DATASETS, Photos, Source
 from learn.errors import ParamsError, did_you_mean
 from learn.metrics import metrics_for
+from learn.photos import CHANNELS, Mode
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -114,6 +115,8 @@ class Transform(Section):
     """The deterministic part of the input pipeline, done once."""
 
     resize: Annotated[int, Field(ge=1)] | None = None  # images: to SIZE × SIZE pixels
+    mode: Mode | None = None  # photos: colour or grey
+    broken: Literal["stop", "leave_out"] | None = None  # photos: what to do where files cannot be read
 
 
 class Champion(Section):
@@ -142,8 +145,10 @@ class Dataset(Section):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one transformed input."""
-        size = self.transform.resize
-        return (self.source.shape[0], size, size) if size else self.source.shape
+        channels, size = self.source.shape[0], self.transform.resize
+        if isinstance(self.source, Photos):
+            channels = CHANNELS[self.transform.mode or "RGB"]
+        return (channels, size, size) if size else self.source.shape
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -183,10 +188,22 @@ class Dataset(Section):
             found.append(("split.stratify", f"is true, but {self.source.name} has no classes; it must be false"))
         if self.transform.resize and len(self.source.shape) != 3:
             found.append(("transform.resize", f"is {self.transform.resize}, but {self.source.name} has no images"))
+        for key, example in (("resize", "64"), ("mode", "RGB (or L, grey)"), ("broken", "stop (or leave_out)")):
+            value = getattr(self.transform, key)
+            if isinstance(self.source, Photos) and value is None:
+                found.append((f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"))
+            elif not isinstance(self.source, Photos) and value is not None and key != "resize":
+                found.append((f"transform.{key}", f"is {value}, but {self.source.name} has no photo files"))
         allowed = metrics_for(self.source.classes)
         if self.champion.metric not in allowed:
             found.append(("champion.metric", f"is {self.champion.metric}; it must be one of {', '.join(allowed)}"))
         return found
+
+
+class EarlyStopping(Section):
+    """Training ends once the validation part's loss has not improved for so many epochs; the best epoch is kept."""
+
+    patience: Annotated[int, Field(ge=1)]
 
 
 class Experiment(Section):
@@ -200,7 +217,11 @@ class Experiment(Section):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[Any, BeforeValidator(_batch_size)]
     seed: int = Field(ge=0, lt=2**63)
+    reseed: bool = True  # again before the first epoch; false: model and batches come from one stream
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    augmentation: list[Named] | None = None  # classes of torchvision.transforms.v2, one after the other
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    early_stopping: EarlyStopping | None = None
 
 
 Seconds = Annotated[int, Field(ge=1)]
@@ -255,6 +276,7 @@ class Params(Section):
 
     device: Annotated[str, AfterValidator(_device)]
     threads: Annotated[int, Field(ge=1)]
+    memory: Literal["auto", "resident", "streamed"]
     mirror: str | None
     tracking: str | None
     flow: Flow
@@ -298,6 +320,12 @@ def parse_params(data: Any, path: Path) -> Params:
             f"datasets.{name} is used by no experiment; add one below experiments, or take the dataset out"
             for name in params.datasets
             if name not in used
+        ]
+        problems += [
+            f"experiments.{name}.early_stopping needs a validation part to look at; give datasets.{e.dataset}.split."
+            "validation, such as 0.2 (the test part must not decide when training ends)"
+            for name, e in params.experiments.items()
+            if e.early_stopping and e.dataset in params.datasets and not params.datasets[e.dataset].split.validation
         ]
     except ValidationError as error:
         problems = [_explain(detail) for detail in error.errors()]

@@ -89,6 +89,33 @@ def prediction_grid(
     return figure
 
 
+def titled_images(images: list[np.ndarray], titles: list[str], columns: int = 4) -> Figure:
+    """images: (H, W, 3) uint8 each, of any size."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
+    grid = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, title in zip(grid, images, titles, strict=False):
+        axes.imshow(image)
+        axes.set_title(title, fontsize=10)
+    return figure
+
+
+def image_rows(images: np.ndarray) -> Figure:
+    """images: (rows, columns, C, H, W) float32 in [0, 1]; the first of each row is titled `original`."""
+    rows, columns = images.shape[:2]
+    figure = Figure(figsize=(1.4 * columns, 1.4 * rows), layout="constrained")
+    for (row, column), axes in np.ndenumerate(figure.subplots(rows, columns, squeeze=False)):
+        image = images[row, column]
+        axes.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        axes.axis("off")
+        if row == column == 0:
+            axes.set_title("original", fontsize=8)
+    return figure
+
+
 def regression_fit(targets: np.ndarray, predictions: np.ndarray) -> Figure:
     """Predicted against true values, both (N, 1); on the diagonal they are equal."""
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -36,9 +36,22 @@ def compared(params: Params, name: str) -> list[dict[str, Any]]:
 
 
 def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
-    """Registers the model of the first row, if it beats the present champion; returns what happened."""
+    """Registers the model of the first row, if it beats the present champion; returns what happened.
+
+    A model that predicts one class for everything is passed over: its metric says how common that class is.
+    """
     if not rows:
         return "no experiments"
+    learned = []
+    for row in rows:
+        diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
+        if diagnosis["kind"] == "constant":
+            print(f"register {name}: {row['experiment']} cannot be champion: it says {diagnosis['summary']}")
+        else:
+            learned.append(row)
+    if not learned:
+        return "no champion: every experiment predicts one class for everything"
+    rows = learned
     metric, best = params.dataset(name).champion.metric, rows[0]["experiment"]
     report = json.loads(report_file(name, best).read_bytes())
     candidate = Candidate(best, metric, rows[0][metric], report[STATE_DICT], report[TEST_DATA])

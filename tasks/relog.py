@@ -101,7 +101,7 @@ def _rebuild(params: Params, uri: str, name: str) -> str:
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
     metrics = {key: value for key, value in numbers.items() if key not in found.counts}
     report = json.loads(report_file(dataset, name).read_bytes())
-    log(uri, name, replace(found, metrics=metrics, report=report))
+    log(here, name, replace(found, metrics=metrics, report=report))
     return "rebuilt" if "train" in missing else "its evaluation is added"
 
 

@@ -18,7 +18,7 @@ from tasks.stage import atomic_folder, raw_folder, run_stage, split_folder
 def split(params: Params, name: str) -> None:
     """Writes train.npy, test.npy and, where asked for, validation.npy: indices into the raw samples."""
     dataset = params.dataset(name)
-    _, targets = dataset.source.read(raw_folder(name))
+    targets = dataset.source.targets(raw_folder(name))
     try:
         parts = split_indices(targets, dataset.split, dataset.source)
     except ValueError as error:  # scikit-learn's: too few samples of a class

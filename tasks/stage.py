@@ -7,7 +7,9 @@ import atexit
 import errno
 import gc
 import hashlib
+import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -16,14 +18,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import learn
 from learn.errors import TrackwayError
 from learn.params import PARAMS_FILE, Params, load_params
 
+if TYPE_CHECKING:
+    import torch
+
 # Written once the parameters have passed `learn.checks`, which needs torch: the next stage need not import it again.
 CHECKED = Path(".dvc/tmp/params-checked")
+REPORT = "report.json"  # in data/transformed/D/: what the checks of photos found
 LIFELINE = "TRACKWAY_LIFELINE"  # the environment variable by which a flow asks its stages to end with it
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a full or read-only disk
 
@@ -113,6 +119,11 @@ def state_dict_file(experiment: str) -> Path:
     return Path("models") / experiment / "model.pt"
 
 
+def last_state_dict_file(experiment: str) -> Path:
+    """Beside the best epoch's, where early stopping keeps that one."""
+    return Path("models") / experiment / "last.pt"
+
+
 def history_file(experiment: str) -> Path:
     return Path("plots/history") / f"{experiment}.csv"
 
@@ -133,13 +144,38 @@ def comparison_file(dataset: str) -> Path:
     return Path("metrics") / f"{dataset}.csv"
 
 
+def is_streamed(memory: str, size: int, device: torch.device) -> bool:
+    """Whether inputs of so many bytes are read from their file batch by batch; with memory auto where they would take
+    more than half of what the device has free."""
+    if memory != "auto":
+        return memory == "streamed"
+    import psutil
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return size > min(free, _allowed()) / 2
+
+
+def _allowed() -> float:
+    """Bytes that this process may have, where a container or `ulimit` sets a limit."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.is_file() and (text := group.read_text().strip()).isdecimal():
+        limits.append(int(text))
+    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=math.inf)
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write into; it takes the place of the old one when all is written."""
     partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

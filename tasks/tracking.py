@@ -31,7 +31,7 @@ from urllib.parse import unquote
 
 from learn.errors import TrackingError
 from learn.metrics import METRICS
-from tasks.stage import collect_garbage_rarely, end_at_once, transformed_folder
+from tasks.stage import REPORT, collect_garbage_rarely, end_at_once, transformed_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,12 +202,15 @@ def _begin(client: MlflowClient, experiment_id: str, name: str, links: Links, me
     dataset = Dataset(links.dataset, links.digest, "dvc", links.path)
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     client.log_text(run_id, message["summary"], "summary.txt")
+    if (report := Path(links.path) / REPORT).is_file():
+        client.log_artifact(run_id, str(report), "data")
     return run_id
 
 
 def _finish(client: MlflowClient, run_id: str, message: dict[str, Any]) -> None:
     state_dict = Path(message["state_dict"])
-    client.log_artifact(run_id, str(state_dict), "state_dict")
+    for file in sorted(state_dict.parent.glob("*.pt")):  # with early stopping the best epoch's, and the last one's
+        client.log_artifact(run_id, str(file), "state_dict")
     client.log_artifact(run_id, message["history"], "history")
     if "seconds" in message:
         client.log_metric(run_id, "train/seconds", message["seconds"])
@@ -438,15 +441,18 @@ def log_evaluation(
     state_dict: Path,
     *,
     metrics: dict[str, float],
+    tags: dict[str, str],
     report: dict[str, Any],
     texts: dict[str, str],
     figures: dict[str, Figure],
     model: Any,
+    about: dict[str, Any],
     example: Any,
 ) -> None:
     """Adds to the run of a state_dict what its evaluation found. Done twice, it adds nothing.
 
     metrics: on the test part, without the prefix. report: what goes into report.json. model: an nn.Module on the CPU.
+    about: what a prediction must know and the model's signature does not say: classes and loss.
     example: inputs (B, *shape) float32, a numpy array, B at least 2 so that the batch dimension stays dynamic.
     """
     if not uri:
@@ -460,17 +466,18 @@ def log_evaluation(
         new = {f"test/{k}": v for k, v in metrics.items() if run.data.metrics.get(f"test/{k}") != v}
         for key, value in new.items():
             client.log_metric(run_id, key, value, step=int(run.data.params["epochs"]))
-        client.set_tag(run_id, TEST_DATA, report[TEST_DATA])
+        for key, value in {TEST_DATA: report[TEST_DATA], **tags}.items():
+            client.set_tag(run_id, key, value)
         client.log_dict(run_id, report, "report.json")
         for name, text in texts.items():
             client.log_text(run_id, text, name)
         for name, figure in figures.items():
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if not (run.outputs and run.outputs.model_outputs):
-            _log_model(run, model, example)
+            _log_model(run, model, about, example)
 
 
-def _log_model(run: Run, model: Any, example: Any) -> None:
+def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None:
     """The model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
     import mlflow
     import mlflow.pytorch
@@ -492,6 +499,7 @@ def _log_model(run: Run, model: Any, example: Any) -> None:
         pytorch_model=model,
         signature=ModelSignature(inputs, outputs),
         input_example=example,
+        metadata=about,
         pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
         serialization_format="pt2",
     )
@@ -558,6 +566,38 @@ def register_champion(uri: str | None, dataset: str, best: Candidate) -> str:
             )
         client.set_registered_model_alias(dataset, CHAMPION, version.version)
         return f"{best.experiment} is champion (version {version.version}, {best.metric} {best.value:.4f})"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is stored with a model: the loss it was trained with, its classes, and the shape of one input."""
+
+    loss: str
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def load_model(uri: str, name: str) -> tuple[Any, About]:
+    """A registered model, NAME@ALIAS or NAME/VERSION, as a function of float32 tensors (B, *shape).
+
+    Raises TrackingError where there is none, with those that there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _store(uri) as client:
+        import mlflow.pytorch
+
+        try:
+            model = mlflow.pytorch.load_model(f"models:/{name}")
+            info = mlflow.models.get_model_info(f"models:/{name}")
+        except (MlflowException, ValueError) as error:
+            known = [
+                f"{model.name}@{alias}" for model in client.search_registered_models() for alias in model.aliases
+            ] or ["none yet: `dvc repro` registers the best of each dataset"]
+            raise TrackingError(f"{name} is no registered model; there is {', '.join(known)}") from error
+    about = info.metadata or {}
+    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
+    return model, About(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape))
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:

@@ -17,14 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from learn.errors import DeviceError
 from learn.params import Params
-from tasks.stage import history_file, run_stage, state_dict_file, transformed_folder, write_atomically
+from tasks.stage import (
+    atomic_folder,
+    history_file,
+    is_streamed,
+    last_state_dict_file,
+    run_stage,
+    state_dict_file,
+    transformed_folder,
+    write_atomically,
+)
 from tasks.tracking import TrainingRun, flatten
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from learn.augment import Augmentation
     from learn.loop import Epoch
     from learn.objective import Objective
     from learn.parts import Part
@@ -39,6 +50,7 @@ class Plan:
     held_out: Part
     objective: Objective
     model: nn.Module
+    augment: Augmentation | None
     batch_size: int | None
     summary: Any  # torchinfo's
     settings: dict[str, Any]  # the parameters of the run, flattened
@@ -49,37 +61,52 @@ def plan(params: Params, name: str) -> Plan:
     import torch
     import torchinfo
 
+    from learn.augment import Augmentation
     from learn.build import build_loss, build_model
     from learn.loop import use_device
-    from learn.parts import Info, load_part
+    from learn.parts import Info, load_part, part_bytes
+    from learn.trial import try_batch
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
     folder = transformed_folder(experiment.dataset)
     info = Info.read(folder)
+    parts = ("train", info.held_out)
+    streamed = is_streamed(params.memory, part_bytes(folder, *parts), device)
     training, held_out = (
-        load_part(folder, part, memory_format=experiment.memory_format).to(device) for part in ("train", info.held_out)
+        load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device) for part in parts
     )
     objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
     model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
     batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-    samples = batch_size or len(training)
-    summary = torchinfo.summary(
+    samples = min(batch_size or len(training), len(training))
+    try_batch(
         model,
-        input_size=(samples, *info.shape),
-        mode="eval",
-        verbose=0,
-        device=device,
-        col_names=("input_size", "output_size", "num_params", "trainable"),
+        objective,
+        training.inputs.new_empty((samples, *info.shape), dtype=torch.float32, device="meta"),
+        training.targets[:samples],
     )
+    with torch.random.fork_rng(devices=[]):  # it makes up inputs
+        summary = torchinfo.summary(
+            model,
+            input_size=(samples, *info.shape),
+            mode="eval",
+            verbose=0,
+            device=device,
+            col_names=("input_size", "output_size", "num_params", "trainable"),
+        )
     settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
     dataset = params.dataset(experiment.dataset)
     data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
     settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
     settings |= {"parameters": summary.total_params}
-    return Plan(device, training, held_out, objective, model, batch_size, summary, settings)
+    augment = None
+    if experiment.augmentation:
+        steps = [(step.name, step.arguments) for step in experiment.augmentation]
+        augment = Augmentation(steps, len(info.classes), info.scale)
+    return Plan(device, training, held_out, objective, model, augment, batch_size, summary, settings)
 
 
 def train(params: Params, name: str) -> None:
@@ -91,12 +118,16 @@ def train(params: Params, name: str) -> None:
         from tqdm import tqdm
 
         from learn.build import build_optimizer, build_scheduler
-        from learn.loop import State, fit, use_device
+        from learn.loop import Best, State, fit, use_device
+        from learn.parts import StreamedPart
 
         stack.enter_context(_alone_on_gpu(name, use_device(params.device, params.threads)))
         planned = plan(params, name)
         training, held_out, model, summary = planned.training, planned.held_out, planned.model, planned.summary
-        print(f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {planned.device}")
+        print(
+            f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {planned.device}, "
+            f"inputs {'streamed' if isinstance(training, StreamedPart) else 'resident'}"
+        )
         if sys.stdout.isatty():
             print(summary)
         versions = {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)}
@@ -108,12 +139,14 @@ def train(params: Params, name: str) -> None:
             if experiment.scheduler
             else None
         )
-        torch.manual_seed(experiment.seed)
+        if experiment.reseed:
+            torch.manual_seed(experiment.seed)
         history: list[Epoch] = []
         state = State(model, optimizer, scheduler)
+        best = Best(model, experiment.early_stopping.patience) if experiment.early_stopping else None
         bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
         said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
-        with bar:
+        with bar, _told_what_fits(name, planned):
             for epoch in fit(
                 state,
                 training,
@@ -121,6 +154,8 @@ def train(params: Params, name: str) -> None:
                 planned.objective,
                 epochs=experiment.epochs,
                 batch_size=planned.batch_size,
+                augment=planned.augment,
+                clip_grad_norm=experiment.clip_grad_norm,
             ):
                 history.append(epoch)
                 run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
@@ -129,12 +164,56 @@ def train(params: Params, name: str) -> None:
                 bar.update()
                 if bar.disable and epoch.number % said == 0:
                     print(f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}")
+                if best and best.is_over(epoch.metrics[f"{held_out.name}/loss"]):
+                    break
 
-        buffer = io.BytesIO()
-        torch.save({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, buffer)
-        write_atomically(state_dict_file(name), buffer.getvalue())
+        with atomic_folder(state_dict_file(name).parent) as partial:
+            last = model.state_dict()
+            _save(best.state_dict if best else last, partial / state_dict_file(name).name)
+            if best:
+                print(f"train {name}: kept the best of {len(history)} epochs, {best.epoch}")
+                _save(last, partial / last_state_dict_file(name).name)
         write_atomically(history_file(name), _as_csv(history))
         run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
+
+
+@contextmanager
+def _told_what_fits(name: str, planned: Plan) -> Iterator[None]:
+    """Where the GPU's memory runs out, raises DeviceError with the batch size that would likely fit."""
+    import torch
+
+    from learn.trial import batch_size_that_fits
+
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+    device, model, training = planned.device, planned.model, planned.training
+
+    def peak(samples: int) -> int:
+        model.zero_grad()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        inputs, targets = training.batch(slice(0, samples))
+        planned.objective(model(inputs), targets).backward()
+        return torch.cuda.max_memory_allocated(device)
+
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device)
+    fits = batch_size_that_fits(peak, free)
+    raise DeviceError(
+        f"train {name}: {device} has not enough memory for a batch of {planned.batch_size or len(training)}: {reason}. "
+        f"experiments.{name}.batch_size: {fits} would likely fit"
+        if fits
+        else f"train {name}: {device} has not enough memory for this model, not even with one sample a batch: {reason}"
+    )
+
+
+def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
+    import torch
+
+    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, file)
 
 
 @contextmanager

@@ -7,32 +7,43 @@ The deterministic work is done here, once: images as uint8, everything else as f
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from learn.params import Params
+from learn.datasets import Photos
+from learn.params import Dataset, Params
 from learn.parts import INFO, Info
 from learn.transforms import resize
+from tasks.photos import transform_photos
 from tasks.stage import atomic_folder, raw_folder, run_stage, split_folder, transformed_folder
 
 
 def transform(params: Params, name: str) -> None:
-    """Writes PART-inputs.npy, PART-targets.npy and info.json."""
+    """Writes PART-inputs.npy, PART-targets.npy, info.json and, for photos, report.json."""
     dataset = params.dataset(name)
-    inputs, targets = dataset.source.read(raw_folder(name))
     folder = transformed_folder(name)
-    samples = {}
+    parts = {path.stem: np.load(path) for path in sorted(split_folder(name).glob("*.npy"))}
     with atomic_folder(folder) as partial:
-        for path in sorted(split_folder(name).glob("*.npy")):
-            index = np.load(path)
-            part = inputs[index]
-            if dataset.transform.resize:
-                part = resize(part, dataset.transform.resize)
-            np.save(partial / f"{path.stem}-inputs.npy", part)
-            np.save(partial / f"{path.stem}-targets.npy", targets[index])
-            samples[path.stem] = len(index)
+        if isinstance(dataset.source, Photos):
+            samples = transform_photos(name, dataset, parts, partial)
+        else:
+            samples = _transform_arrays(name, dataset, parts, partial)
         info = Info(dataset.shape, dataset.source.classes, dataset.source.scale, samples)
         (partial / INFO).write_text(info.to_json(), encoding="utf-8")
-    print(f"transform {name}: inputs {info.shape} {inputs.dtype}, {sum(samples.values()):,} samples → {folder}")
+    print(f"transform {name}: inputs {info.shape}, {sum(samples.values()):,} samples → {folder}")
+
+
+def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], into: Path) -> dict[str, int]:
+    """Writes each part's inputs and targets; returns the number of samples in each."""
+    inputs, targets = dataset.source.read(raw_folder(name))
+    for part, index in parts.items():
+        chosen = inputs[index]
+        if dataset.transform.resize:
+            chosen = resize(chosen, dataset.transform.resize)
+        np.save(into / f"{part}-inputs.npy", chosen)
+        np.save(into / f"{part}-targets.npy", targets[index])
+    return {part: len(index) for part, index in parts.items()}
 
 
 if __name__ == "__main__":

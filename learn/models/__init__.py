@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from learn.models.cnn import CNN
 from learn.models.line import Line
 from learn.models.mlp import MLP
 from learn.models.tiny_vgg import TinyVGG
 
 MODELS: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
     "line": Line,
     "mlp": MLP,
     "tiny_vgg": TinyVGG,

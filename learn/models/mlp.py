@@ -15,7 +15,8 @@ class MLP(nn.Module):
     """inputs (N, *input_shape), flattened → logits (N, output_size).
 
     hidden_units: units of each hidden layer. activation: a class of torch.nn (ReLU, Tanh, ...) after each hidden layer,
-    or null. output_activation: likewise after the last layer; the course's Fashion-MNIST V1 has a ReLU there.
+    or null. output_activation: likewise after the last layer; the course's Fashion-MNIST V1 has a ReLU there. dropout:
+    the share of each hidden layer's outputs that is left out while training.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class MLP(nn.Module):
         hidden_units: list[int],
         activation: str | None,
         output_activation: str | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if any(units < 1 for units in hidden_units):
@@ -34,6 +36,8 @@ class MLP(nn.Module):
         units = math.prod(input_shape)
         for width in hidden_units:
             layers += [nn.Linear(units, width), *_activation(activation)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
             units = width
         layers += [nn.Linear(units, output_size), *_activation(output_activation)]
         self.layers = nn.Sequential(*layers)

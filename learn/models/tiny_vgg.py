@@ -10,9 +10,15 @@ from torch import nn
 
 
 class TinyVGG(nn.Module):
-    """images (N, C, H, W), H and W at least 4 → logits (N, output_size); hidden_units: channels of each convolution."""
+    """images (N, C, H, W), H and W at least 4 → logits (N, output_size).
 
-    def __init__(self, input_shape: tuple[int, ...], output_size: int, *, hidden_units: int) -> None:
+    hidden_units: channels of each convolution. dropout: the share of the last layer's inputs that is left out while
+    training.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], output_size: int, *, hidden_units: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[1:]) < 4:
             raise ValueError(f"it takes images (channels, height, width) of at least 4×4; the inputs are {input_shape}")
@@ -21,13 +27,14 @@ class TinyVGG(nn.Module):
         channels, height, width = input_shape
         self.block_1 = _block(channels, hidden_units)
         self.block_2 = _block(hidden_units, hidden_units)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(hidden_units * (height // 4) * (width // 4), output_size),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.block_2(self.block_1(x)))
+        return self.classifier(self.dropout(self.block_2(self.block_1(x))))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

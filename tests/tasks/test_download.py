@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from learn.datasets import Downloaded
+from learn.datasets import Downloaded, PizzaSteakSushi
 from learn.errors import DownloadError, NetworkError
-from tasks.download import fetch
+from tasks.download import fetch, fetch_photos
 from tests.conftest import Project
 
 # requests keeps its connections until they are collected
@@ -27,6 +29,11 @@ class Small(Downloaded):
     folder = "Small"
     hosts = ()
     checksums: ClassVar = {"data.bin": CHECKSUM}
+    sizes = (1, 0)
+    shape = (1,)
+
+    def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError("these tests read nothing")
 
 
 SOURCE = Small("small")
@@ -164,3 +171,18 @@ def test_the_stage_removes_what_a_killed_download_left(project: Project, mirror:
     project.stage("download@fashion_mnist", DATA_MIRROR=str(mirror))
     assert len(list(folder.iterdir())) == 4
     assert not (folder / "tmp0123").exists()
+
+
+def test_an_archive_with_other_photos_is_refused_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PizzaSteakSushi, "hosts", ())
+    with zipfile.ZipFile(tmp_path / "pizza_steak_sushi.zip", "w") as packed:
+        for name in ("train/pizza/1.jpg", "train/steak/2.jpg", "test/pizza/3.jpg"):
+            packed.writestr(name, b"another photo")
+    folder = tmp_path / "raw/food"
+    folder.mkdir(parents=True)
+    with pytest.raises(DownloadError) as caught:
+        fetch_photos("food", PizzaSteakSushi("pizza_steak_sushi"), folder, str(tmp_path))
+    assert "the archive is not the published one" in str(caught.value)
+    assert "put pizza_steak_sushi.zip into FOLDER/, set DATA_MIRROR=FOLDER" in str(caught.value)
+    assert list(folder.iterdir()) == []
+    assert list(folder.parent.iterdir()) == [folder]

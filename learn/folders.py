@@ -1,0 +1,41 @@
+"""A folder of photos as a map-style dataset, twice: torchvision's ImageFolder, and the same by hand (chapter 4).
+
+Trackway itself decodes every photo once, in the transform stage; these decode at every access, as the course does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+
+from learn.photos import find_classes, find_photos, open_photo
+
+Transform = Callable[[Image.Image], Any]
+
+
+class PhotoFolder(Dataset[tuple[Any, int]]):
+    """FOLDER/CLASS/PHOTO → (photo, index of its class). transform: from an upright RGB picture to what is returned."""
+
+    def __init__(self, folder: Path, transform: Transform | None = None) -> None:
+        self.classes = find_classes(folder)
+        self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
+        self.samples = [(path, self.class_to_idx[c]) for c in self.classes for path in find_photos(folder / c)]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, target = self.samples[index]
+        photo = open_photo(path)
+        return (self.transform(photo) if self.transform else photo), target
+
+
+def image_folder(folder: Path, transform: Transform | None = None) -> ImageFolder:
+    """torchvision's, with our reader: upright, whatever the format."""
+    return ImageFolder(str(folder), transform, loader=lambda path: open_photo(Path(path)))

@@ -1,0 +1,66 @@
+"""Photos → classes and probabilities, by a registered model; `trackway predict`.
+
+What training knew of its inputs (classes, size, mode) is stored with the model in MLflow, and photos are decoded by the
+transform stage's own functions, so training and prediction cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from learn.errors import DataError, TrackingError
+from learn.photos import CHANNELS, PhotoError, open_photo, to_array
+from tasks.stage import write_atomically
+from tasks.tracking import load_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """classes: the likeliest first, each with its probability."""
+
+    photo: Path
+    classes: list[tuple[str, float]]
+
+
+def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]:
+    """model: NAME@ALIAS or NAME/VERSION. Raises DataError for a photo that cannot be read, before any is predicted."""
+    if not uri:
+        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
+    module, about = load_model(uri, model)
+    modes = {channels: mode for mode, channels in CHANNELS.items()}
+    if len(about.shape) != 3 or about.shape[0] not in modes or not about.classes:
+        raise DataError(f"{model} takes inputs of shape {about.shape}; it must be a classifier of images")
+    import torch
+
+    pixels = []
+    for photo in photos:
+        try:
+            pixels.append(to_array(open_photo(photo, modes[about.shape[0]]), about.shape[1]))
+        except PhotoError as error:
+            raise DataError(f"{photo} cannot be read: {error}") from error
+    with torch.inference_mode():
+        logits = module(torch.from_numpy(np.stack(pixels)).div(255))
+    if logits.shape[1] == 1:  # one logit for two classes
+        second = logits.sigmoid() if about.loss != "BCELoss" else logits
+        probabilities = torch.cat([1 - second, second], dim=1)
+    else:
+        probabilities = logits.softmax(1) if about.loss != "NLLLoss" else logits.exp()
+    return [
+        Prediction(photo, sorted(zip(about.classes, row, strict=True), key=lambda pair: -pair[1]))
+        for photo, row in zip(photos, probabilities.tolist(), strict=True)
+    ]
+
+
+def plot(predictions: list[Prediction], file: Path) -> None:
+    """The photos with the predicted class and its probability above each, as a PNG."""
+    import io
+
+    from learn.plots import titled_images
+
+    titles = [f"{p.classes[0][0]} {p.classes[0][1]:.1%}" for p in predictions]
+    buffer = io.BytesIO()
+    titled_images([np.asarray(open_photo(p.photo)) for p in predictions], titles).savefig(buffer, format="png")
+    write_atomically(file, buffer.getvalue())
