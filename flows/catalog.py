@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from learn.errors import ParamsError, did_you_mean
 from learn.params import parse_params, read_yaml
 from tasks.stage import write_atomically
@@ -34,30 +36,44 @@ def add_to_params(name: str, path: Path) -> list[str]:
 
     Raises ParamsError, with nothing changed, where the name is unknown or a key is there already.
     """
-    from ruamel.yaml import YAML
-
     known = {entry.name: entry for entry in entries()}
     if name not in known:
         raise ParamsError([f"{name} is not in the catalog; it has {', '.join(known)}{did_you_mean(name, known)}"])
+    return merge(known[name].file.read_text(encoding="utf-8"), path, comment="from the catalog")
+
+
+def merge(extra: str, path: Path, comment: str) -> list[str]:
+    """Merges sections, as YAML text, into params.yaml; returns the keys added. Raises ParamsError, as above."""
     parse_params(read_yaml(path), path)
+    yaml, params = open_params(path)
+    sections = yaml.load(extra)
+    keys = [f"{section}.{key}" for section in sections for key in sections[section]]
+    taken = [key for key in keys if key.partition(".")[2] in params[key.partition(".")[0]]]
+    if taken:
+        raise ParamsError([f"{', '.join(taken)} is already in {path}; nothing was changed"])
+    for section, content in sections.items():
+        params[section].update(content)
+        params[section].yaml_set_comment_before_after_key(next(iter(content)), before=comment, indent=2)
+    write_params(yaml, params, path)
+    return keys
+
+
+def open_params(path: Path) -> tuple[Any, Any]:
+    """A round-trip YAML reader, and the file as it read it: comments and quotes are kept."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(type(None), _null)
     yaml.indent(mapping=2, sequence=4, offset=2)
-    params = yaml.load(path.read_text(encoding="utf-8"))
-    extra = yaml.load(known[name].file.read_text(encoding="utf-8"))
-    keys = [f"{section}.{key}" for section in extra for key in extra[section]]
-    taken = [key for key in keys if key.partition(".")[2] in params[key.partition(".")[0]]]
-    if taken:
-        raise ParamsError([f"{', '.join(taken)} is already in {path}; nothing was changed"])
-    for section, content in extra.items():
-        params[section].update(content)
-        params[section].yaml_set_comment_before_after_key(next(iter(content)), before="from the catalog", indent=2)
+    return yaml, yaml.load(path.read_text(encoding="utf-8"))
+
+
+def write_params(yaml: Any, params: Any, path: Path) -> None:
+    """Writes params.yaml, if what is to be written is right; raises ParamsError, with nothing changed."""
     text = io.StringIO()
     yaml.dump(params, text)
+    parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), path)
     write_atomically(path, text.getvalue().encode())
-    return keys
 
 
 def _null(representer: Any, _: None) -> Any:

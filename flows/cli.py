@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(width=None if sys.stdout.isatty() else 100)
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 NEXT_STEPS = """\
 Compare and watch:     trackway up (or make up) starts MLflow's and Prefect's pages, and the schedules
@@ -48,6 +48,22 @@ def add(name: Annotated[str, typer.Argument(help="a name from `trackway ls`")]) 
     """Merge a dataset of the catalog and its experiments into params.yaml, keeping its comments."""
     added = add_to_params(name, PARAMS_FILE)
     print(f"added to {PARAMS_FILE}: {', '.join(added)}\nnow run: dvc repro")
+
+
+@app.command()
+def add_images(
+    name: Annotated[str, typer.Argument(help="what to call the dataset")],
+    path: Annotated[
+        Path, typer.Argument(help="a folder with one sub-folder a class, a zip or tar of one, or a CSV table")
+    ],
+    size: Annotated[int, typer.Option(help="pixels: each photo becomes SIZE × SIZE", min=8)] = 64,
+    grey: Annotated[bool, typer.Option("--grey", help="one channel instead of three")] = False,
+) -> None:
+    """Add your own photos to params.yaml, with a first experiment; again with the same NAME takes a new version."""
+    _in_project()
+    from flows.images import add_images as add
+
+    print(add(name, path, PARAMS_FILE, size=size, mode="L" if grey else "RGB"))
 
 
 @app.command()
@@ -159,6 +175,27 @@ def relog() -> None:
     from tasks.stage import checked_params
 
     rebuild(checked_params())
+
+
+@app.command()
+def predict(
+    photos: Annotated[
+        list[Path], typer.Argument(help="photos: JPEG, PNG, WebP, BMP or GIF", exists=True, dir_okay=False)
+    ],
+    model: Annotated[str, typer.Option(help="a registered model: NAME@champion or NAME/VERSION")],
+    top: Annotated[int, typer.Option(help="how many classes to print", min=1)] = 3,
+    plot: Annotated[Path | None, typer.Option(help="a PNG to write: the photos with their classes")] = None,
+) -> None:
+    """Predict the classes of photos with a registered model, such as food@champion."""
+    _in_project()
+    from tasks import predict as prediction
+
+    found = prediction.predict(load_params().tracking, model, photos)
+    for entry in found:
+        print(f"{entry.photo}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in entry.classes[:top]))
+    if plot:
+        prediction.plot(found, plot)
+        print(f"written: {plot}")
 
 
 def _in_project() -> None:

@@ -15,7 +15,7 @@ from tasks.stage import metrics_file, report_file
 from tasks.tracking import STATE_DICT, tracked
 
 DASH = "–"
-COLUMNS = ("parameters", "epochs", "test loss", "test accuracy", "train seconds")
+COLUMNS = ("parameters", "epochs", "test loss", "test accuracy", "train seconds", "diagnosis")
 
 
 def results(params: Params) -> list[dict[str, Any]]:
@@ -25,7 +25,15 @@ def results(params: Params) -> list[dict[str, Any]]:
         files = metrics_file(experiment.dataset, name), report_file(experiment.dataset, name)
         if all(file.is_file() for file in files):
             metrics, report = (json.loads(file.read_bytes()) for file in files)
-            rows.append({"dataset": experiment.dataset, "experiment": name, **metrics, STATE_DICT: report[STATE_DICT]})
+            rows.append(
+                {
+                    "dataset": experiment.dataset,
+                    "experiment": name,
+                    **metrics,
+                    "diagnosis": report["diagnosis"]["summary"],
+                    STATE_DICT: report[STATE_DICT],
+                }
+            )
     if params.tracking:
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
         known = tracked(params.tracking, digests)
@@ -58,8 +66,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for column in ("dataset", "experiment"):
         view.add_column(column, no_wrap=True)
     for column in COLUMNS:
-        view.add_column(column.replace(" ", "\n"), justify="right")
-    view.add_column("champion")
+        if column == "diagnosis":
+            view.add_column(column, min_width=len(column))
+        else:
+            view.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    view.add_column("champion", no_wrap=True)
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1]["dataset"] != row["dataset"]
         view.add_row(
@@ -78,6 +89,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['loss']:.5f}",
         f"{row['accuracy']:.2%}" if "accuracy" in row else DASH,
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
+        row["diagnosis"],
         "champion" if row.get("champion") else "",
     ]
 

@@ -1,0 +1,110 @@
+"""A user's own photos → `data/raw/NAME/` and their section in params.yaml: `trackway add-images NAME PATH`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from string import Template
+
+from flows.catalog import merge, open_params, write_params
+from learn.archives import Gathered, gather, tree_digest
+from learn.datasets import Images
+from learn.errors import DataError, ParamsError
+from learn.params import load_params
+from learn.photos import Mode
+from tasks.stage import atomic_folder, raw_folder
+
+# YAML reads JSON, so values from outside stand in it as JSON and cannot be anything else.
+SECTIONS = Template("""\
+datasets:
+  $name:
+    source:
+      name: images
+      path: $path
+      sha256: $sha256   # of all photos: their version
+      class_names: $classes
+      train: $train
+      test: $test
+    split: {test: $part, shuffle: $shuffle, stratify: $shuffle, seed: 42}
+    transform: {resize: $size, mode: $mode, broken: stop}
+    champion: {metric: accuracy}
+
+experiments:
+  $name-cnn:
+    dataset: $name
+    model: {name: cnn, hidden_units: [8, 16, 32], dropout: 0.2}
+    loss: {name: CrossEntropyLoss}
+    optimizer: {name: AdamW, lr: 0.003, weight_decay: 0.01}
+    scheduler: {name: CosineAnnealingLR, T_max: 30}
+    epochs: 30
+    batch_size: 32
+    seed: 42
+    memory_format: channels_last
+    augmentation:
+      - {name: RandomHorizontalFlip}
+      - {name: TrivialAugmentWide}
+""")
+
+
+def add_images(name: str, path: Path, params_file: Path, *, size: int, mode: Mode) -> str:
+    """Copies the photos, and adds the dataset with a first experiment, or gives the dataset the photos' new version.
+
+    Returns what was done. Raises DataError or ParamsError, with nothing changed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ParamsError([f"the name {name!r} must be letters, digits, - and _"])
+    params = load_params(params_file)
+    known = params.datasets.get(name)
+    if known and not isinstance(known.source, Images):
+        raise ParamsError([f"datasets.{name} is {known.source.name}, not photos that were added; choose another name"])
+    if not known and f"{name}-cnn" in params.experiments:
+        raise ParamsError([f"experiments.{name}-cnn is already in {params_file}; choose another name"])
+    with atomic_folder(raw_folder(name)) as partial:
+        found = gather(path, partial)
+        digest = tree_digest(partial)
+        values = {
+            "path": str(path),
+            "sha256": digest,
+            "class_names": list(found.classes),
+            "train": found.train,
+            "test": found.test,
+        }
+        if known:
+            if bool(found.test) != bool(known.source.sizes[1]):
+                raise DataError(
+                    f"{path} has {'a' if found.test else 'no'} test part, unlike the photos of {name} before; "
+                    "choose another name, or give it the same layout"
+                )
+            _renew(name, values, params_file)
+        else:
+            _add(name, values, found, params_file, size=size, mode=mode)
+    ignored = f"; {found.ignored} files without a photo's suffix were left out" if found.ignored else ""
+    test = f" and {found.test:,} for testing" if found.test else ""
+    done = "has a new version" if known else f"and its first experiment {name}-cnn are in {params_file}"
+    return (
+        f"dataset {name} {done}: {found.train:,} photos{test}, {len(found.classes)} classes{ignored}\n"
+        f"now run: dvc repro"
+    )
+
+
+def _add(name: str, values: dict[str, object], found: Gathered, params_file: Path, *, size: int, mode: Mode) -> None:
+    text = SECTIONS.substitute(
+        name=name,
+        path=json.dumps(values["path"]),
+        sha256=values["sha256"],
+        classes=json.dumps(values["class_names"], ensure_ascii=False),
+        train=found.train,
+        test=found.test,
+        part="official" if found.test else 0.2,
+        shuffle="false" if found.test else "true",
+        size=size,
+        mode=mode,
+    )
+    merge(text, params_file, comment="your own photos")
+
+
+def _renew(name: str, values: dict[str, object], params_file: Path) -> None:
+    yaml, params = open_params(params_file)
+    params["datasets"][name]["source"].update(values)
+    write_params(yaml, params, params_file)
