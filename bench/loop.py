@@ -103,24 +103,29 @@ def _torchvision(files: Path, folder: Path):
 def _course(model: nn.Module, train_set, test_set, epochs: int) -> float:
     """The loop of chapter 3; the last test loss, a mean over batches."""
     train, test = DataLoader(train_set, 32, shuffle=True), DataLoader(test_set, 32, shuffle=False)
-    loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(42)
-    for _ in range(epochs):
-        model.train()
-        train_loss = 0.0
-        for x, y in train:
-            loss = loss_fn(model(x), y)
-            train_loss += loss.item()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        model.eval()
-        test_loss = accuracy = 0.0
-        with torch.inference_mode():
-            for x, y in test:
-                logits = model(x)
-                test_loss += loss_fn(logits, y).item()
-                accuracy += (logits.argmax(1) == y).float().mean().item()
+    return [course_epoch(model, optimizer, train, test) for _ in range(epochs)][-1]
+
+
+def course_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader, test: DataLoader) -> float:
+    """Trains and tests once, as the course does; the test loss, a mean over batches."""
+    loss_fn = nn.CrossEntropyLoss()
+    model.train()
+    train_loss = 0.0
+    for x, y in train:
+        loss = loss_fn(model(x), y)
+        train_loss += loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    test_loss = accuracy = 0.0
+    with torch.inference_mode():
+        for x, y in test:
+            logits = model(x)
+            test_loss += loss_fn(logits, y).item()
+            accuracy += (logits.argmax(1) == y).float().mean().item()
     return test_loss / len(test)
 
 

@@ -45,8 +45,10 @@ def test_its_make_targets_and_trackway_commands_are_there(project: Project) -> N
     for target in set(re.findall(r"^make (\w+)|`make (\w+)`", README, re.MULTILINE)):
         assert f"\n{''.join(target)}: " in makefile, target
     help_ = project.run("python", "-m", "flows.cli", "--help").stdout
-    commands = set(re.findall(r"^trackway (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
-    assert commands == {"ls", "add", "run", "results", "check", "relog", "up", "status", "down"}
+    commands = set(re.findall(r"^trackway ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE))
+    assert commands == {
+        "ls", "add", "add-images", "predict", "run", "results", "check", "relog", "up", "status", "down",
+    }  # fmt: skip
     assert all(command in help_ for command in commands)
 
 
@@ -59,7 +61,7 @@ def test_its_tree_names_every_file_of_the_source() -> None:
 
 def test_the_table_of_course_numbers_is_the_golden_one() -> None:
     golden = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))
-    for name, expected in (golden["state_dict"] | golden["history"]).items():
+    for name, expected in (golden["state_dict"] | golden["history"] | golden["photos"]).items():
         (row,) = re.findall(rf"^\| \d \| {name} \|.*$", README, re.MULTILINE)
         assert row.count(", ".join(str(value) for value in expected.values())) == 2, row
 
