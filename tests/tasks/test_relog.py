@@ -73,11 +73,11 @@ def test_relog_in_a_clone_leaves_out_what_is_not_there_or_not_up_to_date(finishe
     finished.run("git", "clone", "--quiet", ".", str(clone.folder))
     clone.run("dvc", "cache", "dir", "--local", str(finished.folder / ".dvc/cache"))
     clone.run("dvc", "checkout")
-    (clone.folder / "models/line-linear/model.pt").unlink()
+    shutil.rmtree(clone.folder / "models/line-linear")
     clone.edit("params.yaml", "lr: 0.003", "lr: 0.004")
     assert relog(clone) == [
         "line-parameters: rebuilt",
-        "line-linear: left out, models/line-linear/model.pt is not there; next: dvc repro evaluate@line-linear",
+        "line-linear: left out, models/line-linear is not there; next: dvc repro evaluate@line-linear",
         "circles-linear: rebuilt",
         "circles-relu: rebuilt",
         "blobs-linear: rebuilt",

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from learn.datasets import Source
+from learn.datasets import Generated
 from learn.params import Split
 from tasks.split import split_indices
 
 
 @dataclass(frozen=True)
-class Sized(Source):
+class Sized(Generated):
     free: int = 100
     official: int = 0
+    shape = (1,)
 
     @property
     def sizes(self) -> tuple[int, int]:
         return self.free, self.official
+
+    def generate(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((self.free + self.official, 1), np.float32), np.zeros(self.free + self.official, np.int64)
 
 
 SETTINGS = [

@@ -50,5 +50,5 @@ def test_resizing_is_a_setting_of_the_dataset(finished: Project) -> None:
         "stratify: true, seed: 42}\n    transform: {resize: 12}",
     )
     done = finished.stage("transform@digits")
-    assert "inputs (1, 12, 12) uint8" in done.stdout
+    assert "inputs (1, 12, 12), 1,797 samples" in done.stdout
     assert np.load(finished.folder / "data/transformed/digits/test-inputs.npy").shape == (360, 1, 12, 12)
