@@ -27,7 +27,7 @@ def test_nothing_has_changed_right_after(door: str, request: pytest.FixtureReque
 def test_it_ends_with_the_comparison_and_the_next_steps(by_flow: Project) -> None:
     log = by_flow.read(".git/first-run.log")
     assert "30 stages: 30 run, 0 up to date" in log
-    row = r"circles +circles-relu +151 +1,000 +0\.57440 +86\.50% +\d+\.\d +champion"
+    row = r"circles +circles-relu +151 +1,000 +0\.57440 +86\.50% +\d+\.\d +still improving +champion"
     assert re.search(row, log), log[-3000:]
     assert "trackway up (or make up) starts MLflow's and Prefect's pages" in log
     assert "edit params.yaml, then dvc repro" in log
