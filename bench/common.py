@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +80,11 @@ def in_turns(times: int, *actions: Callable[[], float]) -> list[list[float]]:
         for measured, action in zip(seconds, actions, strict=True):
             measured.append(action())
     return seconds
+
+
+def own_process() -> ProcessPoolExecutor:
+    """A process that stays: what is called in it finds its imports and data from the call before."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def median(values: list[float]) -> float:

@@ -6,20 +6,24 @@ import gzip
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from bench.common import in_turns, median, median_ratio, mirror, show
+from bench.common import in_turns, median, median_ratio, mirror, own_process, show
 from learn.build import build_loss, build_model, build_optimizer
 from learn.datasets import FashionMNIST
-from learn.loop import State, fit
+from learn.loop import State, fit, use_device
 from learn.parts import Part
 
 TIMES = 3
+SOURCE = FashionMNIST("fashion_mnist")
 V1 = {"hidden_units": [10], "activation": "ReLU", "output_activation": "ReLU"}
 MODELS = [
     ("V0", "mlp", {"hidden_units": [10], "activation": None}, "contiguous", 3),
@@ -30,49 +34,33 @@ MODELS = [
 
 
 def main() -> None:
-    files = mirror()
-    if not files:
+    if not mirror():
         return
-    torch.set_num_threads(1)
-    source = FashionMNIST("fashion_mnist")
-    inputs, targets = source.read(files / source.folder)
-    with tempfile.TemporaryDirectory() as folder:
-        train_set, test_set = _torchvision(files, Path(folder))
-        rows = []
+    rows = []
+    # A process for each, as a training has one: what one sets (threads, memory) is not the other's.
+    with own_process() as course, own_process() as ours:
         for title, name, arguments, memory_format, epochs in MODELS:
             losses: dict[str, float] = {}
 
-            def ours(
-                name=name, arguments=arguments, memory_format=memory_format, epochs=epochs, losses=losses
+            def timed(
+                process: Executor, loop: Callable[..., tuple[float, float]], *call: object, losses=losses
             ) -> float:
-                format_ = getattr(torch, {"contiguous": "contiguous_format"}.get(memory_format, memory_format))
-                parts = [
-                    Part(part, torch.from_numpy(inputs[at]), torch.from_numpy(targets[at]), 255.0, format_)
-                    for part, at in (("train", np.s_[:60_000]), ("test", np.s_[60_000:]))
-                ]
-                model = _model(name, arguments).to(memory_format=format_)
-                state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
-                objective = build_loss("CrossEntropyLoss", {}, source.classes)
-                torch.manual_seed(42)
-                start = time.perf_counter()
-                *_, last = fit(state, *parts, objective, epochs=epochs, batch_size=32)
-                losses["ours"] = last.metrics["test/loss_batch_mean"]
-                return time.perf_counter() - start
+                seconds, losses[loop.__name__] = process.submit(loop, *call).result()
+                return seconds
 
-            def course(name=name, arguments=arguments, epochs=epochs, losses=losses) -> float:
-                start = time.perf_counter()
-                losses["course"] = _course(_model(name, arguments), train_set, test_set, epochs)
-                return time.perf_counter() - start
-
-            a, b = in_turns(TIMES, course, ours)
+            a, b = in_turns(
+                TIMES,
+                partial(timed, course, course_loop, name, arguments, epochs),
+                partial(timed, ours, our_loop, name, arguments, epochs, memory_format),
+            )
             rows.append([
                 title,
                 str(epochs),
                 f"{median(a):.2f} s",
                 f"{median(b):.2f} s",
                 f"{median_ratio(a, b):.2f}×",
-                f"{losses['course']:.5f}",
-                f"{losses['ours']:.5f}",
+                f"{losses['course_loop']:.5f}",
+                f"{losses['our_loop']:.5f}",
             ])  # fmt: skip
     show(
         f"(a) Fashion-MNIST, training and test loop, one thread, medians of {TIMES} in turns",
@@ -82,30 +70,63 @@ def main() -> None:
     )
 
 
+def our_loop(name: str, arguments: dict, epochs: int, memory_format: str) -> tuple[float, float]:
+    """Seconds, and the last test loss, a mean over batches."""
+    use_device("cpu", 1)
+    inputs, targets = _arrays()
+    format_ = getattr(torch, {"contiguous": "contiguous_format"}.get(memory_format, memory_format))
+    parts = [
+        Part(part, torch.from_numpy(inputs[at]), torch.from_numpy(targets[at]), 255.0, format_)
+        for part, at in (("train", np.s_[:60_000]), ("test", np.s_[60_000:]))
+    ]
+    model = _model(name, arguments).to(memory_format=format_)
+    state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
+    objective = build_loss("CrossEntropyLoss", {}, SOURCE.classes)
+    torch.manual_seed(42)
+    start = time.perf_counter()
+    *_, last = fit(state, *parts, objective, epochs=epochs, batch_size=32)
+    return time.perf_counter() - start, last.metrics["test/loss_batch_mean"]
+
+
+def course_loop(name: str, arguments: dict, epochs: int) -> tuple[float, float]:
+    """The loop of chapter 3: seconds, and the last test loss, a mean over batches."""
+    torch.set_num_threads(1)
+    model, (train_set, test_set) = _model(name, arguments), _torchvision()
+    start = time.perf_counter()
+    train, test = DataLoader(train_set, 32, shuffle=True), DataLoader(test_set, 32, shuffle=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(42)
+    loss = [course_epoch(model, optimizer, train, test) for _ in range(epochs)][-1]
+    return time.perf_counter() - start, loss
+
+
 def _model(name: str, arguments: dict) -> nn.Module:
     torch.manual_seed(42)
     return build_model(name, arguments, (1, 28, 28), 10)
 
 
-def _torchvision(files: Path, folder: Path):
+@cache
+def _arrays() -> tuple[np.ndarray, np.ndarray]:
+    files = mirror()
+    assert files
+    return SOURCE.read(files / SOURCE.folder)
+
+
+@cache
+def _torchvision() -> list[Dataset]:
     """torchvision's datasets with ToTensor, as the course makes them."""
     from torchvision import datasets
     from torchvision.transforms import ToTensor
 
-    raw = folder / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for packed in (files / "FashionMNIST").glob("*.gz"):
-        with gzip.open(packed) as stream, (raw / packed.stem).open("wb") as unpacked:
-            shutil.copyfileobj(stream, unpacked)
-    return (datasets.FashionMNIST(folder, train=train, transform=ToTensor()) for train in (True, False))
-
-
-def _course(model: nn.Module, train_set, test_set, epochs: int) -> float:
-    """The loop of chapter 3; the last test loss, a mean over batches."""
-    train, test = DataLoader(train_set, 32, shuffle=True), DataLoader(test_set, 32, shuffle=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    torch.manual_seed(42)
-    return [course_epoch(model, optimizer, train, test) for _ in range(epochs)][-1]
+    files = mirror()
+    assert files
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for packed in (files / "FashionMNIST").glob("*.gz"):
+            with gzip.open(packed) as stream, (raw / packed.stem).open("wb") as unpacked:
+                shutil.copyfileobj(stream, unpacked)
+        return [datasets.FashionMNIST(folder, train=train, transform=ToTensor()) for train in (True, False)]
 
 
 def course_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader, test: DataLoader) -> float:

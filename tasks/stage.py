@@ -54,8 +54,9 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
+        file = f" {error.filename}" if error.filename else ""
         sys.exit(
-            f"error: {stage.__name__} {name} cannot write {error.filename or ''}: {error.strerror}; "
+            f"error: {stage.__name__} {name} cannot write{file}: {error.strerror}; "
             "nothing is half written: make room or give the right to write, and run it again"
         )
     except KeyboardInterrupt:
@@ -168,7 +169,7 @@ def _allowed() -> float:
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write into; it takes the place of the old one when all is written."""
-    partial = _partial(folder)
+    partial = folder.with_name(f".{folder.name}.partial")  # beside it, for `models` may be a disk of its own
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -176,7 +177,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -184,14 +184,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def write_atomically(file: Path, content: bytes) -> None:
     """The whole file or none of it, whenever the power goes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(file).with_suffix(f".{os.getpid()}.partial")  # two processes may write the same file
+    # outside the folder, which may be an output or an input of some stage; two processes may write the same file
+    partial = file.parent.parent / f".{file.parent.name}-{file.name}.{os.getpid()}.partial"
     with partial.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
-
-
-def _partial(path: Path) -> Path:
-    """Where to write first: on the same disk, outside the folder, which may be an output or an input of some stage."""
-    return path.parent.parent / f".{path.parent.name}-{path.name}.partial"

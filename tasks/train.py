@@ -213,7 +213,9 @@ def _told_what_fits(name: str, planned: Plan) -> Iterator[None]:
 def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
     import torch
 
-    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, file)
+    buffer = io.BytesIO()  # torch.save into a file would not say that the disk is full
+    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
+    file.write_bytes(buffer.getvalue())
 
 
 @contextmanager
