@@ -19,18 +19,19 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from bench.common import in_turns, median, median_ratio, mirror, show
+from bench.common import in_turns, median, median_ratio, mirror, own_process, show
 from bench.loop import course_epoch
 from learn.archives import gather
 from learn.augment import Augmentation
 from learn.build import build_loss, build_model, build_optimizer
 from learn.datasets import DATASETS
-from learn.loop import State, fit
+from learn.loop import State, fit, use_device
 from learn.params import Champion, Dataset, Split, Transform
 from learn.parts import Info, load_part
 from tasks.photos import transform_photos
 
 TIMES = 5
+SOURCE = DATASETS["pizza_steak_sushi"]("pizza_steak_sushi")
 SIZE, BATCH = 64, 32
 TRIVIAL = ("TrivialAugmentWide", {"num_magnitude_bins": 31})
 STREAMED_BYTES = 4 * 10**9
@@ -57,9 +58,8 @@ def _photos(files: Path, folder: Path) -> list[list[str]]:
     raw.mkdir(parents=True)
     made.mkdir()
     gather(files / "pizza_steak_sushi.zip", raw)
-    source = DATASETS["pizza_steak_sushi"]("pizza_steak_sushi")
     dataset = Dataset(
-        source=source,
+        source=SOURCE,
         split=Split(test="official", shuffle=False, seed=42),
         transform=Transform(resize=SIZE, mode="RGB", broken="stop"),
         champion=Champion(metric="accuracy"),
@@ -71,41 +71,57 @@ def _photos(files: Path, folder: Path) -> list[list[str]]:
         transform_rows = _transform(dataset, parts, raw, made)
     finally:
         os.chdir(here)
-    (made / "info.json").write_text(Info((3, SIZE, SIZE), source.classes, 255.0, {"train": 225, "test": 75}).to_json())
-    epoch = _epoch(raw, made, source.classes)
-    torch.set_num_threads(1)
-    return [epoch, _augment(raw, made), *transform_rows]
+    (made / "info.json").write_text(Info((3, SIZE, SIZE), SOURCE.classes, 255.0, {"train": 225, "test": 75}).to_json())
+    return [_epoch(raw, made), _augment(raw, made), *transform_rows]
 
 
-def _epoch(raw: Path, made: Path, classes: tuple[str, ...]) -> list[str]:
+def _epoch(raw: Path, made: Path) -> list[str]:
     """TinyVGG as in the catalog (channels_last): training and test, one epoch; both may use all cores."""
+    what = "an epoch of TinyVGG on food: ImageFolder + DataLoader, decoding"
+    with own_process() as course, own_process() as ours:
+        return _row(
+            what,
+            *in_turns(
+                TIMES,
+                lambda: course.submit(course_way, raw).result(),
+                lambda: ours.submit(our_way, made).result(),
+            ),
+        )
+
+
+def course_way(raw: Path) -> float:
     torch.set_num_threads(CORES)
     to_tensor = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.ToTensor()])
     loaders = [
-        DataLoader(ImageFolder(str(raw / part), to_tensor), BATCH, shuffle=part == "train", num_workers=CORES)
+        DataLoader(
+            ImageFolder(str(raw / part), to_tensor),
+            BATCH,
+            shuffle=part == "train",
+            num_workers=CORES,
+            multiprocessing_context="fork",  # as in a script; a spawned process would spawn, which imports torch anew
+        )
         for part in ("train", "test")
     ]
+    state = _new_state(torch.contiguous_format)
+    start = time.perf_counter()
+    course_epoch(state.model, state.optimizer, *loaders)
+    return time.perf_counter() - start
 
-    def new_state(memory_format: torch.memory_format) -> State:
-        torch.manual_seed(42)
-        model = build_model("tiny_vgg", {"hidden_units": 10}, (3, SIZE, SIZE), 3)
-        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
-        return State(model, build_optimizer("Adam", {"lr": 0.001}, model))
 
-    def course() -> float:
-        state = new_state(torch.contiguous_format)
-        start = time.perf_counter()
-        course_epoch(state.model, state.optimizer, *loaders)
-        return time.perf_counter() - start
+def our_way(made: Path) -> float:
+    use_device("cpu", CORES)
+    state, objective = _new_state(torch.channels_last), build_loss("CrossEntropyLoss", {}, SOURCE.classes)
+    train, test = (load_part(made, part, memory_format="channels_last") for part in ("train", "test"))
+    start = time.perf_counter()
+    list(fit(state, train, test, objective, epochs=1, batch_size=BATCH))
+    return time.perf_counter() - start
 
-    def ours() -> float:
-        state = new_state(torch.channels_last)
-        train, test = (load_part(made, part, memory_format="channels_last") for part in ("train", "test"))
-        start = time.perf_counter()
-        list(fit(state, train, test, build_loss("CrossEntropyLoss", {}, classes), epochs=1, batch_size=BATCH))
-        return time.perf_counter() - start
 
-    return _row("an epoch of TinyVGG on food: ImageFolder + DataLoader, decoding", *in_turns(TIMES, course, ours))
+def _new_state(memory_format: torch.memory_format) -> State:
+    torch.manual_seed(42)
+    model = build_model("tiny_vgg", {"hidden_units": 10}, (3, SIZE, SIZE), 3)
+    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    return State(model, build_optimizer("Adam", {"lr": 0.001}, model))
 
 
 def _augment(raw: Path, made: Path) -> list[str]:
@@ -180,14 +196,14 @@ import sys, threading, time
 from pathlib import Path
 import numpy as np, torch
 from learn.build import build_loss, build_model, build_optimizer
-from learn.loop import State, fit
+from learn.loop import State, fit, use_device
 from learn.parts import Part, load_part
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
-torch.set_num_threads(1)
+use_device("cpu", 1)
 folder, memory = Path(sys.argv[1]), sys.argv[2]
 model = build_model("mlp", {"hidden_units": [10], "activation": "ReLU"}, (3, 64, 64), 3)
 state = State(model, build_optimizer("SGD", {"lr": 0.01}, model))

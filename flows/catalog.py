@@ -50,7 +50,9 @@ def merge(extra: str, path: Path, comment: str) -> list[str]:
     keys = [f"{section}.{key}" for section in sections for key in sections[section]]
     taken = [key for key in keys if key.partition(".")[2] in params[key.partition(".")[0]]]
     if taken:
-        raise ParamsError([f"{', '.join(taken)} is already in {path}; nothing was changed"])
+        raise ParamsError(
+            [f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} already in {path}; nothing was changed"]
+        )
     for section, content in sections.items():
         params[section].update(content)
         params[section].yaml_set_comment_before_after_key(next(iter(content)), before=comment, indent=2)

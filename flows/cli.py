@@ -56,14 +56,16 @@ def add_images(
     path: Annotated[
         Path, typer.Argument(help="a folder with one sub-folder a class, a zip or tar of one, or a CSV table")
     ],
-    size: Annotated[int, typer.Option(help="pixels: each photo becomes SIZE × SIZE", min=8)] = 64,
+    size: Annotated[
+        int | None, typer.Option(help="pixels: each photo becomes SIZE × SIZE; 64 by default", min=8)
+    ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="one channel instead of three")] = False,
 ) -> None:
     """Add your own photos to params.yaml, with a first experiment; again with the same NAME takes a new version."""
     _in_project()
     from flows.images import add_images as add
 
-    print(add(name, path, PARAMS_FILE, size=size, mode="L" if grey else "RGB"))
+    print(add(name, path, PARAMS_FILE, size=size, mode="L" if grey else None))
 
 
 @app.command()
@@ -103,7 +105,10 @@ def results() -> None:
     from flows.results import results as rows
     from flows.results import table
 
-    console.print(table(rows(load_params())))
+    if found := rows(load_params()):
+        console.print(table(found))
+    else:
+        print("no experiment has been evaluated; next: dvc repro, or trackway run")
 
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]

@@ -47,17 +47,24 @@ experiments:
 """)
 
 
-def add_images(name: str, path: Path, params_file: Path, *, size: int, mode: Mode) -> str:
+SIZE = 64  # pixels, where nothing else is asked for
+
+
+def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mode: Mode | None) -> str:
     """Copies the photos, and adds the dataset with a first experiment, or gives the dataset the photos' new version.
 
     Returns what was done. Raises DataError or ParamsError, with nothing changed.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ParamsError([f"the name {name!r} must be letters, digits, - and _"])
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ParamsError([f"the name {name!r} must be a letter, then letters, digits, - and _"])
     params = load_params(params_file)
     known = params.datasets.get(name)
-    if known and not isinstance(known.source, Images):
+    source = known.source if known else None
+    if known and not isinstance(source, Images):
         raise ParamsError([f"datasets.{name} is {known.source.name}, not photos that were added; choose another name"])
+    for key, asked in (("resize", size), ("mode", mode)):
+        if known and asked and asked != (now := getattr(known.transform, key)):
+            raise ParamsError([f"datasets.{name}.transform.{key} is {now}, not {asked}; change it in {params_file}"])
     if not known and f"{name}-cnn" in params.experiments:
         raise ParamsError([f"experiments.{name}-cnn is already in {params_file}; choose another name"])
     with atomic_folder(raw_folder(name)) as partial:
@@ -70,16 +77,19 @@ def add_images(name: str, path: Path, params_file: Path, *, size: int, mode: Mod
             "train": found.train,
             "test": found.test,
         }
-        if known:
-            if bool(found.test) != bool(known.source.sizes[1]):
+        if isinstance(source, Images):
+            if bool(found.test) != bool(source.test):
                 raise DataError(
                     f"{path} has {'a' if found.test else 'no'} test part, unlike the photos of {name} before; "
                     "choose another name, or give it the same layout"
                 )
+            if (digest, str(path)) == (source.sha256, source.path):
+                return f"dataset {name} has these photos already; nothing was changed"
             _renew(name, values, params_file)
         else:
-            _add(name, values, found, params_file, size=size, mode=mode)
-    ignored = f"; {found.ignored} files without a photo's suffix were left out" if found.ignored else ""
+            _add(name, values, found, params_file, size=size or SIZE, mode=mode or "RGB")
+    left_out = "1 file" if found.ignored == 1 else f"{found.ignored:,} files"
+    ignored = f"; left out: {left_out} without a photo's suffix" if found.ignored else ""
     test = f" and {found.test:,} for testing" if found.test else ""
     done = "has a new version" if known else f"and its first experiment {name}-cnn are in {params_file}"
     return (
@@ -106,5 +116,6 @@ def _add(name: str, values: dict[str, object], found: Gathered, params_file: Pat
 
 def _renew(name: str, values: dict[str, object], params_file: Path) -> None:
     yaml, params = open_params(params_file)
-    params["datasets"][name]["source"].update(values)
+    written = params["datasets"][name]["source"]
+    written.update({key: value for key, value in values.items() if written[key] != value})
     write_params(yaml, params, params_file)

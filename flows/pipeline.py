@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from prefect import Flow, flow, get_run_logger, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.futures import PrefectFuture, as_completed
@@ -27,7 +27,7 @@ from flows.notify import notify
 from flows.results import publish
 from flows.stages import TASKS, all_stopped_at_the_end
 from learn.errors import TrackwayError
-from tasks.stage import checked_params
+from tasks.stage import checked_params, one_at_a_time
 
 LOCK = Path(".dvc/tmp/flow.lock")
 
@@ -109,20 +109,11 @@ def _final_state(states: dict[str, State[Any]]) -> State[Any]:
     return Failed(message="\n\n".join(failed))
 
 
-@contextmanager
-def _alone_in_this_folder() -> Iterator[None]:
-    """One flow at a time in a working tree, whoever starts it. The lock is the system's, so a kill releases it."""
+def _alone_in_this_folder() -> AbstractContextManager[None]:
+    """One flow at a time in a working tree, whoever starts it."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        get_run_logger().info("another flow is at work in this folder; waiting for it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    waiting = "another flow is at work in this folder; waiting for it to end"
+    return one_at_a_time(FileLock(LOCK), lambda: get_run_logger().info(waiting))
 
 
 def run_pipeline(targets: list[str] | None = None, workers: int | None = None, force: bool = False) -> State[Any]:

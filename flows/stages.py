@@ -26,11 +26,12 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.urls import url_for
 
 from flows.notify import notify
-from learn.errors import NetworkError
+from learn.errors import NetworkError, NotFiniteError
 from tasks.stage import LIFELINE
 from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
 
 LAST_LINES = 40  # of a failed stage's output, in the message of the flow's final state
+TELLING = (NetworkError, NotFiniteError)  # the failures that decide whether a stage is tried again
 PATIENCE = 5.0  # seconds that a stage has to end when it is asked to; then it is killed
 
 _running: set[subprocess.Popen[str]] = set()
@@ -75,7 +76,7 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
         )
     if code:
         return Failed(
-            name="NetworkError" if NetworkError.last_line in last else "Failed",
+            name=next((error.__name__ for error in TELLING if error.last_line in last), "Failed"),
             message=f"{name} failed with exit code {code}:\n" + "\n".join(last),
         )
     if not last:  # every stage that runs says something, and --quiet keeps DVC from it
@@ -139,12 +140,12 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
 
 def _by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Not by a wrong checksum or a file that is not there: the same question would get the same answer."""
-    return state.name == "NetworkError"
+    return state.name == NetworkError.__name__
 
 
 def _by_chance(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Not by taking too long."""
-    return state.name != "TimedOut"
+    """Not by taking too long, nor by a loss that became NaN."""
+    return state.name not in ("TimedOut", NotFiniteError.__name__)
 
 
 def _tell_champion(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:

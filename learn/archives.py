@@ -172,13 +172,22 @@ def unpack(archive: Path, into: Path) -> None:
         with _opened(archive) as members:
             _refuse(archive, members)
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
+            with _zip(archive) as packed:
                 packed.extractall(into)
         else:
             with tarfile.open(archive) as packed:
                 packed.extractall(into, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error}; it must be a whole zip or tar archive") from error
+        why = "it is none, or is cut off" if isinstance(error, tarfile.ReadError) else error
+        raise DataError(f"{archive} cannot be unpacked: {why}; it must be a whole zip or tar archive") from error
+
+
+def _zip(archive: Path) -> zipfile.ZipFile:
+    """Names that are not marked as UTF-8 are so all the same where they can be, as Unix's zip writes them."""
+    try:
+        return zipfile.ZipFile(archive, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(archive)
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ class _Member:
 def _opened(archive: Path) -> Iterator[Iterable[_Member]]:
     """The members as the archive's directory tells them; what is read later is never more than it says."""
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
+        with _zip(archive) as packed:
             # the upper half of the attributes is the Unix mode: 0o100000 a file, 0o040000 a folder, 0 unknown
             yield (
                 _Member(m.orig_filename, m.file_size, m.external_attr >> 28 in (0, 0o10, 0o04))
@@ -210,10 +219,10 @@ def _refuse(archive: Path, members: Iterable[_Member]) -> None:
         if problem:
             raise DataError(f"{archive} is refused: its member {member.name!r} {problem}")
         unpacked += member.size
-        if unpacked > max(SMALL, min(MOST_BYTES, MOST_RATIO * packed)):
+        if unpacked > (most := max(SMALL, min(MOST_BYTES, MOST_RATIO * packed))):
             raise DataError(
-                f"{archive} is refused: {packed:,} bytes would become more than {unpacked:,}; "
-                f"it must be at most {MOST_RATIO} times as much and {MOST_BYTES:,}. Unpack it yourself if you trust it"
+                f"{archive} is refused: its {packed:,} bytes would become more than {most:,}, which is what an archive "
+                "of photos may become; if you trust it, unpack it yourself and give the folder"
             )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,20 @@ def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
                 return _loss_does_not_fit(experiment, classes, message)
             fits = _size_that_fits(experiment, dataset, objective) if what == "shape:" else ""
             return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
+    if experiment.loss.name in PROBABILITIES:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            outputs = _build_model(experiment, dataset.shape, objective).eval()(torch.rand(4, *dataset.shape))
+        wanted, fits_all = PROBABILITIES[experiment.loss.name]
+        if not fits_all(outputs):
+            return _loss_does_not_fit(experiment, classes, f"it takes {wanted}, and the model gives logits")
     return None
+
+
+# Losses that take what a last layer has made of the logits: what they take, and whether these are it.
+PROBABILITIES: dict[str, tuple[str, Callable[[torch.Tensor], bool]]] = {
+    "NLLLoss": ("log-probabilities (nn.LogSoftmax)", lambda x: bool(((x.exp().sum(1) - 1).abs() < 1e-3).all())),
+    "BCELoss": ("probabilities (nn.Sigmoid)", lambda x: bool(((x >= 0) & (x <= 1)).all())),
+}
 
 
 def _build_model(experiment: Experiment, shape: tuple[int, ...], objective: Objective) -> nn.Module:
@@ -174,7 +187,7 @@ def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | Non
         if shape != dataset.shape:
             return (
                 f"{key}: {step.name} makes {shape} of {dataset.shape}, but the test part stays as it is; "
-                "the shape must stay the same (RandomResizedCrop with size, RandomCrop with padding)"
+                f"the shape must stay the same (size: {dataset.shape[1]}, or padding for what cuts)"
             )
     return None
 
@@ -184,10 +197,10 @@ CLASSIFICATION_LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "Mu
 
 def _loss_does_not_fit(experiment: Experiment, classes: tuple[str, ...], reason: str) -> str:
     kind = f"{len(classes)} classes" if classes else "numbers, not classes"
-    return (
-        f"loss.name is {experiment.loss.name}, which does not fit {experiment.dataset} ({kind}): {reason}; "
-        f"it could be {_usual_loss(classes)}"
-    )
+    name, arguments = experiment.loss.name, experiment.loss.arguments
+    usual = _usual_loss(classes)
+    advice = f"look at its {', '.join(arguments)}" if name in usual and arguments else f"it could be {usual}"
+    return f"loss.name is {name}, which does not fit {experiment.dataset} ({kind}): {reason}; {advice}"
 
 
 def _check_types(known: dict[str, type[nn.Module]], name: str, arguments: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ CHANCE = 0.9  # of the loss of a model that knows only the number of classes: ab
 
 REMEDIES = {
     "constant": "a lower optimizer.lr, more epochs, more model.hidden_units, or inputs that differ",
-    "diverged": "a lower optimizer.lr (a tenth), clip_grad_norm: 1.0, or a scheduler that starts low (OneCycleLR)",
+    "diverged": "a lower optimizer.lr (a tenth), clip_grad_norm: 1.0, or a scheduler that starts low (LinearLR)",
     "overfitting": "augmentation, model.dropout, optimizer.weight_decay, early_stopping, fewer hidden_units, more data",
     "underfitting": "model.activation: ReLU where there is none, more model.hidden_units, a higher optimizer.lr, "
     "more epochs, less weight_decay or dropout",

@@ -22,10 +22,12 @@ class TrackwayError(Exception):
     """Its text is the whole message: what, which value, what is allowed, the next step."""
 
     exit_code = 1
+    last_line = ""  # of the message; who started the stage tells by it whether to try again
 
     def as_message(self) -> str:
         """For the terminal: each line marked as an error."""
-        return "\n".join(f"error: {line}" for line in str(self).splitlines())
+        lines = [f"error: {line}" for line in str(self).splitlines()]
+        return "\n".join([*lines, self.last_line] if self.last_line else lines)
 
 
 class ParamsError(TrackwayError):
@@ -44,9 +46,6 @@ class NetworkError(DownloadError):
     exit_code = 75  # EX_TEMPFAIL: who runs the stage may try again
     last_line = "error: the network failed; the same command may work later"
 
-    def as_message(self) -> str:
-        return f"{super().as_message()}\n{self.last_line}"
-
 
 class DataError(TrackwayError):
     pass
@@ -61,7 +60,7 @@ class BatchError(TrackwayError):
 
 
 class NotFiniteError(TrackwayError):
-    pass
+    last_line = "error: the same settings would give the same loss again"
 
 
 class TrackingError(TrackwayError):

@@ -138,8 +138,8 @@ def _train_epoch(
         loss: Any = optimizer.step(closure)  # type: ignore[arg-type]  # a tensor, as the closure returns
         record.add(loss.detach(), logits, targets)
         if loss.device.type == "cpu" or number % BETWEEN_LOOKS == 0:
-            _refuse_not_finite(state, record, inputs)
-    _refuse_not_finite(state, record, inputs)
+            _refuse_not_finite(state, record, inputs, clip_grad_norm)
+    _refuse_not_finite(state, record, inputs, clip_grad_norm)
     if batch_size:
         _draw()  # the test loader's workers
     return record.metrics("train")
@@ -148,7 +148,7 @@ def _train_epoch(
 BETWEEN_LOOKS = 100  # batches: to look at a loss, the CPU waits for the GPU
 
 
-def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor) -> None:
+def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor, clip_grad_norm: float | None) -> None:
     """Raises NotFiniteError where one of the losses since the last look is NaN or infinite."""
     losses = record.new_losses()
     for number, loss in enumerate(losses, start=len(record.losses) - len(losses) + 1):
@@ -158,10 +158,9 @@ def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor) -> N
             cause = "the batch's inputs are not finite: look at the dataset's raw files"
         else:
             lr = state.optimizer.param_groups[0]["lr"]
-            cause = (
-                f"likely a learning rate (optimizer.lr, now {lr:g}) that is too large: try {lr / 10:g}, "
-                "or clip_grad_norm: 1.0"
-            )
+            cause = f"likely a learning rate (optimizer.lr, now {lr:g}) that is too large: try {min(lr / 10, 0.01):g}"
+            if clip_grad_norm is None:
+                cause += ", or clip_grad_norm: 1.0"
         raise NotFiniteError(f"epoch {state.epoch + 1}, batch {number}: the loss is {loss}; {cause}")
 
 

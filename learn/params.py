@@ -267,6 +267,14 @@ class Flow(Section):
     schedules: list[Schedule]
 
 
+def _tracking(uri: str | None) -> str | None:
+    if uri is not None and not uri.startswith(STORES):
+        raise ValueError(f"it must be null or the address of an MLflow store: {', '.join(s + '...' for s in STORES)}")
+    return uri
+
+
+STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
+
 # A name becomes a folder, a DVC stage and a word on a command line.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -278,7 +286,7 @@ class Params(Section):
     threads: Annotated[int, Field(ge=1)]
     memory: Literal["auto", "resident", "streamed"]
     mirror: str | None
-    tracking: str | None
+    tracking: Annotated[str | None, AfterValidator(_tracking)]
     flow: Flow
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
@@ -322,8 +330,8 @@ def parse_params(data: Any, path: Path) -> Params:
             if name not in used
         ]
         problems += [
-            f"experiments.{name}.early_stopping needs a validation part to look at; give datasets.{e.dataset}.split."
-            "validation, such as 0.2 (the test part must not decide when training ends)"
+            f"experiments.{name}.early_stopping needs a validation part to look at; give datasets.{e.dataset}.split "
+            "validation: 0.2, shuffle: true and stratify: true (the test part must not decide when training ends)"
             for name, e in params.experiments.items()
             if e.early_stopping and e.dataset in params.datasets and not params.datasets[e.dataset].split.validation
         ]

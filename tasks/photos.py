@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from learn.datasets import Photos
+from learn.datasets import Images, Photos
 from learn.errors import DataError
 from learn.params import Dataset
 from learn.photos import Mode, PhotoError, open_photo, to_array
@@ -90,11 +90,13 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
             if len(known[part]) < len(index):
                 _cut(file, len(known[part]))
             np.save(into / f"{part}-targets.npy", np.array([files[i][1] for i, _ in known[part]], np.int64))
+    again = f" and run trackway add-images {name} {source.path} again" if isinstance(source, Images) else ""
     if broken and settings.broken == "stop":
         raise DataError(
             f"{len(broken)} of the {len(files):,} photos of {name} cannot be read:\n"
             + "\n".join(f"  {raw_folder(name) / file}: {reason}" for file, reason in broken.items())
-            + f"\nMend or remove them where they come from, or set datasets.{name}.transform.broken to leave_out."
+            + f"\nMend or remove them where they come from{again}, "
+            f"or set datasets.{name}.transform.broken to leave_out."
         )
     labels = {part: [files[i][1] for i, _ in photos] for part, photos in known.items()}
     found_problems = problems(source.classes, names, known, labels, broken, settings.resize)
@@ -165,7 +167,13 @@ def problems(
     size: int,
 ) -> list[Problem]:
     """What a person should know before training on these photos; nothing, where all is well."""
-    return [*_broken(broken), *_classes(classes, labels), *_twice(names, known), *_sizes(names, known, size)]
+    return [
+        *_broken(broken),
+        *_classes(classes, labels),
+        *_two_labels(names, known, labels),
+        *_twice(names, known),
+        *_sizes(names, known, size),
+    ]
 
 
 def _broken(broken: dict[str, str]) -> Iterator[Problem]:
@@ -194,6 +202,25 @@ def _classes(classes: tuple[str, ...], labels: dict[str, list[int]]) -> Iterator
         )
 
 
+def _two_labels(
+    names: list[str], known: dict[str, list[tuple[int, Photo]]], labels: dict[str, list[int]]
+) -> Iterator[Problem]:
+    """The same photo in two classes, in whichever parts."""
+    first: dict[str, tuple[str, int]] = {}
+    found = []
+    for part, photos in known.items():
+        for (number, photo), label in zip(photos, labels[part], strict=True):
+            other, other_label = first.setdefault(photo.sha256, (names[number], label))
+            if label != other_label:
+                found.append(f"{names[number]} = {other}")
+    if found:
+        yield Problem("two labels", f"{_photos(found)} also in another class", found)
+
+
+def _photos(files: list[str]) -> str:
+    return "1 photo is" if len(files) == 1 else f"{len(files):,} photos are"
+
+
 def _twice(names: list[str], known: dict[str, list[tuple[int, Photo]]]) -> Iterator[Problem]:
     """The same photo in train and in another part."""
     train = known["train"]
@@ -207,9 +234,9 @@ def _twice(names: list[str], known: dict[str, list[tuple[int, Photo]]]) -> Itera
             elif len(looks) and (distance := np.bitwise_count(looks ^ np.uint64(photo.looks))).min() <= NEAR:
                 near.append(f"{names[number]} ≈ {names[train[int(distance.argmin())][0]]}")
         if exact:
-            yield Problem("duplicate", f"{len(exact)} photos of the {part} part are also in train", exact)
+            yield Problem("duplicate", f"{_photos(exact)} in {part} and also in train", exact)
         if near:
-            yield Problem("near-duplicate", f"{len(near)} photos of the {part} part look like one in train", near)
+            yield Problem("near-duplicate", f"{_photos(near)} in {part} and almost so in train", near)
 
 
 def _sizes(names: list[str], known: dict[str, list[tuple[int, Photo]]], size: int) -> Iterator[Problem]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from learn.errors import DataError, TrackingError
 from learn.photos import CHANNELS, PhotoError, open_photo, to_array
-from tasks.stage import write_atomically
 from tasks.tracking import load_model
 
 
@@ -61,6 +60,11 @@ def plot(predictions: list[Prediction], file: Path) -> None:
     from learn.plots import titled_images
 
     titles = [f"{p.classes[0][0]} {p.classes[0][1]:.1%}" for p in predictions]
+    titles = [f"{title}\n{p.photo.name}" for title, p in zip(titles, predictions, strict=True)]
     buffer = io.BytesIO()
-    titled_images([np.asarray(open_photo(p.photo)) for p in predictions], titles).savefig(buffer, format="png")
-    write_atomically(file, buffer.getvalue())
+    figure = titled_images([np.asarray(open_photo(p.photo)) for p in predictions], titles)
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    try:
+        file.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{file} cannot be written: {error.strerror}; --plot takes the name of a PNG file") from error

@@ -23,11 +23,24 @@ def split(params: Params, name: str) -> None:
         parts = split_indices(targets, dataset.split, dataset.source)
     except ValueError as error:  # scikit-learn's: too few samples of a class
         raise DataError(f"datasets.{name}.split cannot be done: {error}") from error
+    if (missing := _missing(targets, parts, dataset.source.classes)) and not dataset.split.shuffle:
+        raise DataError(
+            f"datasets.{name}.split: the validation part, cut from the end of the others, has no {', '.join(missing)}; "
+            "set shuffle: true and stratify: true"
+        )
     folder = split_folder(name)
     with atomic_folder(folder) as partial:
         for part, index in parts.items():
             np.save(partial / f"{part}.npy", index)
     print(f"split {name}: " + ", ".join(f"{part} {len(index):,}" for part, index in parts.items()) + f" → {folder}")
+
+
+def _missing(targets: np.ndarray, parts: dict[str, np.ndarray], classes: tuple[str, ...]) -> list[str]:
+    """Classes that can be trained on and not be validated."""
+    if not classes or "validation" not in parts:
+        return []
+    train, validation = (set(targets[parts[part]].tolist()) for part in ("train", "validation"))
+    return [classes[target] for target in sorted(train - validation)]
 
 
 def split_indices(targets: np.ndarray, settings: Split, source: Source) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ from learn.params import PARAMS_FILE, Params, load_params
 
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
 # Written once the parameters have passed `learn.checks`, which needs torch: the next stage need not import it again.
 CHECKED = Path(".dvc/tmp/params-checked")
@@ -164,6 +165,22 @@ def _allowed() -> float:
     if group.is_file() and (text := group.read_text().strip()).isdecimal():
         limits.append(int(text))
     return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=math.inf)
+
+
+@contextmanager
+def one_at_a_time(lock: FileLock, say_waiting: Callable[[], object]) -> Iterator[None]:
+    """Holds the lock, and says so where it has to wait. The lock is the operating system's, so a kill releases it."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say_waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

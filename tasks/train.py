@@ -10,12 +10,12 @@ import io
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from learn.errors import DeviceError
 from learn.params import Params
@@ -24,6 +24,7 @@ from tasks.stage import (
     history_file,
     is_streamed,
     last_state_dict_file,
+    one_at_a_time,
     run_stage,
     state_dict_file,
     transformed_folder,
@@ -218,28 +219,15 @@ def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
     file.write_bytes(buffer.getvalue())
 
 
-@contextmanager
-def _alone_on_gpu(name: str, device: torch.device) -> Iterator[None]:
-    """One training at a time on a GPU, whoever on this machine starts it; a flow's timeout counts the wait.
-
-    The lock is the operating system's, so a kill releases it.
-    """
+def _alone_on_gpu(name: str, device: torch.device) -> AbstractContextManager[None]:
+    """One training at a time on a GPU, whoever on this machine starts it; a flow's timeout counts the wait."""
     if device.type == "cpu":
-        yield
-        return
+        return nullcontext()
     import torch
 
     gpu = torch.cuda.get_device_properties(device).uuid if device.type == "cuda" else device.type
     lock = FileLock(Path(tempfile.gettempdir()) / f"trackway-gpu-{gpu}.lock", mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"train {name}: another training is on {device}; waiting for it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return one_at_a_time(lock, lambda: print(f"train {name}: another training is on {device}; waiting for it to end"))
 
 
 def _line(epoch: Epoch, held_out: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,12 @@ class Project:
         assert old in text, f"{old!r} is not in {file}"
         (self.folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
 
+    def commit(self, message: str) -> None:
+        """Everything that git does not ignore."""
+        author = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+        self.run("git", "add", "--all")
+        self.run("git", *author, "commit", "--quiet", "--message", message)
+
     @property
     def lock(self) -> Any:
         """dvc.lock, parsed: its entries stand in the order in which the stages ended."""
@@ -112,9 +121,7 @@ def make_project(folder: Path) -> Project:
             shutil.copy2(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "--quiet")
-    project.run("git", "add", "--all")
-    author = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
-    project.run("git", *author, "commit", "--quiet", "--message", "start")
+    project.commit("start")
     return project
 
 
@@ -236,3 +243,35 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if os.environ.get("CI") and os.environ.get("DATA_MIRROR") and skipped and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class Webhook(ThreadingHTTPServer):
+    """Hears what is posted to its address."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Hearing)
+        self.told: list[Any] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/hook"
+
+
+class Hearing(BaseHTTPRequestHandler):
+    server: Webhook
+
+    def do_POST(self) -> None:
+        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

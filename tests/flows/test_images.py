@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from learn.params import load_params
 from tests.conftest import ROOT, TRACKWAY, Project, make_project
 
 NUMBERS = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))["photos"]["food-tinyvgg"]
@@ -96,6 +97,9 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     with Image.open(plot) as picture:
         assert picture.size[0] > picture.size[1] > 100
 
+    done = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--plot", ".", photos[0], check=False)
+    assert "error: . cannot be written: Is a directory; --plot takes the name of a PNG file" in done.stdout
+
     done = food.run(*TRACKWAY, "predict", "--model", "fod@champion", photos[0], check=False)
     assert done.returncode == 1
     assert "error: fod@champion is no registered model; there is food@champion" in done.stdout
@@ -103,6 +107,18 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     assert done.returncode == 1
     assert "error: README.md cannot be read: it is no picture of these formats" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_validation_part_that_lacks_classes_is_refused(food: Project, tmp_path: Path) -> None:
+    shutil.copytree(food.folder, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    project.edit("params.yaml", "{test: official, shuffle: false", "{test: official, validation: 0.2, shuffle: false")
+    done = project.stage("split@food", check=False)
+    assert done.returncode == 1
+    assert (
+        "error: datasets.food.split: the validation part, cut from the end of the others, has no pizza, steak; set "
+        in (done.stdout)
+    )
 
 
 # ---- a user's own
@@ -163,9 +179,9 @@ def test_left_out_and_found_twice_are_reported(added: Project) -> None:
     added.edit("params.yaml", "broken: stop", "broken: leave_out")
     log = added.run("dvc", "repro").stdout
     assert "transform pets: left out: 2 files cannot be read" in log
-    assert "transform pets: duplicate: 1 photos of the test part are also in train" in log
+    assert "transform pets: duplicate: 1 photo is in test and also in train" in log
     assert "test/cat/again.jpg = train/cat/0.jpg" in log
-    assert "transform pets: near-duplicate: 1 photos of the test part look like one in train" in log
+    assert "transform pets: near-duplicate: 1 photo is in test and almost so in train" in log
     assert "test/cat/nearly.jpg ≈ train/cat/1.jpg" in log
     assert "is champion" in log
     report = json.loads(added.read("data/transformed/pets/report.json"))
@@ -196,13 +212,17 @@ def test_new_photos_are_a_new_version(added: Project, pets: Path, tmp_path: Path
 def test_a_name_that_is_taken_or_photos_that_are_not_there_change_nothing(added: Project, tmp_path: Path) -> None:
     before = added.read("params.yaml")
     for name, path, message in (
-        ("pets two", str(tmp_path), "the name 'pets two' must be letters, digits, - and _"),
+        ("pets two", str(tmp_path), "the name 'pets two' must be a letter, then letters, digits, - and _"),
         ("birds", str(tmp_path / "none"), "is not there; it must be a folder, a zip or tar archive, or a CSV table"),
         ("birds", str(tmp_path), "has no sub-folders of photos"),
     ):
         done = added.run(*TRACKWAY, "add-images", name, path, check=False)
         assert done.returncode == 1
         assert message in done.stdout
+    path = load_params(added.folder / "params.yaml").datasets["pets"].source.path  # type: ignore[attr-defined]
+    again = (*TRACKWAY, "add-images", "pets", path)
+    assert "dataset pets has these photos already; nothing was changed" in added.run(*again).stdout
+    assert "transform.mode is RGB, not L; change it in params.yaml" in added.run(*again, "--grey", check=False).stdout
     assert added.read("params.yaml") == before
     assert not list(added.folder.glob("data/*birds*"))
     assert not list(added.folder.glob("data/raw/*birds*"))

@@ -7,7 +7,7 @@ import re
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import Project
+from tests.conftest import Project, Webhook
 
 
 def test_both_doors_give_the_same_lock(by_flow: Project, by_repro: Project) -> None:
@@ -59,8 +59,11 @@ def raise_on_data(x: torch.Tensor) -> None:
 """
 
 
-def test_a_failed_stage_leaves_the_other_branches_running(finished: Project) -> None:
-    """A user's model that passes the trial with `meta` tensors and breaks on real ones."""
+def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, webhook: Webhook) -> None:
+    """A user's model that passes the trial with `meta` tensors and breaks on real ones; a loss that becomes NaN.
+
+    And other test data for blobs, so that there is a new champion to tell of.
+    """
     model = finished.read("learn/models/mlp.py").replace("class MLP", "class Broken")
     model = model.replace("return self.layers(x)", "raise_on_data(x)\n        return self.layers(x)")
     model += RAISE_ON_DATA
@@ -77,12 +80,22 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project) -> 
         "epochs: 100\n    batch_size: full\n    seed: 42\n  line-linear",
         "epochs: 90\n    batch_size: full\n    seed: 42\n  line-linear",
     )
+    finished.edit("params.yaml", "lr: 0.1}\n    epochs: 1000", "lr: 1.0e+30}\n    epochs: 1000")
+    finished.edit("params.yaml", "cluster_std: 1.5, seed: 42", "cluster_std: 1.5, seed: 43")
+    finished.edit("params.yaml", "notify: []", f'notify: ["{webhook.address}"]')
     done = finished.run("python", "-m", "flows.cli", "run", check=False)
     assert done.returncode == 1
+    told = {message["title"]: message["message"] for message in webhook.told}
+    assert set(told) == {"Trackway: new champion", "Trackway: pipeline: everything ended Failed"}
+    assert "blobs-linear is champion (version 2" in told["Trackway: new champion"]
+    broke, was_nan = "'train digits-mlp' - RuntimeError: this model", "'train circles-relu' - error: epoch "
+    assert (done.stdout.count(broke), done.stdout.count(was_nan)) == (2, 1), "the second would end the same way again"
+    assert "train circles-relu' - Finished in state NotFiniteError" in done.stdout
     end = done.stdout[done.stdout.index("error: the flow ended Failed") :]
     assert "train@digits-mlp failed with exit code" in end
     assert "RuntimeError: this model is broken" in end
-    assert "not run, for they need it: evaluate@digits-mlp, register@digits" in end
+    assert end.splitlines()[-2].startswith("not run, for they need it: ")
+    assert {"evaluate@digits-mlp", "register@digits", "register@circles"} <= set(re.findall(r"[\w-]+@[\w-]+", end))
     status = finished.run("dvc", "status").stdout
     assert "train@line-parameters" not in status
     assert "evaluate@line-parameters" not in status

@@ -6,17 +6,17 @@ import datetime
 import json
 import re
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import psutil
 import pytest
 import requests
+from ruamel.yaml import YAML
 
-from tests.conftest import TRACKWAY, Project, Served, free_port, wait_until
+from tests.conftest import TRACKWAY, Project, Served, Webhook, free_port, wait_until
 
 LONG = "    epochs: 30\n", "    epochs: 30000\n"
 
@@ -156,27 +156,40 @@ def answers(project: Served) -> bool:
         return False
 
 
-class Webhook(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.told.append(json.loads(body))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
+def test_a_worker_elsewhere_clones_the_project_and_pulls_its_data(
+    served: Served, finished: Project, tmp_path: Path
+) -> None:
+    """`prefect.yaml` as it is, but for the address, the container and the installation in it."""
+    finished.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    finished.run("dvc", "push")
+    finished.commit("results")
+    described = YAML().load(finished.read("prefect.yaml"))
+    clone, install, pull = (next(iter(step.values())) for step in described["pull"])
+    assert (clone["id"], install["id"], pull["id"]) == ("clone", "install", "pull-data")
+    clone["repository"] = f"file://{finished.folder}"
+    clone["branch"] = finished.run("git", "branch", "--show-current").stdout.strip()
+    del described["pull"][1]
+    with (tmp_path / "prefect.yaml").open("w") as stream:
+        YAML().dump(described, stream)
+    (deployment,) = described["deployments"]
+    name, pool = deployment["name"], deployment["work_pool"]["name"]
 
-    def log_message(self, *_: object) -> None:
-        pass
+    served.run("prefect", "work-pool", "create", pool, "--type", "process")
+    served.run("prefect", "--no-prompt", "deploy", "--name", name, "--prefect-file", str(tmp_path / "prefect.yaml"))
+    made = served.ask(f"deployments/name/pipeline/{name}")
+    run = served.ask(f"deployments/{made['id']}/create_flow_run", {})["id"]
+    log = served.run("prefect", "worker", "start", "--pool", pool, "--run-once").stdout
+    served.run("prefect", "--no-prompt", "work-pool", "delete", pool)
+    served.run("prefect", "--no-prompt", "deployment", "delete", f"pipeline/{name}")
+    assert served.ask(f"flow_runs/{run}")["state"]["message"] == "30 stages: 0 run, 30 up to date", log
 
 
-def test_a_failure_is_told_to_a_webhook(edited: Served) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as hook:
-        hook.told = []  # type: ignore[attr-defined]
-        threading.Thread(target=hook.serve_forever, daemon=True).start()
-        edited.edit("params.yaml", "notify: []", f'notify: ["http://127.0.0.1:{hook.server_address[1]}/hook"]')
-        edited.edit("params.yaml", "train: 86400", "train: 3")
-        edited.edit("params.yaml", *LONG)
-        run = edited.wait_for(edited.start_run("pipeline", targets=["digits-mlp"]))
-        told = wait_until(lambda: hook.told, 20)  # type: ignore[attr-defined]
-        hook.shutdown()
+def test_a_failure_is_told_to_a_webhook(edited: Served, webhook: Webhook) -> None:
+    edited.edit("params.yaml", "notify: []", f'notify: ["{webhook.address}"]')
+    edited.edit("params.yaml", "train: 86400", "train: 3")
+    edited.edit("params.yaml", *LONG)
+    run = edited.wait_for(edited.start_run("pipeline", targets=["digits-mlp"]))
+    told = wait_until(lambda: webhook.told, 20)
     why = "train@digits-mlp took longer than 3 s and was stopped; flow.timeouts.train in params.yaml says"
     assert run["state"]["name"] == "Failed"
     assert why in run["state"]["message"]

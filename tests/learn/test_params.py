@@ -60,7 +60,14 @@ MISTAKES = [
     ("  blobs:\n", "  circles:\n", "params.yaml, line 26, column 3 is not YAML: found duplicate key"),
     ("datasets:", "datasets: [", "params.yaml, line 17, column 11 is not YAML: expected"),
     ("  line:\n", "  ../line:\n", "datasets.../line: a name must be letters, digits, - and _"),
+    (
+        "sqlite:///mlruns/mlflow.db",
+        "mlruns",
+        "tracking is .mlruns.; it must be null or the address of an MLflow store",
+    ),
     # what only torch can tell
+    ("CrossEntropyLoss", "NLLLoss", "it takes log-probabilities .*, and the model gives logits; .*be CrossEntropyLoss"),
+    ("CrossEntropyLoss", "CrossEntropyLoss, weight: [1.0, 2.0]", "which does not fit blobs .*; look at its weight"),
     ("{name: line}", "{name: lines}", "line-parameters.model.name is lines; it must be one of .*; did you mean line?"),
     ("L1Loss", "L1los", "line-parameters.loss.name is L1los; it must be one of .*; did you mean L1Loss?"),
     ("name: SGD", "name: SDG", "line-parameters.optimizer.name is SDG; it must be one of .*; did you mean SGD?"),

@@ -149,6 +149,17 @@ def test_a_folder_and_its_archives_give_the_same_files(folder: Path, tmp_path: P
     assert len(digests) == 1
 
 
+def test_names_in_a_zip_are_utf_8_also_where_it_does_not_say_so(folder: Path, tmp_path: Path) -> None:
+    """As Unix's zip writes them."""
+    with zipfile.ZipFile(tmp_path / "ascii.zip", "w") as packed:
+        packed.write(folder / "dog/b.jpg", "dog/b.jpg")
+        packed.write(folder / "dog/b.jpg", "K__se/b.jpg")
+    for encoding, expected in (("utf-8", "Käse"), ("cp437", "K__se".replace("__", "ä_"))):
+        name = b"K" + "ä".encode(encoding).ljust(2, b"_") + b"se"
+        (tmp_path / "some.zip").write_bytes((tmp_path / "ascii.zip").read_bytes().replace(b"K__se", name))
+        assert gather(tmp_path / "some.zip", tmp_path / encoding).classes == (expected, "dog")
+
+
 def test_a_folder_with_parts_has_the_classes_of_both(folder: Path, tmp_path: Path) -> None:
     folder.rename(tmp_path / "train")
     (tmp_path / "all").mkdir()
@@ -265,5 +276,5 @@ def test_an_archive_that_explodes_is_refused_before_it_is_unpacked(
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK not really")
-    with pytest.raises(DataError, match="must be a whole zip or tar archive"):
+    with pytest.raises(DataError, match="it is none, or is cut off; it must be a whole zip or tar archive"):
         gather(tmp_path / "a.zip", tmp_path / "into")

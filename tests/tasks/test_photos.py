@@ -39,6 +39,7 @@ def test_good_photos_have_no_problems() -> None:
         ([(0, photo("x"))], [(1, photo("y", 255))], "missing class", "dog has photos in test and none in train"),
         ([(0, photo("x"))] * 3, [], "imbalance", "cat has 6 photos for training, dog 2"),
         ([(0, photo("x", 1 << 40))], [(1, photo("x", 99))], "duplicate", "['test/2.jpg = train/2.jpg']"),
+        ([(0, photo("x", 1 << 40))], [(1, photo("x", 99))], "two labels", "1 photo is also in another class"),
         ([(0, photo("x", 0xFF00FF))], [(1, photo("y", 0xFF00F0))], "near-duplicate", "['test/2.jpg ≈ train/2.jpg']"),
         ([(0, photo("x", 1 << 40, 40, 40))], [], "tiny", "1 photos are smaller than 64×64"),
         ([(0, photo("x", 1 << 40, 640, 100))], [], "extreme", "['train/2.jpg: 640×100']"),

@@ -14,7 +14,6 @@ from tests.tasks.test_tracking import artifacts, run_of, runs
 PARAMS = load_params(ROOT / "params.yaml")
 TRAINING_KNOWS = {"train/seconds", "samples_per_second"}
 SAME_TAGS = {"state_dict.sha256", "test_data.md5", "dvc.stage", "dvc.data.md5", "dvc.code.md5"}
-AUTHOR = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
 
 
 def relog(project: Project) -> list[str]:
@@ -67,8 +66,7 @@ def test_relog_rebuilds_every_run_and_champion_of_a_deleted_store(finished: Proj
 
 
 def test_relog_in_a_clone_leaves_out_what_is_not_there_or_not_up_to_date(finished: Project) -> None:
-    finished.run("git", "add", "dvc.lock")
-    finished.run("git", *AUTHOR, "commit", "--quiet", "--message", "results")
+    finished.commit("results")
     clone = Project(finished.folder.with_name("clone"))
     finished.run("git", "clone", "--quiet", ".", str(clone.folder))
     clone.run("dvc", "cache", "dir", "--local", str(finished.folder / ".dvc/cache"))
