@@ -31,7 +31,7 @@ def test_add_twice_or_unknown_changes_nothing(project: Project) -> None:
     trackway(project, "add", "fashion_mnist")
     before = project.read("params.yaml")
     assert "datasets.fashion_mnist" in (shown := trackway(project, "add", "fashion_mnist", check=False))
-    assert "is already in params.yaml; nothing was changed" in shown
+    assert "are already in params.yaml; nothing was changed" in shown
     shown = trackway(project, "add", "fashion-mnist", check=False)
     assert "error: fashion-mnist is not in the catalog; it has fashion_mnist, food; did you mean" in shown
     assert project.read("params.yaml") == before
@@ -53,6 +53,6 @@ def test_outside_a_project_it_says_so(project: Project) -> None:
 
 
 def test_results_come_before_and_after_runs(project: Project, by_flow: Project) -> None:
-    assert "champion" in trackway(project, "results")
+    assert "no experiment has been evaluated; next: dvc repro, or trackway run" in trackway(project, "results")
     shown = trackway(by_flow, "results")
     assert shown.count(" champion ") == 1 + 4  # the heading and one a dataset
