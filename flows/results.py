@@ -34,7 +34,7 @@ def results(params: Params) -> list[dict[str, Any]]:
                     STATE_DICT: report[STATE_DICT],
                 }
             )
-    if params.tracking:
+    if params.tracking and rows:
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
         known = tracked(params.tracking, digests)
         for row in rows:
