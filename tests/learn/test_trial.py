@@ -115,6 +115,7 @@ def test_the_trial_costs_no_random_numbers_and_leaves_the_model_as_it_is() -> No
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.hardware
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device that the test asks for in vain")
 def test_a_device_that_is_not_there_is_told_with_what_is_and_how_to_ask_for_it() -> None:
     with pytest.raises(DeviceError) as caught:
@@ -206,6 +207,7 @@ def test_the_batch_size_that_fits_is_told_from_two_small_steps() -> None:
     assert batch_size_that_fits(lambda samples: 1000 + 10 * samples, 1000) == 0
 
 
+@pytest.mark.hardware
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, whose memory is to run out")
 def test_a_full_gpu_is_told_with_a_batch_size_that_fits(tmp_path: Path) -> None:
     device = torch.device("cuda")
