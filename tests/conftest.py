@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 TRACKWAY = ("python", "-m", "flows.cli")  # the copy's, not the installed one
+
+# A shell's background job has it ignored, and so would have every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
