@@ -92,12 +92,18 @@ def test_a_killed_training_is_tried_once_more(
 
 
 def test_a_training_killed_with_its_writer_is_marked_by_the_next_one(
-    undone: Project, run: subprocess.Popen[str], served: Served, by_flow: Project
+    undone: Project, served: Served, by_flow: Project
 ) -> None:
-    read_until(run, "train digits-mlp: 4,810 parameters")
-    wait_until(lambda: "RUNNING" in runs(undone), 10)
-    for process in [run, *undone.processes("tasks.train"), *undone.processes("tasks.tracking")]:
-        process.kill()
+    undone.edit("params.yaml", *LONG)
+    flow = undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api")
+    try:
+        read_until(flow, "train digits-mlp: epoch 300/30000")
+        wait_until(lambda: "RUNNING" in runs(undone), 60)
+    finally:
+        for process in [flow, *undone.processes("tasks.train"), *undone.processes("tasks.tracking")]:
+            process.kill()
+        flow.communicate()
+    undone.edit("params.yaml", *reversed(LONG))
     assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow)
 
 
