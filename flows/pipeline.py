@@ -121,8 +121,8 @@ def run_pipeline(targets: list[str] | None = None, workers: int | None = None, f
     checked_params()
     if targets:
         Graph(Path.cwd()).order(targets)
-    # The results need it, and Prefect's server takes seconds to start.
-    Thread(target=import_module, args=["mlflow"], daemon=True).start()
+    # The results need it and MLflow with it, and Prefect's server takes seconds to start.
+    Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
     return pipeline(targets, workers, force, return_state=True)
 
 
