@@ -21,7 +21,10 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from filelock import FileLock
+from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
+from urllib3.util import Retry
 
 ROOT = Path(__file__).parent.parent
 TRACKWAY = ("python", "-m", "flows.cli")  # the copy's, not the installed one
@@ -138,18 +141,31 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture(scope="session")
 def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the Prefect flow has run everything. Not to be changed."""
-    project = make_project(tmp_path_factory.mktemp("by-flow"))
-    log = project.run("python", "-m", "flows.cli", "run").stdout
-    (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
-    return project
+
+    def run(project: Project) -> None:
+        log = project.run("python", "-m", "flows.cli", "run").stdout
+        (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
+
+    return made_once("by-flow", run, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def by_repro(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which a bare `dvc repro` has run everything. Not to be changed."""
-    project = make_project(tmp_path_factory.mktemp("by-repro"))
-    project.run("dvc", "repro")
-    return project
+    return made_once("by-repro", lambda project: project.run("dvc", "repro"), tmp_path_factory)
+
+
+def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempPathFactory) -> Project:
+    """A project that pytest's workers share: the first to need it makes it, the other waits."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / f"{name}.lock"):
+        if not (folder / f"{name}.made").exists():
+            (folder / name).mkdir()
+            run(make_project(folder / name))
+            (folder / f"{name}.made").touch()
+    return Project(folder / name)
 
 
 @pytest.fixture
@@ -158,6 +174,12 @@ def finished(by_flow: Project, tmp_path: Path) -> Iterator[Project]:
     folder = tmp_path / "project"
     shutil.copytree(by_flow.folder, folder, symlinks=True)
     return Project(folder)
+
+
+# Where two write to its database at once, Prefect's server answers one of them 503: try again.
+AS_PREFECT_S_CLIENT_DOES = Retry(
+    connect=0, read=0, status=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0.5
+)
 
 
 @dataclass(frozen=True)
@@ -174,8 +196,11 @@ class Served(Project):
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """GET, or POST where there is a body."""
-        url = f"{self.prefect}/api/{path}"
-        answer = requests.get(url, timeout=30) if body is None else requests.post(url, json=body, timeout=30)
+        with requests.Session() as session:
+            session.mount("http://", HTTPAdapter(max_retries=AS_PREFECT_S_CLIENT_DOES))
+            answer = session.request(
+                "GET" if body is None else "POST", f"{self.prefect}/api/{path}", json=body, timeout=30
+            )
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

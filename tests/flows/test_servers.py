@@ -252,23 +252,24 @@ def test_a_copy_does_not_take_the_original_s_servers_for_its_own(served: Served,
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("command", "line", "message"),
     [
-        ("cron: often", "flow.schedules[0].cron is often; "),
-        ("interval: 0", "flow.schedules.0.interval is 0; it must be >= 1"),
-        ("cron: '* * * * *', timezone: Mars/Olympus", "flow.schedules[0].timezone is Mars/Olympus; "),
-        ("interval: 60, cron: '* * * * *'", "flow.schedules.0: it must have either cron or interval"),
+        ("check", "cron: often", "flow.schedules[0].cron is often; "),
+        ("up", "cron: often", "flow.schedules[0].cron is often; "),
+        ("check", "interval: 0", "flow.schedules.0.interval is 0; it must be >= 1"),
+        ("check", "cron: '* * * * *', timezone: Mars/Olympus", "flow.schedules[0].timezone is Mars/Olympus; "),
+        ("up", "interval: 60, cron: '* * * * *'", "flow.schedules.0: it must have either cron or interval"),
         (
+            "check",
             "interval: 60, parameters: {target: [line]}",
             "flow.schedules.0: parameters.target is not a parameter of pipeline",
         ),
     ],
 )
-def test_a_wrong_schedule_is_refused(project: Project, line: str, message: str) -> None:
+def test_a_wrong_schedule_is_refused(project: Project, command: str, line: str, message: str) -> None:
     project.edit("params.yaml", 'cron: "0 6 * * *", timezone: UTC', line)
-    for command in ("check", "up"):
-        done = project.run(*TRACKWAY, command, check=False)
-        assert done.returncode == 1
-        assert f"error: {message}" in done.stdout
-        assert "Traceback" not in done.stdout
+    done = project.run(*TRACKWAY, command, check=False)
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stdout
+    assert "Traceback" not in done.stdout
     assert not (project.folder / ".servers").exists()
