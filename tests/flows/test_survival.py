@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def test_a_gpu_takes_one_training_at_a_time(tmp_path: object, capfd: pytest.Capt
     environment = os.environ | {"TMPDIR": str(tmp_path)}
 
     def start(name: str) -> subprocess.Popen[str]:
-        command = ["python", "-c", code, name]
+        command = [sys.executable, "-c", code, name]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
