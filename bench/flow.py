@@ -39,7 +39,7 @@ def main() -> None:
         empty, warm = in_turns(TIMES, lambda: run(folder, "python", "-c", EMPTY), lambda: run(folder, *flow))
         more = median([b - a for a, b in zip(empty, warm, strict=True)])
         show(
-            f"    30 stages, nothing to do, medians of {TIMES} in turns",
+            f"    31 stages, nothing to do, medians of {TIMES} in turns",
             ["flow of 30 empty tasks", "flow", "more"],
             [[f"{median(empty):.1f} s", f"{median(warm):.1f} s", f"{more:+.1f} s"]],
         )

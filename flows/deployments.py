@@ -6,8 +6,10 @@ python -m flows.deployments
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -28,12 +30,16 @@ from prefect.states import Crashed
 from pydantic import ValidationError
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from flows.pipeline import LOCK, pipeline, retrain
+from flows.alive import KILLED, end_dead_runs, tell_crash
+from flows.graph import FLOW_LOCK
+from flows.notify import remember_addresses
+from flows.pipeline import pipeline, retrain
 from learn.errors import ParamsError, TrackwayError
 from learn.params import PARAMS_FILE, Params
 from tasks.stage import checked_params
 
 SLUG = str(PARAMS_FILE)  # how the names of its schedules begin on Prefect's page
+BETWEEN_LOOKS = 10  # seconds
 FLOWS: dict[str, Flow[..., Any]] = {"pipeline": pipeline, "retrain": retrain}
 
 
@@ -79,12 +85,16 @@ def deployments(params: Params) -> list[RunnerDeployment]:
 
 def main() -> None:
     try:
-        ready = deployments(checked_params())
+        params = checked_params()
+        ready = deployments(params)
     except TrackwayError as error:
         sys.exit(error.as_message())
+    remember_addresses(params)
     _wait_for_server()
+    end_dead_runs(deployments=True)
     _end_dead_runs()
     _forget_old_schedules(ready)
+    Thread(target=_look_for_dead_runs, daemon=True).start()
     serve(*ready, limit=1, pause_on_shutdown=False, print_starting_message=False)
 
 
@@ -108,19 +118,30 @@ def _forget_old_schedules(ready: list[RunnerDeployment]) -> None:
                         client.delete_deployment_schedule(found.id, schedule.id)
 
 
+def _look_for_dead_runs() -> None:
+    """Those of `trackway run`; a run of a deployment is watched by the process that serves, with the flow's hooks."""
+    while True:
+        time.sleep(BETWEEN_LOOKS)
+        try:
+            end_dead_runs(deployments=False)
+        except Exception as error:  # such as a server that is just started again
+            print(f"cannot look for flow runs that were killed: {error}", file=sys.stderr)
+
+
 def _end_dead_runs() -> None:
-    """Runs whose process was killed with the one that serves: they would seem to run for ever, and keep others waiting.
+    """Runs of deployments that were killed before their flow began, with the process that serves.
 
     A flow that lives holds the lock of this folder.
     """
     try:
-        with FileLock(LOCK, timeout=0), get_client(sync_client=True) as client:
+        with FileLock(FLOW_LOCK, timeout=0), get_client(sync_client=True) as client:
             states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
             for run in client.read_flow_runs(
                 deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(FLOWS))),
                 flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
             ):
-                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
+                tell_crash(run)
     except Timeout:
         return
 

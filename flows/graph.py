@@ -2,32 +2,111 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
+from dvc.dependency import ParamsDependency
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
+from ruamel.yaml import YAML
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
-from learn.errors import ParamsError, did_you_mean
+from learn.errors import GraphError, ParamsError, did_you_mean
+from learn.params import PARAMS_FILE, Params, read_yaml
+
+DVC_FILE = Path("dvc.yaml")
+FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # one flow at a time works in a folder
+SHIPPED = "`git diff dvc.yaml` shows what was changed"
+KINDS = {  # kind of stage → what it is there for each of
+    "group": "sections",
+    "download": "datasets",
+    "split": "datasets",
+    "transform": "datasets",
+    "train": "experiments",
+    "evaluate": "experiments",
+    "register": "datasets",
+}
 
 
 class Graph:
     """DVC's stages and what each needs."""
 
     def __init__(self, root: Path) -> None:
-        self.repo = Repo(str(root))
-        stages = [stage for stage in self.repo.index.stages if isinstance(stage, PipelineStage)]
+        """Raises GraphError if dvc.yaml or dvc.lock cannot be read, or if their stages do not fit together."""
+        read_yaml(Path(os.path.relpath(root / DVC_FILE)))  # whose message has line and column, unlike DVC's
+        try:
+            self.repo = Repo(str(root))
+            stages = [stage for stage in self.repo.index.stages if isinstance(stage, PipelineStage)]
+            self._graph = self.repo.index.graph  # an edge leads from a stage to one that it needs
+        except YAMLValidationError as error:
+            text = YAML().load(root / DVC_FILE)
+            found = [(".".join(map(str, e.path)), determine_linecol(text, e.path)[0], e.msg) for e in error.exc.errors]
+            problems = [f"{DVC_FILE}, line {line}: {key or 'the file'}: {what}" for key, line, what in found]
+            raise GraphError("\n".join(problems)) from error
+        except DvcException as error:
+            raise GraphError(f"DVC cannot read the stages: {error}".expandtabs(2)) from error
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in stages}
-        self._graph = self.repo.index.graph  # an edge leads from a stage to one that it needs
+
+    def check(self, params: Params) -> None:
+        """Raises GraphError if dvc.yaml has not the stages of these datasets and experiments, or others too."""
+        named = {"datasets": [*params.datasets], "experiments": [*params.experiments], "sections": ["experiments"]}
+        wanted = {f"{kind}@{name}" for kind, section in KINDS.items() for name in named[section]}
+        problems = [f"{DVC_FILE} has no stage {name}; {SHIPPED}" for name in sorted(wanted - set(self.stages))]
+        problems += [
+            f"{DVC_FILE}: stage {name} is none that Trackway runs; a stage must be one of {', '.join(KINDS)}, for each "
+            "dataset or experiment"
+            for name in sorted(set(self.stages) - wanted)
+        ]
+        plain = read_yaml(PARAMS_FILE)
+        problems += [
+            f"{DVC_FILE}: stage {name} lists the parameter {key}, which is not in {PARAMS_FILE}; {SHIPPED}"
+            for name in sorted(wanted & set(self.stages))
+            for dep in self.stages[name].deps
+            if isinstance(dep, ParamsDependency) and dep.def_path == str(PARAMS_FILE)
+            for key in dep.params
+            if not _has(plain, key.split("."))
+        ]
+        if problems:
+            raise GraphError("\n".join(problems))
 
     @retry(retry=retry_if_exception_type(LockError), wait=wait_fixed(1))
-    def changed(self) -> set[str]:
-        """The stages that are not up to date, as DVC sees them now. Waits for stages that somebody else runs."""
+    def changed(self, names: Iterable[str] | None = None) -> set[str]:
+        """The stages that are not up to date, as DVC sees them now; of those named, if any are. Waits for stages that
+        somebody else runs. A stage must not have run since this graph was read."""
         with self.repo.lock:
-            return {name for name, stage in self.stages.items() if stage.changed()}
+            return {name for name in names or self.stages if self.stages[name].changed()}
+
+    def restore(self) -> list[str]:
+        """Brings outputs that are gone back from DVC's cache, as dvc.lock has them; returns their stages.
+
+        DVC removes a stage's outputs before it runs the stage. Raises GraphError if the cache has them no longer.
+        """
+        gone = [
+            name for name, stage in self.stages.items() if any(out.hash_info and not out.exists for out in stage.outs)
+        ]
+        try:
+            if gone:
+                self.repo.checkout(targets=gone, force=True)
+        except DvcException as error:
+            raise GraphError(f"DVC cannot bring back what {', '.join(gone)} had made: {error}") from error
+        return gone
+
+    def remove_outputs(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Removes the outputs of stages if DVC's cache holds them as they are; returns those removed and those left."""
+        gone, kept = [], []
+        for out in (out for name in names for out in self.stages[name].outs if out.exists):
+            if out.changed_cache() or out.changed_checksum():
+                kept.append(out.def_path)
+            else:
+                out.remove()
+                gone.append(out.def_path)
+        return gone, kept
 
     def needs(self, name: str) -> list[str]:
         return [stage.addressing for stage in self._graph.successors(self.stages[name])]
@@ -53,3 +132,11 @@ class Graph:
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted
         ]
+
+
+def _has(data: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(data, dict) or key not in data:
+            return False
+        data = data[key]
+    return True

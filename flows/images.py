@@ -12,7 +12,7 @@ from learn.archives import Gathered, gather, tree_digest
 from learn.datasets import Images
 from learn.errors import DataError, ParamsError
 from learn.params import load_params
-from learn.photos import Mode
+from learn.photos import Mode, unwritable
 from tasks.stage import atomic_folder, raw_folder
 
 # YAML reads JSON, so values from outside stand in it as JSON and cannot be anything else.
@@ -57,6 +57,8 @@ def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mo
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ParamsError([f"the name {name!r} must be a letter, then letters, digits, - and _"])
+    if problem := unwritable(str(path)):
+        raise DataError(f"the path {str(path)!r} {problem}; rename it")
     params = load_params(params_file)
     known = params.datasets.get(name)
     source = known.source if known else None

@@ -1,28 +1,65 @@
-"""Telling people: a failed flow, a new champion; in the log, and at the addresses in params.yaml."""
+"""Telling people: a failed or crashed flow, a new champion; in the log, and at the addresses in params.yaml."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+from logging import Logger, LoggerAdapter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import apprise
-from prefect.logging import get_run_logger
+import requests
 
-from learn.params import load_params
+from learn.errors import TrackwayError
+from learn.params import Params, load_params
+from tasks.stage import write_atomically
+
+KNOWN = Path(".dvc/tmp/notify.json")  # the addresses when params.yaml was last right
+SECONDS = 10  # that a webhook has to answer
+
+Log = Logger | LoggerAdapter[Any]
 
 
-def notify(title: str, text: str) -> None:
-    """Sends to every address of `flow.notify`; one that cannot be reached is named in the log, and nothing else."""
-    log = get_run_logger()
+def remember_addresses(params: Params) -> None:
+    """For a failure at a time when params.yaml cannot be read, perhaps because of that."""
+    write_atomically(KNOWN, json.dumps(params.flow.notify).encode())
+
+
+def notify(title: str, text: str, log: Log) -> None:
+    """Sends to every address of `flow.notify`; one that cannot be reached is named in the log, and nothing else.
+
+    Never raises. The log gets no path and no query of an address, for these hold tokens.
+    """
     log.info(f"{title}: {text}")
-    for number, address in enumerate(load_params().flow.notify):
-        target = _target(os.path.expandvars(address))
-        if target is None:
-            log.warning(f"flow.notify[{number}] in params.yaml is no address that Apprise or a webhook knows")
-        elif not target.notify(body=text, title=f"Trackway: {title}"):
-            log.warning(f"flow.notify[{number}] in params.yaml ({target.url(privacy=True)}) could not be told")
+    for number, address in enumerate(_addresses(log)):
+        if problem := _tell(os.path.expandvars(address), title, text):
+            log.warning(f"flow.notify[{number}] in params.yaml {problem}")
 
 
-def _target(address: str) -> apprise.NotifyBase | None:
-    """An Apprise address as it is (slack://..., mailto://...); any other http(s) address gets the text as JSON."""
-    found = apprise.Apprise.instantiate(address)
-    return found or apprise.Apprise.instantiate(address.replace("http", "json", 1))
+def _addresses(log: Log) -> list[str]:
+    try:
+        return load_params().flow.notify
+    except TrackwayError as error:
+        log.warning(f"params.yaml cannot be read; told are the addresses that it had before. {error.as_message()}")
+        return json.loads(KNOWN.read_bytes()) if KNOWN.is_file() else []
+
+
+def _tell(address: str, title: str, text: str) -> str | None:
+    """Sends to an Apprise address (slack://..., mailto://...), JSON to any other http(s) one; returns what failed."""
+    logging.getLogger("apprise").disabled = True  # it logs whole addresses
+    message = {"title": f"Trackway: {title}", "message": text, "type": "info"}
+    if target := apprise.Apprise.instantiate(address):
+        sent = target.notify(title=message["title"], body=text)
+        return None if sent else f"({target.service_name}) could not be told"
+    try:
+        shown = urlsplit(address)
+        if shown.scheme not in ("http", "https") or not shown.hostname:
+            return "is no address that Apprise or a webhook knows"
+        answer = requests.post(address, json=message, timeout=SECONDS)
+        problem = None if answer.ok else f"status {answer.status_code}"
+    except (requests.RequestException, ValueError) as error:  # whose text has the whole address
+        problem = type(error).__name__
+    return problem and f"({shown.scheme}://{shown.hostname}) could not be told: {problem}"

@@ -7,51 +7,66 @@ The graph is DVC's, read from it; a task runs `dvc repro --single-item STAGE`, a
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import UUID
 
 from filelock import FileLock
+from joblib import cpu_count
 from prefect import Flow, flow, get_run_logger, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import Completed, Failed
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled, Completed, Failed
 
-from flows.graph import Graph
-from flows.notify import notify
+from flows.alive import end_dead_runs, hold
+from flows.graph import FLOW_LOCK, Graph
+from flows.notify import notify, remember_addresses
+from flows.publish import check_publishable, publish_results
 from flows.results import publish
 from flows.stages import TASKS, all_stopped_at_the_end
-from learn.errors import TrackwayError
+from flows.temporary import start_temporary_server
+from learn.errors import TrackingError, TrackwayError
+from learn.params import Params
+from tasks.address import address
+from tasks.register import is_complete
 from tasks.stage import checked_params, one_at_a_time
 
-LOCK = Path(".dvc/tmp/flow.lock")
+
+def _name(flow: str, parameters: dict[str, Any]) -> str:
+    what = [parameters["dataset"]] if "dataset" in parameters else parameters.get("targets")
+    return f"{flow}: {', '.join(what or ['everything'])}"
 
 
 def _tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    notify(f"{flow_run.name} ended {state.name}", state.message or "")
+    name = _name(flow.name, flow_run.parameters)  # flow_run.name may be the one that it had before it began
+    notify(f"{name} ended {state.name}", state.message or "", flow_run_logger(flow_run, flow))
 
 
 @flow(
-    flow_run_name=lambda: f"pipeline: {', '.join(runtime.flow_run.parameters['targets'] or ['everything'])}",
+    flow_run_name=lambda: _name("pipeline", runtime.flow_run.parameters),
     on_failure=[_tell_failure],
     on_crashed=[_tell_failure],
 )
-def pipeline(targets: list[str] | None = None, workers: int | None = None, force: bool = False) -> State[Any]:
+def pipeline(
+    targets: list[str] | None = None, workers: int | None = None, force: bool = False, publish: str | None = None
+) -> State[Any]:
     """Brings everything in params.yaml up to date, or the targets and what they need.
 
     targets: stages (train@digits-mlp), kinds of stages (train), experiments or datasets. workers: stages at a time; by
-    default so that workers × threads = cores. force: run also what is up to date.
+    default as many as there are cores for their threads (affinity and a container's quota count). force: run also what
+    is up to date. publish: a git branch; whatever was made is pushed, the outputs to DVC's remote, dvc.lock there.
     """
-    return _bring_up_to_date(targets, workers, lambda stage: force)
+    return _bring_up_to_date(targets, workers, lambda stage: force, publish)
 
 
 @flow(
-    flow_run_name="retrain: {dataset}",
+    flow_run_name=lambda: _name("retrain", runtime.flow_run.parameters),
     on_failure=[_tell_failure],
     on_crashed=[_tell_failure],
 )
@@ -65,37 +80,102 @@ def retrain(dataset: str, workers: int | None = None) -> State[Any]:
     return _bring_up_to_date([dataset], workers, lambda stage: stage.partition("@")[0] in again)
 
 
-def _bring_up_to_date(targets: list[str] | None, workers: int | None, force: Callable[[str], bool]) -> State[Any]:
-    with _alone_in_this_folder(), all_stopped_at_the_end():
-        params = checked_params()
-        graph = Graph(Path.cwd())
-        changed = graph.changed()
-        workers = workers or max(1, (os.cpu_count() or 1) // params.threads)
-        timeouts = params.flow.timeouts.model_dump()
-        waiting = graph.order(targets)
-        futures: dict[str, PrefectFuture[Any]] = {}
-        running: dict[PrefectFuture[Any], str] = {}
+def _bring_up_to_date(
+    targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None = None
+) -> State[Any]:
+    """However it ends, no stage outlives it, and no outputs are gone that DVC's cache has."""
+    hold(UUID(runtime.flow_run.id))
+    try:
+        with _alone_in_this_folder(), _restored_unless_completed() as outcome, all_stopped_at_the_end():
+            outcome.append(_walk(targets, workers, force, branch))
+            return outcome[0]
+    except KeyboardInterrupt:
+        return Cancelled(message="stopped by Ctrl-C")
 
-        while waiting or running:
-            started = set(futures) - set(running.values())
-            ready = [name for name in waiting if started.issuperset(graph.needs(name))]
-            for name in ready[: workers - len(running)]:
-                needs = [futures[need] for need in graph.needs(name)]
-                # Where a need was run, DVC looks again; where one failed, Prefect ends the task as NotReady.
-                unchanged = name not in changed and all(n.state.name == "Cached" for n in needs)
-                kind = name.partition("@")[0]
-                future = TASKS[kind].submit(
-                    name, unchanged and not force(name), force(name), timeouts.get(kind), wait_for=needs
-                )
-                futures[name] = future
-                running[future] = name
-                waiting.remove(name)
-            if running:
-                done = next(as_completed(list(running)))
-                done.wait()  # until then its state is what the server last heard
-                running.pop(done)
+
+@contextmanager
+def _restored_unless_completed() -> Iterator[list[State[Any]]]:
+    """Around a flow, which appends its final state: brings back what stopped or failed stages had made before."""
+    outcome: list[State[Any]] = []
+    try:
+        yield outcome
+    finally:
+        if not (outcome and outcome[0].is_completed()):
+            try:
+                restored = Graph(Path.cwd()).restore()
+                if restored:
+                    get_run_logger().info(f"brought back what these had made before: {', '.join(restored)}")
+            except TrackwayError as error:
+                get_run_logger().warning(str(error))
+
+
+def _walk(
+    targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None
+) -> State[Any]:
+    """Runs each stage as soon as what it needs is done."""
+    params = checked_params()
+    remember_addresses(params)
+    get_run_logger().info("looking at what is up to date")
+    graph = Graph(Path.cwd())
+    graph.check(params)
+    if branch:
+        check_publishable(params, graph, branch)
+    changed = graph.changed()
+    workers = workers or max(1, cpu_count() // params.threads)
+    timeouts = params.flow.timeouts.model_dump()
+    waiting = graph.order(targets)
+    get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time")
+    mlflow = _Mlflow(params)
+    futures: dict[str, PrefectFuture[Any]] = {}
+    running: dict[PrefectFuture[Any], str] = {}
+
+    while waiting or running:
+        started = set(futures) - set(running.values())
+        ready = [name for name in waiting if started.issuperset(graph.needs(name))]
+        for name in ready[: workers - len(running)]:
+            needs = [futures[need] for need in graph.needs(name)]
+            # If a need was run, look again; if one failed, Prefect ends the task as NotReady.
+            ran = any(need.state.name != "Cached" for need in needs)
+            unchanged = name not in changed and not (ran and graph.changed([name]))
+            kind = name.partition("@")[0]
+            again = force(name) or mlflow.lacks(name)
+            future = TASKS[kind].submit(name, unchanged and not again, again, timeouts.get(kind), wait_for=needs)
+            futures[name] = future
+            running[future] = name
+            waiting.remove(name)
+        if running:
+            done = next(as_completed(list(running)))
+            done.wait()  # until then its state is what the server last heard
+            running.pop(done)
+    try:
         publish(params)
+    except Exception as error:  # of MLflow, Prefect or a file: the stages have succeeded all the same
+        get_run_logger().warning(f"the results are not on this run's page: {type(error).__name__}: {error}")
+    if branch:
+        publish_results(branch)
     return _final_state({name: future.state for name, future in futures.items()})
+
+
+class _Mlflow:
+    """What its store lacks, as after `dvc pull` or `make clean`: DVC restores outputs, and the runs are not among them.
+
+    Asked no more once it does not answer.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self._params, self._answers = params, True
+
+    def lacks(self, stage: str) -> bool:
+        """Whether a stage is to run although it may be up to date: register completes the runs of its dataset."""
+        kind, _, dataset = stage.partition("@")
+        if kind != "register" or not self._answers:
+            return False
+        try:
+            return not is_complete(self._params, dataset)
+        except TrackingError as error:
+            self._answers = False
+            get_run_logger().warning(error.as_message())
+            return False
 
 
 def _final_state(states: dict[str, State[Any]]) -> State[Any]:
@@ -111,19 +191,29 @@ def _final_state(states: dict[str, State[Any]]) -> State[Any]:
 
 def _alone_in_this_folder() -> AbstractContextManager[None]:
     """One flow at a time in a working tree, whoever starts it."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    FLOW_LOCK.parent.mkdir(parents=True, exist_ok=True)
     waiting = "another flow is at work in this folder; waiting for it to end"
-    return one_at_a_time(FileLock(LOCK), lambda: get_run_logger().info(waiting))
+    return one_at_a_time(FileLock(FLOW_LOCK), lambda: get_run_logger().info(waiting))
 
 
-def run_pipeline(targets: list[str] | None = None, workers: int | None = None, force: bool = False) -> State[Any]:
+def run_pipeline(
+    targets: list[str] | None = None, workers: int | None = None, force: bool = False, branch: str | None = None
+) -> State[Any]:
     """The flow from a terminal; returns its final state. Raises ParamsError before Prefect is bothered."""
-    checked_params()
-    if targets:
-        Graph(Path.cwd()).order(targets)
+    params = checked_params()
+    graph = Graph(Path.cwd())
+    graph.check(params)
+    graph.order(targets)
+    if params.tracking:
+        address(params.tracking)  # a variable that is not set is told before any work
+    if branch:
+        check_publishable(params, graph, branch)
+    wait_for_server = start_temporary_server()
     # The results need it and MLflow with it, and Prefect's server takes seconds to start.
     Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
-    return pipeline(targets, workers, force, return_state=True)
+    wait_for_server()
+    end_dead_runs(deployments=False)
+    return pipeline(targets, workers, force, branch, return_state=True)
 
 
 if __name__ == "__main__":

@@ -3,58 +3,83 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from flows.servers import mlflow_address
-from learn.metrics import METRICS
+from learn.errors import TrackingError
 from learn.params import Params
+from tasks.register import measured, ranked
 from tasks.stage import metrics_file, report_file
 from tasks.tracking import STATE_DICT, tracked
 
 DASH = "–"
-COLUMNS = ("parameters", "epochs", "test loss", "test accuracy", "train seconds", "diagnosis")
+COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
+LEFT = ("metric", "diagnosis")  # aligned; the others are numbers
+CAPTION = "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part"
 
 
-def results(params: Params) -> list[dict[str, Any]]:
-    """One row an experiment that has been evaluated, grouped by dataset, best first by the dataset's metric."""
+def results(params: Params) -> tuple[list[dict[str, Any]], str]:
+    """One row an experiment that has been evaluated, grouped by dataset, best first by what decides on its champion.
+
+    And why the rows lack what MLflow knows, if it could not be asked.
+    """
+    why = ""
     rows = []
     for name, experiment in params.experiments.items():
         files = metrics_file(experiment.dataset, name), report_file(experiment.dataset, name)
         if all(file.is_file() for file in files):
-            metrics, report = (json.loads(file.read_bytes()) for file in files)
+            numbers, report = (json.loads(file.read_bytes()) for file in files)
             rows.append(
                 {
                     "dataset": experiment.dataset,
                     "experiment": name,
-                    **metrics,
+                    **numbers,
+                    "metric": params.datasets[experiment.dataset].champion.metric,
                     "diagnosis": report["diagnosis"]["summary"],
                     STATE_DICT: report[STATE_DICT],
                 }
             )
     if params.tracking and rows:
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
-        known = tracked(params.tracking, digests)
+        try:
+            known = tracked(params.tracking, digests)
+        except TrackingError as error:
+            known, why = {}, f"the table is without champions and seconds, for MLflow could not be asked: {error}"
         for row in rows:
             if run := known.get((row["dataset"], row["experiment"])):
                 row |= {"seconds": run.seconds, "champion": run.champion, "page": run.page}
-    order = {name: number for number, name in enumerate(params.datasets)}
+    found = []
+    for name, dataset in params.datasets.items():
+        own = [row for row in rows if row["dataset"] == name]
+        found += ranked(own, dataset.split.held_out, dataset.champion.metric)
+    return found, why
 
-    def key(row: dict[str, Any]) -> tuple[int, float]:
-        metric = params.datasets[row["dataset"]].champion.metric
-        return order[row["dataset"]], -row[metric] if METRICS[metric].better == "higher" else row[metric]
 
-    return sorted(rows, key=key)
+def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each dataset whose metrics files lack what decides, because params.yaml has just changed."""
+    said = []
+    for name, own in groupby(rows, lambda row: row["dataset"]):
+        dataset = params.datasets[name]
+        part, metric = dataset.split.held_out, dataset.champion.metric
+        if any(measured(row, part, metric) is None for row in own):
+            said.append(f"{name}: {part} {metric}, which decides, is not measured yet; next: dvc repro")
+    return said
 
 
 def publish(params: Params) -> None:
     """The results as an artifact of the flow run on Prefect's page, with links to the runs on MLflow's."""
+    from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
+    rows, why = results(params)
+    if why:
+        get_run_logger().warning(why)
     create_markdown_artifact(
-        markdown(results(params), mlflow_address()),
+        markdown(rows, "" if why else mlflow_address(params)),
         key="results",
         description="Every experiment that has been evaluated, best first. The links open its run in MLflow.",
     )
@@ -62,12 +87,12 @@ def publish(params: Params) -> None:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for the terminal."""
-    view = Table(box=box.SIMPLE_HEAD)
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=CAPTION)
     for column in ("dataset", "experiment"):
         view.add_column(column, no_wrap=True)
     for column in COLUMNS:
-        if column == "diagnosis":
-            view.add_column(column, min_width=len(column))
+        if column in LEFT:
+            view.add_column(column, min_width=len(column), no_wrap=column == "metric")
         else:
             view.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     view.add_column("champion", no_wrap=True)
@@ -87,11 +112,20 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['parameters']:,}",
         f"{row['epochs']:,}",
         f"{row['loss']:.5f}",
-        f"{row['accuracy']:.2%}" if "accuracy" in row else DASH,
+        row["metric"],
+        *(_value(row, part) for part in ("validation", "test")),
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
         "champion" if row.get("champion") else "",
     ]
+
+
+def _value(row: dict[str, Any], part: str) -> str:
+    """The dataset's metric on a part."""
+    value = measured(row, part, row["metric"])
+    if value is None:
+        return DASH
+    return f"{value:.2%}" if row["metric"] == "accuracy" else f"{value:.5f}"
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
@@ -100,4 +134,4 @@ def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
     for row in rows:
         name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]
         lines.append("| " + " | ".join([row["dataset"], name, *_cells(row)]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", CAPTION])

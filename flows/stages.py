@@ -6,13 +6,16 @@ end of its standard input (tasks/stage.py).
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,17 +24,18 @@ import psutil
 from prefect import Task, get_run_logger, runtime
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging.loggers import task_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.urls import url_for
 
 from flows.notify import notify
-from learn.errors import NetworkError, NotFiniteError
-from tasks.stage import LIFELINE
+from learn.errors import DeviceError, NetworkError, NotFiniteError
+from tasks.stage import LIFELINE, WAITING
 from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
 
-LAST_LINES = 40  # of a failed stage's output, in the message of the flow's final state
-TELLING = (NetworkError, NotFiniteError)  # the failures that decide whether a stage is tried again
+LAST_LINES = 40  # of a stage's output, among which its error is looked for
+TELLING = (DeviceError, NetworkError, NotFiniteError)  # the failures that decide whether a stage is tried again
 PATIENCE = 5.0  # seconds that a stage has to end when it is asked to; then it is killed
 
 _running: set[subprocess.Popen[str]] = set()
@@ -41,30 +45,38 @@ _stopping = threading.Event()
 def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> State[Any]:
     """Runs one stage and passes its lines on to the log. One that is up to date ends as `Cached`.
 
-    timeout: seconds, then the stage is stopped and ends as `TimedOut`. A failure's message holds the last lines.
+    timeout: seconds, then the stage is stopped and ends as `TimedOut`; the time in which it waits for another stage, as
+    for a GPU, is not counted. A failure's message holds the error.
     """
     if up_to_date:
         return Completed(name="Cached", message="up to date")
     log = get_run_logger()
     options = ["--quiet", "--single-item", *(["--force"] if force else [])]
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with _process("--wait-for-lock", "repro", *options, name) as process:
-        too_long = threading.Event()
+    done, too_long = threading.Event(), threading.Event()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _process("--wait-for-lock", "repro", *options, name, waiting=(waiting := Path(folder) / "waiting")) as process,
+    ):
 
-        def end() -> None:
+        def watch(left: float) -> None:
+            while left > 0:
+                before = time.monotonic()
+                if done.wait(min(left, 1)):
+                    return
+                left -= 0 if waiting.exists() else time.monotonic() - before
             too_long.set()
             _end([process])
 
-        timer = threading.Timer(timeout or 0, end)
         if timeout:
-            timer.start()
+            threading.Thread(target=watch, args=[timeout], daemon=True).start()
         assert process.stdout
         for line in process.stdout:
             if line := line.rstrip():
                 last.append(line)
                 log.info(line)
         code = process.wait()
-        timer.cancel()
+        done.set()
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():
@@ -77,20 +89,40 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     if code:
         return Failed(
             name=next((error.__name__ for error in TELLING if error.last_line in last), "Failed"),
-            message=f"{name} failed with exit code {code}:\n" + "\n".join(last),
+            message=f"{name} failed with exit code {code}: {_cause(last) or f'dvc repro {name} says why'}",
         )
     if not last:  # every stage that runs says something, and --quiet keeps DVC from it
         return Completed(name="Cached", message="up to date, or restored from DVC's cache")
     return Completed(message=last[-1])
 
 
+def _cause(lines: Iterable[str]) -> str:
+    """Of a failed stage's last lines those that say why; all of them are in its log already."""
+    lines = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]  # DVC's
+    return "\n".join([line for line in lines if line.startswith("error: ")] or lines[-1:])
+
+
+class _SaysIt(logging.Filter):
+    """Drops Prefect's "Task run failed with state" before its "Finished in state", which says the same."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and record.exc_info[0] is None)
+
+
+logging.getLogger("prefect.task_runs").addFilter(_SaysIt())
+
+
 @contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """DVC with a stage below it, in a session of its own: a Ctrl-C in the terminal reaches the flow alone."""
+def _process(*arguments: str, waiting: Path) -> Iterator[subprocess.Popen[str]]:
+    """DVC with a stage below it, in a session of its own: a Ctrl-C in the terminal reaches the flow alone.
+
+    waiting: the file that is there while the stage waits for another one.
+    """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml says python
         "PYTHONUNBUFFERED": "1",
         LIFELINE: "stdin",
+        WAITING: str(waiting),
         FLOW_RUN: str(runtime.flow_run.id),
         FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # an ephemeral server has no page
     }
@@ -144,13 +176,13 @@ def _by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def _by_chance(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Not by taking too long, nor by a loss that became NaN."""
-    return state.name not in ("TimedOut", NotFiniteError.__name__)
+    """Not by taking too long, nor by a loss that became NaN, a device that is not there or has not enough memory."""
+    return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__)
 
 
 def _tell_champion(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
     if state.message and " is champion " in state.message:
-        notify("new champion", state.message)
+        notify("new champion", state.message, task_run_logger(run, task))
 
 
 def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
@@ -166,6 +198,7 @@ def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
 
 
 TASKS = {
+    "group": _task("group"),
     "download": _task(
         "download",
         retries=3,

@@ -9,23 +9,33 @@ weighs is refused before anything is kept.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Self
 
-from learn.errors import DataError
-from learn.photos import SUFFIXES, find_photos
+from learn.errors import DataError, printable
+from learn.photos import SUFFIXES, find_photos, unwritable
+
+if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
+    from backports import tarfile  # type: ignore[no-redef]
 
 MOST_BYTES = 100 * 2**30  # that an archive may unpack to
 MOST_RATIO = 100  # of the unpacked size to the packed: photos are packed already
 SMALL = 64 * 2**20  # bytes; what unpacks to less is harmless, whatever its ratio
+FEW = 10_000  # members; so many are harmless, however small
+LEAST_BYTES = 64  # of a member beyond these, unpacked, on average: no photo is smaller
+MOST_MEMBERS = 5_000_000
+MOST_HEADER = 2**20  # bytes of a tar member's name and attributes
 PARTS = ("train", "test")
 COLUMNS = ("file", "label", "part")
 
@@ -42,13 +52,25 @@ class Gathered:
 
 def gather(path: Path, into: Path) -> Gathered:
     """Copies the photos into `into`: CLASS/PHOTO, or train/CLASS/PHOTO and test/CLASS/PHOTO. Raises DataError."""
+    try:
+        return _gather(path, into)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR):
+            raise
+        raise DataError(
+            f"{path} has a name that cannot be a file's here: {error.strerror}: {error.filename}"
+        ) from error
+
+
+def _gather(path: Path, into: Path) -> Gathered:
     if path.is_dir():
         return _gather_folder(path, into)
     if not path.is_file():
         raise DataError(f"{path} is not there; it must be a folder, a zip or tar archive, or a CSV table")
     if path.suffix.lower() == ".csv":
         return _gather_table(path, into)
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".unpacked-") as folder:
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into, prefix=".unpacked-") as folder:
         unpack(path, Path(folder))
         return _gather_folder(Path(folder), into, named=str(path))
 
@@ -59,7 +81,9 @@ def tree_digest(folder: Path) -> str:
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     for name in files:
         with (folder / name).open("rb") as stream:
-            digest.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n".encode())
+            digest.update(
+                f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n".encode(errors="surrogateescape")
+            )
     return digest.hexdigest()
 
 
@@ -79,6 +103,9 @@ def _gather_folder(folder: Path, into: Path, named: str | None = None) -> Gather
             folder, names = folder / "train", _folders(folder / "train")
     roots = [folder / part for part in PARTS] if "train" in names else [folder]
     classes = tuple(sorted({name for root in roots for name in _folders(root)}))
+    for name in classes:
+        if problem := unwritable(name):
+            raise DataError(f"{named}: the folder {name!r}, a class, {problem}; rename it")
     if len(classes) < 2:
         raise DataError(
             f"{named} has {len(classes) or 'no'} sub-folder{'s' if not classes else ''} of photos; it must have one a "
@@ -86,11 +113,17 @@ def _gather_folder(folder: Path, into: Path, named: str | None = None) -> Gather
         )
     counts, ignored = [], 0
     for root in roots:
-        photos = [photo for name in classes for photo in find_photos(root / name)]
-        _copy(((photo, into / photo.relative_to(folder)) for photo in photos), root)
-        counts.append(len(photos))
-        ignored += sum(len(files) for _, _, files in os.walk(root)) - len(photos)
-    return _checked(Gathered(classes, counts[0], sum(counts[1:]), ignored), named)
+        photos = {name: find_photos(root / name) for name in classes}
+        found = [photo for name in classes for photo in photos[name]]
+        for photo in found:
+            if problem := unwritable(photo.relative_to(folder).as_posix()):
+                raise DataError(
+                    f"{named}: the name of the photo {str(photo.relative_to(folder))!r} {problem}; rename it"
+                )
+        _copy(((photo, into / photo.relative_to(folder)) for photo in found), root)
+        counts.append({name: len(photos[name]) for name in classes})
+        ignored += sum(len(files) for _, _, files in os.walk(root)) - len(found)
+    return _checked(counts, ignored, named, "the folder test/")
 
 
 def _unwrap(folder: Path) -> tuple[Path, list[str]]:
@@ -114,43 +147,61 @@ def _folders(folder: Path) -> list[str]:
 
 def _gather_table(table: Path, into: Path) -> Gathered:
     """A CSV with a header: file (relative to the table), label and, where wanted, part (train or test)."""
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        if not {"file", "label"} <= set(columns) <= set(COLUMNS):
-            raise DataError(
-                f"{table} has the columns {', '.join(columns) or '(none)'}; its first line must be file,label "
-                "or file,label,part"
-            )
-        rows = [(reader.line_num, row) for row in reader]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            if not {"file", "label"} <= set(columns) <= set(COLUMNS):
+                raise DataError(
+                    f"{table} has the columns {printable(', '.join(columns))[:200] or '(none)'}; "
+                    "its first line must be file,label or file,label,part"
+                )
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read: {error}; it must be a table in CSV, saved as UTF-8") from error
     official = "part" in columns
-    copies, counts = [], dict.fromkeys(PARTS, 0)
+    copies: list[tuple[Path, Path]] = []
+    counts: list[Counter[str]] = [Counter() for _ in PARTS[: 1 + official]]
     for line, row in rows:
         where = f"{table}, line {line}"
         file, label, part = (row.get(column) or "" for column in COLUMNS)
-        problem = _leaves(file) or (None if (table.parent / file).is_file() else "is not there")
+        problem = _leaves(file) or unwritable(file) or (None if (table.parent / file).is_file() else "is not there")
         if problem:
             raise DataError(f"{where}: the file {file!r} {problem}; files stand relative to the table's folder")
         if not file.lower().endswith(SUFFIXES):
             raise DataError(f"{where}: the file {file!r} is no photo; it must end in one of {', '.join(SUFFIXES)}")
         if not label or label.startswith(".") or "/" in label or "\\" in label:
             raise DataError(f"{where}: the label {label!r} cannot be a folder; it must be a word or a few")
+        if problem := unwritable(label):
+            raise DataError(f"{where}: the label {label!r} {problem}; write it without")
         if official and part not in PARTS:
             raise DataError(f"{where}: the part is {part!r}; it must be train or test")
-        counts[part or "train"] += 1
+        counts[PARTS.index(part or "train")][label] += 1
         copies.append((table.parent / file, into / part / label / file))
     _copy(copies, table.parent)
-    classes = tuple(sorted({row["label"] for _, row in rows}))
-    return _checked(Gathered(classes, counts["train"], counts["test"], 0), str(table))
+    return _checked([dict(count) for count in counts], 0, str(table), "part test in the table")
 
 
-def _checked(found: Gathered, named: str) -> Gathered:
-    if len(found.classes) < 2 or not found.train:
+def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) -> Gathered:
+    """counts: class → photos, of the train and, where there is one, of the test part, which a message calls `test`."""
+    classes = tuple(sorted({name for count in counts for name in count}))
+    sizes = [sum(count.values()) for count in counts]
+    if len(classes) < 2 or not sizes[0]:
         raise DataError(
-            f"{named} has {found.train:,} photos for training in {len(found.classes)} classes; "
+            f"{named} has {sizes[0]:,} photos for training in {len(classes)} classes; "
             f"it must have some, in two classes or more (photos end in {', '.join(SUFFIXES)})"
         )
-    return found
+    if len(sizes) == 2:
+        if not sizes[1]:
+            raise DataError(
+                f"{named} has no photo for testing: put some there, or leave out {test}; "
+                "then a test part is cut from the others"
+            )
+        if untrained := [name for name in classes if counts[1].get(name) and not counts[0].get(name)]:
+            raise DataError(
+                f"{named} has photos of {', '.join(untrained)} for testing and none for training; put some there too"
+            )
+    return Gathered(classes, sizes[0], sum(sizes[1:]), ignored)
 
 
 def _copy(pairs: Iterable[tuple[Path, Path]], root: Path) -> None:
@@ -166,6 +217,11 @@ def _copy(pairs: Iterable[tuple[Path, Path]], root: Path) -> None:
 # ---- archives
 
 
+UNPACKING = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, OverflowError, ValueError
+)  # fmt: skip
+
+
 def unpack(archive: Path, into: Path) -> None:
     """A zip or tar (also compressed) into a folder; refused whole, with nothing left, where a member is unsafe."""
     try:
@@ -175,9 +231,9 @@ def unpack(archive: Path, into: Path) -> None:
             with _zip(archive) as packed:
                 packed.extractall(into)
         else:
-            with tarfile.open(archive) as packed:
+            with _tar(archive) as packed:
                 packed.extractall(into, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    except UNPACKING as error:
         why = "it is none, or is cut off" if isinstance(error, tarfile.ReadError) else error
         raise DataError(f"{archive} cannot be unpacked: {why}; it must be a whole zip or tar archive") from error
 
@@ -188,6 +244,21 @@ def _zip(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive, metadata_encoding="utf-8")
     except UnicodeDecodeError:
         return zipfile.ZipFile(archive)
+
+
+class _Header(tarfile.TarInfo):
+    """Of a tar's member; its name and attributes may stand in blocks of their own, which tarfile reads into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if not found.isreg() and not found.isdir() and found.size > MOST_HEADER:
+            raise DataError(f"an archive is refused: a member's name or attributes take {found.size:,} bytes")
+        return found
+
+
+def _tar(archive: Path) -> tarfile.TarFile:
+    return tarfile.open(archive, tarinfo=_Header)
 
 
 @dataclass(frozen=True)
@@ -208,14 +279,16 @@ def _opened(archive: Path) -> Iterator[Iterable[_Member]]:
                 for m in packed.infolist()
             )
     else:
-        with tarfile.open(archive) as packed:
+        with _tar(archive) as packed:
             yield (_Member(m.name, m.size, (m.isreg() and not m.issparse()) or m.isdir()) for m in packed)
 
 
 def _refuse(archive: Path, members: Iterable[_Member]) -> None:
     packed, unpacked = archive.stat().st_size, 0
-    for member in members:
+    for number, member in enumerate(members, start=1):
         problem = _leaves(member.name) or (None if member.plain else "is a link or a device")
+        if unwritable(member.name) == "is not UTF-8":
+            problem = "has a name that is not UTF-8; rename it"
         if problem:
             raise DataError(f"{archive} is refused: its member {member.name!r} {problem}")
         unpacked += member.size
@@ -223,6 +296,11 @@ def _refuse(archive: Path, members: Iterable[_Member]) -> None:
             raise DataError(
                 f"{archive} is refused: its {packed:,} bytes would become more than {most:,}, which is what an archive "
                 "of photos may become; if you trust it, unpack it yourself and give the folder"
+            )
+        if number > min(MOST_MEMBERS, FEW + unpacked // LEAST_BYTES):
+            raise DataError(
+                f"{archive} is refused: more than {number - 1:,} members with {unpacked:,} bytes in all are no photos; "
+                "if you trust it, unpack it yourself and give the folder"
             )
 
 

@@ -1,6 +1,7 @@
 """Augmentation: random transforms of torchvision.transforms.v2, by name, on batches of training images.
 
-    augment = Augmentation([("RandomHorizontalFlip", {}), ("TrivialAugmentWide", {})], classes=3, scale=255.0)
+    steps = [("RandomHorizontalFlip", {}), ("TrivialAugmentWide", {})]
+    augment = Augmentation(steps, classes=3, scale=255.0, span=value_span(part))
     inputs, targets = augment(inputs, targets, seed)
 
 They run on the training device, sample by sample (MixUp and CutMix on the whole batch). What they draw comes from a
@@ -11,14 +12,19 @@ without, and repeats to the bit.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from learn.build import BuildError, check_arguments
+from learn.errors import DataError
+
+if TYPE_CHECKING:
+    from learn.parts import Part
 
 
 def augmentations() -> dict[str, Any]:
@@ -37,18 +43,64 @@ _NOT = ("Transform", "Compose", "Lambda", "RandomApply", "RandomChoice", "Random
 MIXES = ("MixUp", "CutMix")  # of two samples and their classes: on the whole batch
 
 
-class Augmentation:
-    """transforms: (name, arguments), one after the other. scale: of the stored inputs, 255 for ordinary images."""
+def value_span(part: Part) -> tuple[float, float]:
+    """The values of a part's stored inputs that transforms shall take for black and white.
 
-    def __init__(self, transforms: Iterable[tuple[str, dict[str, Any]]], classes: int, scale: float) -> None:
+    For integers 0 and the scale; for floats 0 and 1, or the smallest and the largest if one lies outside. Raises
+    DataError for integers that the scale does not cover. Reads the part once, unless it holds ordinary images.
+    """
+    if part.inputs.dtype == torch.uint8 and part.scale >= 255:
+        return 0.0, part.scale
+    low, high = math.inf, -math.inf
+    for inputs, _ in part.batches(slice(start, start + AT_ONCE) for start in range(0, len(part), AT_ONCE)):
+        low, high = min(low, inputs.min().item()), max(high, inputs.max().item())
+    if part.inputs.is_floating_point():
+        return (0.0, 1.0) if (low >= 0 and high <= 1) or low == high else (low, high)
+    if low < 0 or high > part.scale:
+        raise DataError(
+            f"augmentation: the images hold values from {low} to {high}, and their scale, the value of white, is "
+            f"{part.scale:g}: the dataset's class must give a scale of {high} or more, and no negative values"
+        )
+    return 0.0, part.scale
+
+
+AT_ONCE = 1024  # samples, while a part's smallest and largest value are looked for
+
+
+class Augmentation:
+    """transforms: (name, arguments), one after the other. scale: of stored integers, 255 for ordinary images.
+
+    span: the values of stored floats that are black and white; transforms of torchvision take floats in [0, 1].
+    """
+
+    def __init__(
+        self,
+        transforms: Iterable[tuple[str, dict[str, Any]]],
+        classes: int,
+        scale: float,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         self._scale = scale
+        self._low, self._range = span[0], span[1] - span[0]
         self._steps = [(name in MIXES, _build(name, arguments, classes)) for name, arguments in transforms]
 
     def __call__(self, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """inputs (B, C, H, W) uint8 → (B, C, H, W) float32 in [0, 1]; targets (B,), or (B, classes) after a mix."""
-        if self._scale != 255.0:  # v2's transforms of uint8 take white to be 255
+        """Stored inputs (B, C, H, W) → (B, C, H, W) as a model takes them; targets (B,), or (B, classes) after a mix.
+
+        Integers become float32 in [0, 1]; floats stay within their span.
+        """
+        if inputs.is_floating_point():
+            mapped = (self._low, self._range) != (0.0, 1.0)
+            inputs = inputs.sub(self._low).div(self._range) if mapped else inputs
+            inputs, targets = self._transformed(inputs, targets, seed)
+            return (inputs.mul(self._range).add(self._low) if mapped else inputs), targets
+        if inputs.dtype != torch.uint8 or self._scale != 255.0:  # v2's transforms of uint8 take white to be 255
             inputs = inputs.div(self._scale).mul(255).round().to(torch.uint8)
-        with _seeded(seed):
+        inputs, targets = self._transformed(inputs, targets, seed)
+        return (inputs if inputs.is_floating_point() else inputs.div(255)), targets
+
+    def _transformed(self, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with _seeded(seed, inputs.device):
             for whole_batch, transform in self._steps:
                 if whole_batch:
                     if not inputs.is_floating_point():
@@ -56,7 +108,7 @@ class Augmentation:
                     inputs, targets = transform(inputs, targets)
                 else:
                     inputs = torch.stack([transform(image) for image in inputs])
-        return (inputs if inputs.is_floating_point() else inputs.div(255)), targets
+        return inputs, targets
 
 
 def _build(name: str, arguments: dict[str, Any], classes: int) -> Any:
@@ -70,12 +122,21 @@ def _build(name: str, arguments: dict[str, Any], classes: int) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The CPU's generator, from which v2 draws, starts at the seed, and afterwards goes on where it was."""
-    generator = torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        generator.set_state(before)
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The generators from which transforms draw start at the seed, and afterwards go on where they were.
+
+    Most of v2's transforms draw from the CPU's, some (such as GaussianNoise) from that of the images' device.
+    """
+    generators: list[Any] = [torch.random]
+    if device.type != "cpu":
+        generators.append(torch.get_device_module(device))  # its functions are for the current device
+    with torch.accelerator.device_index(device.index):
+        before = [generator.get_rng_state() for generator in generators]
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
+        for generator in generators[1:]:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_rng_state(state)

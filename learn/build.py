@@ -57,11 +57,28 @@ def build_model(name: str, arguments: dict[str, Any], input_shape: tuple[int, ..
 
 def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> Objective:
     """A loss of torch.nn for data with these classes (none: regression). A list (weight: [1, 2]) becomes a tensor."""
-    tensors = {k: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v for k, v in arguments.items()}
-    loss = _call(losses(), name, tensors)
+    given = {
+        key: _tensor(key, value) if isinstance(value, list) or (key in WEIGHTS and value is not None) else value
+        for key, value in arguments.items()
+    }
+    loss = _call(losses(), name, given)
     if getattr(loss, "reduction", "mean") == "none":
         raise BuildError("reduction", "is none; it must be mean or sum, one number a batch")
-    return Objective(loss, classes)
+    objective = Objective(loss, classes)
+    for key in WEIGHTS if objective.binary else ():
+        if isinstance(arguments.get(key), list) and len(arguments[key]) != 1:
+            raise BuildError(key, f"is {arguments[key]}; a binary loss has one logit, so it must be one number")
+    return objective
+
+
+WEIGHTS = ("weight", "pos_weight")  # the tensors among the arguments of losses
+
+
+def _tensor(key: str, value: Any) -> torch.Tensor:
+    try:
+        return torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError):
+        raise BuildError(key, f"is {value}; it must be a list of numbers") from None
 
 
 def build_optimizer(name: str, arguments: dict[str, Any], model: nn.Module) -> Optimizer:

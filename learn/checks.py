@@ -34,8 +34,8 @@ from learn.build import (
 from learn.errors import BatchError, ParamsError
 from learn.models import MODELS
 from learn.objective import Objective
-from learn.params import PARAMS_FILE, Dataset, Experiment, Params, parse_params, read_yaml
-from learn.trial import try_batch
+from learn.params import PARAMS_FILE, PLATEAU, Dataset, Experiment, Params, parse_params, read_yaml
+from learn.trial import NeedsDataError, needs_data, try_batch, try_batches
 
 
 def check(path: Path = PARAMS_FILE) -> Params:
@@ -87,7 +87,17 @@ def _name_problems(experiment: Any) -> Iterator[str]:
 
 
 def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
-    """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None."""
+    """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None.
+
+    A model that looks at values, in its constructor or while it runs, is built on the CPU instead and gets two samples.
+    """
+    try:
+        return _trial_on("meta", experiment, dataset)
+    except NeedsDataError:
+        return _trial_on("cpu", experiment, dataset)
+
+
+def _trial_on(device: str, experiment: Experiment, dataset: Dataset) -> str | None:
     classes = dataset.source.classes
     images = len(dataset.shape) == 3
     if 0 in dataset.shape:
@@ -101,7 +111,7 @@ def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
     with (
         warnings.catch_warnings(action="error", category=UserWarning),  # torch warns where it broadcasts
         torch.random.fork_rng(devices=[]),
-        torch.device("meta"),
+        torch.device(device),
     ):
         section = "loss"
         try:
@@ -113,17 +123,30 @@ def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
             optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
             if experiment.scheduler:
                 section = "scheduler"
-                build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
+                scheduler = build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
+                if problem := _scheduler_problem(experiment, scheduler):
+                    return problem
         except BuildError as error:
-            fits = _size_that_fits(experiment, dataset, objective) if (section, error.key) == ("model", "") else ""
-            return _located(section, error) + fits
+            if device == "meta" and needs_data(error):
+                raise NeedsDataError(str(error)) from error
+            resizable = device == "meta" and (section, error.key) == ("model", "")
+            return _located(section, error) + (_size_that_fits(experiment, dataset, objective) if resizable else "")
         try:
             _try(model, objective, dataset.shape)
+            if dataset.sizes["train"] > 0:  # or it is reported already
+                batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+                batch = _samples(objective, dataset.shape)
+                try_batches(model, objective, *batch, dataset.sizes["train"], batch_size)
+        except NeedsDataError:
+            raise
         except BatchError as error:
             what, _, message = str(error).partition(" ")
             if what == "loss:":
                 return _loss_does_not_fit(experiment, classes, message)
-            fits = _size_that_fits(experiment, dataset, objective) if what == "shape:" else ""
+            if what == "batch_size":
+                return str(error)
+            resizable = device == "meta" and what == "shape:"
+            fits = _size_that_fits(experiment, dataset, objective) if resizable else ""
             return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
     if experiment.loss.name in PROBABILITIES:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -147,8 +170,28 @@ def _build_model(experiment: Experiment, shape: tuple[int, ...], objective: Obje
 
 def _try(model: nn.Module, objective: Objective, shape: tuple[int, ...]) -> None:
     samples = len(objective.classes) + 2  # unlike the number of logits, so that nothing fits by accident
-    targets = torch.empty(samples, dtype=torch.int64) if objective.classes else torch.empty(samples, 1)
-    try_batch(model, objective, torch.empty(samples, *shape), targets)
+    try_batch(model, objective, *_samples(objective, shape), samples)
+
+
+def _samples(objective: Objective, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two inputs and targets, on the default device."""
+    return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if objective.classes else torch.zeros(2, 1)
+
+
+def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
+    """Steps it as training will, once an epoch; the first step that fails, or None."""
+    assert experiment.scheduler
+    with warnings.catch_warnings(action="ignore"):  # the optimizer was not stepped before it
+        for epoch in range(1, experiment.epochs + 1):
+            try:
+                scheduler.step(*([1.0] if experiment.scheduler.name == PLATEAU else []))
+            except Exception as error:  # each scheduler has its own
+                return (
+                    f"scheduler.name is {experiment.scheduler.name}, which fails after epoch {epoch} of "
+                    f"{experiment.epochs}: {_first_line(error)} (it is stepped once an epoch: its number of steps, "
+                    f"such as scheduler.total_steps, must be {experiment.epochs} or more)"
+                )
+    return None
 
 
 LARGEST = 256  # pixels: sizes that are tried out for a message

@@ -16,8 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from learn.errors import DataError
-from learn.photos import find_photos
+from learn.errors import DataError, only_data
+from learn.photos import photo_names, unwritable
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,36 @@ class Source(ABC):
         """The targets that `read` returns."""
         return self.read(folder)[1]
 
+    def check(self, dataset: str, inputs: np.ndarray, targets: np.ndarray) -> None:
+        """Raises DataError unless the arrays are what the properties say, and all their numbers finite.
+
+        dataset: its name in params.yaml, for the message.
+        """
+        samples, kind = sum(self.sizes), f"datasets.{dataset}.source: {type(self).__name__}"
+        if not len(inputs) == len(targets) == samples:
+            raise DataError(
+                f"{kind} gives {len(inputs):,} inputs and {len(targets):,} targets; its property sizes says "
+                f"{samples:,} samples, and must be the number of all"
+            )
+        if inputs.shape[1:] != self.shape:
+            raise DataError(
+                f"{kind} gives inputs of the shape {inputs.shape[1:]}; its property shape says {self.shape}"
+            )
+        for what, array in (("inputs", inputs), ("targets", targets)):
+            if array.size and not np.isfinite([array.min(), array.max()]).all():  # they need no memory, and show NaN
+                wrong = ~np.isfinite(array)
+                count, (sample, *at) = int(wrong.sum()), np.argwhere(wrong)[0].tolist()
+                raise DataError(
+                    f"{kind}: {count:,} of the {what} are NaN or infinite, the first in sample {sample:,}{at or ''} "
+                    "(counted from 0); leave such samples out, or fill in numbers"
+                )
+        if self.classes and (outside := (targets < 0) | (targets >= len(self.classes))).any():
+            sample = int(np.argmax(outside))
+            raise DataError(
+                f"{kind}: the target of sample {sample:,} (counted from 0) is {targets[sample]}; its property classes "
+                f"has {len(self.classes)} names, so a target is one of 0 to {len(self.classes) - 1}"
+            )
+
 
 @dataclass(frozen=True)
 class Generated(Source):
@@ -71,7 +101,11 @@ class Generated(Source):
         """The arrays that `read` will return."""
 
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = (np.load(folder / name) for name in self.files)
+        arrays = []
+        for name in self.files:
+            with only_data(folder / name, f"download@{folder.name}"):
+                arrays.append(np.load(folder / name))
+        inputs, targets = arrays
         return inputs, targets
 
 
@@ -213,6 +247,7 @@ class Downloaded(Source):
     folder: ClassVar[str]  # where a mirror keeps the files: MIRROR/folder/file
     hosts: ClassVar[tuple[str, ...]]  # URLs of the official folders, tried in this order
     checksums: ClassVar[dict[str, str]]  # file → "md5:..." as published
+    largest: ClassVar[int] = 2**30  # bytes; a server that sends a longer file sends another one
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -224,6 +259,7 @@ class FashionMNIST(Downloaded):
     """70,000 pictures of clothes, 28×28 grey, the last 10,000 for testing (chapter 3; Xiao et al. 2017, MIT)."""
 
     folder = "FashionMNIST"
+    largest = 2**26
     hosts = (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -277,15 +313,22 @@ class Photos(Source):
     def scale(self) -> float:
         return 255.0
 
-    def photos(self, folder: Path) -> list[tuple[Path, int]]:
-        """Each photo and the index of its class, the official test part last."""
-        parts = [folder / "train", folder / "test"] if self.sizes[1] else [folder]
-        return [
-            (path, index)
-            for part in parts
-            for index, name in enumerate(self.classes)
-            for path in find_photos(part / name)
-        ]
+    def photos(self, folder: Path) -> list[tuple[str, int]]:
+        """Each photo, as its path below the folder, and the index of its class; the official test part last.
+
+        Raises DataError where they are not as many as `sizes` says.
+        """
+        parts = ["train/", "test/"] if self.sizes[1] else [""]
+        found: list[tuple[str, int]] = []
+        for part, size in zip(parts, self.sizes, strict=False):
+            before = len(found)
+            for index, name in enumerate(self.classes):
+                found += [(f"{part}{name}/{photo}", index) for photo in photo_names(folder / part / name)]
+            if (number := len(found) - before) != size:
+                raise DataError(
+                    f"{folder / part} has {number:,} photos in the classes of params.yaml, where {size:,} are said"
+                )
+        return found
 
     def targets(self, folder: Path) -> np.ndarray:
         return np.array([index for _, index in self.photos(folder)], np.int64)
@@ -300,6 +343,7 @@ class PizzaSteakSushi(Photos):
 
     archive: ClassVar = "pizza_steak_sushi.zip"
     hosts: ClassVar = ("https://github.com/mrdbourke/pytorch-deep-learning/raw/main/data/",)
+    largest: ClassVar = 2**26
 
     @property
     def tree_sha256(self) -> str:
@@ -327,6 +371,13 @@ class Images(Photos):
     def __post_init__(self) -> None:
         if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
             raise ValueError(f"class_names is {list(self.class_names)}; it must be two or more different names")
+        for name in self.class_names:
+            if not name or name.startswith(".") or "/" in name or "\\" in name or unwritable(name):
+                raise ValueError(
+                    f"class_names has {name!r}; each must be the name of a folder, without control characters"
+                )
+        if self.train < 1 or self.test < 0:
+            raise ValueError(f"train is {self.train} and test {self.test}; it must be train >= 1 and test >= 0")
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -40,14 +40,14 @@ def diagnose(
 ) -> Diagnosis:
     """history: one record an epoch, as `fit` yields them. held_out: the part that was measured after each epoch.
 
-    predictions: (N,) classes of the test part; for regression they are not looked at.
+    predictions: (N,) classes of the held-out part; for regression they are not looked at.
     """
     train, held = ([epoch[f"{part}/loss"] for epoch in history] for part in ("train", held_out))
     best = int(np.argmin(held)) + 1  # the first of the best epochs
     chosen = set(predictions.tolist()) if classes else set()
     if len(chosen) == 1:
         name = classes[chosen.pop()]
-        return _found("constant", f"always {name}", f"it predicts {name} for every one of the test part's samples")
+        return _found("constant", f"always {name}", f"it predicts {name} for all of the {held_out} part's samples")
     if not math.isfinite(held[-1]) or train[-1] > WORSE * train[0]:
         return _found("diverged", "diverged", f"the training loss rose from {train[0]:.4f} to {train[-1]:.4f}")
     if held[-1] > WORSE * held[best - 1] and train[-1] < train[best - 1]:

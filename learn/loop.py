@@ -87,12 +87,16 @@ def fit(
     """Trains until `epochs` epochs are done, from wherever the state stands, and yields after each.
 
     batch_size: None is all samples at once, in their order, as the course does for its small sets. clip_grad_norm: the
-    largest norm of all gradients together. Raises NotFiniteError at the batch whose loss is NaN or infinite.
+    largest norm of all gradients together. Raises NotFiniteError at the batch whose loss is NaN or infinite, and after
+    an epoch whose held-out loss or logits are.
     """
     while state.epoch < epochs:
         start = time.perf_counter()
         metrics = _train_epoch(state, train, objective, batch_size, augment, clip_grad_norm)
-        measured, _ = measure(state.model, held_out, objective, batch_size)
+        try:
+            measured, _ = measure(state.model, held_out, objective, batch_size)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"epoch {state.epoch + 1}: {error}") from None
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{held_out.name}/loss"])
@@ -112,7 +116,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     model, optimizer = state.model, state.optimizer
     model.train()
-    record = _Record(objective, len(train))
+    record = _Record(objective)
     seed = 0
     if batch_size or augment:
         seed = _draw()  # where the course's training loader seeds its workers, which augment
@@ -121,6 +125,8 @@ def _train_epoch(
         if augment:
             inputs, targets = augment(inputs, targets, (seed + number) % 2**63)
         inputs = train.prepare(inputs)
+        if inputs.device.type != "cpu":
+            record.finite_inputs.append(inputs.isfinite().all())
         logits: Any = None
 
         def closure() -> torch.Tensor:
@@ -154,8 +160,11 @@ def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor, clip
     for number, loss in enumerate(losses, start=len(record.losses) - len(losses) + 1):
         if math.isfinite(loss):
             continue
-        if not inputs.isfinite().all():
+        finite = record.finite_inputs[number - 1] if record.finite_inputs else inputs.isfinite().all()
+        if not finite:
             cause = "the batch's inputs are not finite: look at the dataset's raw files"
+        elif record.divisors[number - 1] == 0:
+            cause = NO_WEIGHT
         else:
             lr = state.optimizer.param_groups[0]["lr"]
             cause = f"likely a learning rate (optimizer.lr, now {lr:g}) that is too large: try {min(lr / 10, 0.01):g}"
@@ -167,9 +176,12 @@ def _refuse_not_finite(state: State, record: _Record, inputs: torch.Tensor, clip
 def measure(
     model: nn.Module, part: Part, objective: Objective, batch_size: int | None
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """Metrics of the model on a part, and its logits (N, output_size) on the CPU. Takes nothing from the generators."""
+    """Metrics of the model on a part, and its logits (N, output_size) on the CPU. Advances no random generator.
+
+    Raises NotFiniteError, with the likely cause, if the loss or a logit is NaN or infinite.
+    """
     model.eval()
-    record = _Record(objective, len(part))
+    record = _Record(objective)
     outputs: torch.Tensor | None = None
     size, done = batch_size or len(part), 0
     with torch.inference_mode():
@@ -181,7 +193,37 @@ def measure(
             outputs[done : done + len(logits)] = logits
             done += len(logits)
     assert outputs is not None
-    return record.metrics(part.name), outputs.cpu()
+    metrics = record.metrics(part.name)
+    if not (math.isfinite(metrics[f"{part.name}/loss"]) and outputs.isfinite().all()):
+        raise NotFiniteError(_why_not_finite(model, part, objective, metrics[f"{part.name}/loss"], size))
+    return metrics, outputs.cpu()
+
+
+def _why_not_finite(model: nn.Module, part: Part, objective: Objective, loss: float, size: int) -> str:
+    if math.isfinite(loss):
+        what = f"logits of the {part.name} part are not finite"
+    else:
+        what = f"the {part.name} loss is {loss}"
+    if not_finite := [name for name, weights in model.named_parameters() if not weights.isfinite().all()]:
+        return f"{what}: the weights {not_finite[0]} are not finite; {TOO_LARGE}"
+    order = [slice(start, start + size) for start in range(0, len(part), size)]
+    for number, (inputs, targets) in enumerate(part.batches(order), start=1):
+        if not inputs.isfinite().all():
+            return f"{what}: the inputs of batch {number} are not finite; look at the dataset's raw files"
+        if objective.divisor(targets) == 0:
+            return f"{what}: batch {number}: {NO_WEIGHT}"
+    return f"{what}; {TOO_LARGE}"
+
+
+NO_WEIGHT = "all of its targets have weight 0; give loss.weight numbers above 0, or take a larger batch_size"
+TOO_LARGE = "likely a learning rate (optimizer.lr) that is too large: try a tenth of it, or clip_grad_norm: 1.0"
+
+
+def refuse_not_finite_weights(model: nn.Module) -> None:
+    """Raises NotFiniteError if a parameter holds NaN or infinity, whether or not the loss depends on it."""
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise NotFiniteError(f"after the last step the weights {name} are not finite; {TOO_LARGE}")
 
 
 def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iterator[torch.Tensor | slice]:
@@ -210,17 +252,19 @@ class _Record:
     heap grow by gigabytes.
     """
 
-    def __init__(self, objective: Objective, samples: int) -> None:
+    def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.samples = samples
         self.losses: list[torch.Tensor | float] = []
         self.hits: list[torch.Tensor | float] = []
         self.sizes: list[int] = []
+        self.finite_inputs: list[torch.Tensor] = []  # on a GPU: whether each batch's are
+        self.divisors: list[torch.Tensor | float] = []  # of each loss that is a mean
         self._looked_at = 0
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         self.losses.append(_kept(loss))
         self.sizes.append(len(targets))
+        self.divisors.append(_kept(self.objective.divisor(targets)))
         if self.objective.classes:
             if targets.ndim == 2:  # probabilities, after MixUp or CutMix
                 targets = targets.argmax(1)
@@ -233,24 +277,24 @@ class _Record:
         return new
 
     def metrics(self, part: str) -> dict[str, float]:
-        """The mean over samples, and the course's over batches, where a short last one weighs as much as another."""
+        """The mean over samples, and `*_batch_mean`: the unweighted mean of batch means, as the course prints it."""
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         losses = _as_tensor(self.losses)
         if getattr(self.objective.loss, "reduction", "mean") == "sum":
             losses /= sizes
-        means = {"loss": losses}
+        means = {"loss": (losses, _as_tensor(self.divisors))}
         if self.objective.classes:
-            means["accuracy"] = _as_tensor(self.hits) / sizes
+            means["accuracy"] = (_as_tensor(self.hits) / sizes, sizes)
         metrics = {}
-        for name, values in means.items():
-            metrics[f"{part}/{name}"] = float((values * sizes).sum() / self.samples)
+        for name, (values, divisors) in means.items():
+            metrics[f"{part}/{name}"] = float((values * divisors).sum() / divisors.sum())
             if len(self.sizes) > 1:
                 metrics[f"{part}/{name}_batch_mean"] = float(values.mean())
         return metrics
 
 
-def _kept(scalar: torch.Tensor) -> torch.Tensor | float:
-    return scalar.item() if scalar.device.type == "cpu" else scalar
+def _kept(scalar: torch.Tensor | float) -> torch.Tensor | float:
+    return scalar.item() if isinstance(scalar, torch.Tensor) and scalar.device.type == "cpu" else scalar
 
 
 def _as_tensor(scalars: list[torch.Tensor | float]) -> torch.Tensor:
@@ -270,7 +314,7 @@ class Best:
         self.state_dict: dict[str, torch.Tensor] = {}
 
     def is_over(self, loss: float) -> bool:
-        """To be asked after each epoch."""
+        """Call once per epoch with the held-out loss, a finite number; returns True when training should stop."""
         self._asked += 1
         if loss < self._loss:
             self._loss, self.epoch = loss, self._asked

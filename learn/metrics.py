@@ -1,4 +1,4 @@
-"""Metrics on the test part, and the champion's yardstick.
+"""Metrics on the held-out parts, and the champion's yardstick.
 
 To add one, write a function of (targets, predictions) and its entry in METRICS. For classifiers both are (N,) int64
 class indices, for regression (N, 1) float32. scikit-learn does the counting.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -26,6 +27,27 @@ class Objective:
     def output_size(self) -> int:
         """Number of logits."""
         return 1 if self.binary or not self.classes else len(self.classes)
+
+    def to(self, device: torch.device | str) -> Objective:
+        """A copy whose tensors (weight, pos_weight) are on the device; logits and targets must be there, too."""
+        return replace(self, loss=copy.deepcopy(self.loss).to(device))
+
+    def divisor(self, targets: torch.Tensor) -> torch.Tensor | int:
+        """What the mean over a batch divides by: the number of samples, or a scalar on the targets' device.
+
+        It is the sum of the targets' weights where CrossEntropyLoss or NLLLoss has class indices as targets (B,) and a
+        `weight`; a class that `ignore_index` names counts nothing. For probabilities (B, classes), and in all other
+        losses of torch.nn, weights change the values and not the divisor.
+        """
+        loss = self.loss
+        if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss.reduction != "mean" or targets.ndim > 1:
+            return len(targets)
+        if loss.weight is None and not 0 <= loss.ignore_index < len(self.classes):
+            return len(targets)
+        counts = targets != loss.ignore_index
+        if loss.weight is None:
+            return counts.sum()
+        return (loss.weight.take(targets.where(counts, 0)) * counts).sum()
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """logits (N, output_size); targets (N,) int64 classes or (N, 1) float32 → the batch's loss, a scalar."""

@@ -29,11 +29,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from learn.datasets import DATASETS, Photos, Source
-from learn.errors import ParamsError, did_you_mean
+from learn.errors import ParamsError, did_you_mean, printable
 from learn.metrics import metrics_for
 from learn.photos import CHANNELS, Mode
 
 PARAMS_FILE = Path("params.yaml")
+MOST_VALUES = 1_000_000  # in the file, with each alias (*name) as what it stands for
 
 
 class Section(BaseModel):
@@ -98,6 +99,11 @@ class Split(Section):
         rest = free if self.test == "official" else free - test
         validation = math.ceil(self.validation * free)
         return {"train": rest - validation, "validation": validation, "test": test}
+
+    @property
+    def held_out(self) -> str:
+        """The part that is measured after each epoch and ranks the experiments: validation if there is one."""
+        return "validation" if self.validation else "test"
 
     @property
     def parts(self) -> list[str]:
@@ -242,7 +248,7 @@ class Schedule(Section):
     interval: Seconds | None = None
     timezone: str = "UTC"
     parameters: dict[str, Any] = {}
-    paused: bool
+    paused: bool = False
 
     @model_validator(mode="after")
     def _agrees(self) -> Schedule:
@@ -268,7 +274,7 @@ class Flow(Section):
 
 
 def _tracking(uri: str | None) -> str | None:
-    if uri is not None and not uri.startswith(STORES):
+    if uri is not None and not uri.startswith((*STORES, "$")):  # $NAME: known once the environment is
         raise ValueError(f"it must be null or the address of an MLflow store: {', '.join(s + '...' for s in STORES)}")
     return uri
 
@@ -277,6 +283,9 @@ STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 
 # A name becomes a folder, a DVC stage and a word on a command line.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+PLATEAU = "ReduceLROnPlateau"  # the one scheduler that looks at a loss
 
 
 class Params(Section):
@@ -296,6 +305,10 @@ class Params(Section):
 
     def experiment(self, name: str) -> Experiment:
         return self._entry("experiments", name)
+
+    def experiments_of(self, dataset: str) -> list[str]:
+        """The names of a dataset's experiments, as they stand in the file."""
+        return [name for name, experiment in self.experiments.items() if experiment.dataset == dataset]
 
     def _entry(self, section: str, name: str) -> Any:
         entries = getattr(self, section)
@@ -335,6 +348,14 @@ def parse_params(data: Any, path: Path) -> Params:
             for name, e in params.experiments.items()
             if e.early_stopping and e.dataset in params.datasets and not params.datasets[e.dataset].split.validation
         ]
+        problems += [
+            f"experiments.{name}.scheduler.name is {PLATEAU}, which needs a validation part to look at; give "
+            f"datasets.{e.dataset}.split validation: 0.2, shuffle: true and stratify: true (the test part must not "
+            "decide when the learning rate falls)"
+            for name, e in params.experiments.items()
+            if e.scheduler and e.scheduler.name == PLATEAU and e.dataset in params.datasets
+            if not params.datasets[e.dataset].split.validation
+        ]
     except ValidationError as error:
         problems = [_explain(detail) for detail in error.errors()]
     if problems := problems + _missing_datasets(data):
@@ -364,12 +385,22 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise ParamsError([f"{path} is not here; run this in the project's folder (now in {Path.cwd()})"])
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ParamsError([f"{path} is nested too deeply to be read"]) from None
     except (YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or str(error)
         raise ParamsError([f"{path}{where} is not YAML: {what}"]) from None
+    todo, values = [data], 0
+    while todo:  # an alias of an alias of … stands for any number of values
+        value = todo.pop()
+        values += 1
+        if values > MOST_VALUES:
+            raise ParamsError([f"{path} has more than {MOST_VALUES:,} values; write them out without aliases (*name)"])
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list | set) else ()
+    return data
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -412,7 +443,7 @@ def _as_yaml(value: Any) -> str:
 
 def _key_path(location: tuple[int | str, ...]) -> list[str]:
     """pydantic's location without the tag that it adds for the kind of dataset."""
-    parts = [str(part) for part in location]
+    parts = [printable(str(part)) for part in location]
     if _in_source(parts):
         del parts[3]
     return parts

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learn.errors import only_data
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,8 +42,9 @@ class Info:
 
     @classmethod
     def read(cls, folder: Path) -> Info:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        return cls(tuple(info["shape"]), tuple(info["classes"]), info["scale"], info["samples"])
+        with only_data(folder / INFO, f"transform@{folder.name}"):
+            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+            return cls(tuple(info["shape"]), tuple(info["classes"]), info["scale"], info["samples"])
 
     @property
     def held_out(self) -> str:
@@ -125,7 +128,9 @@ def load_part(folder: Path, name: str, *, memory_format: str = "contiguous", str
     import torch
 
     def mapped(kind: str, mode: Any) -> np.ndarray:
-        return np.load(folder / f"{name}-{kind}.npy", mmap_mode=mode)
+        file = folder / f"{name}-{kind}.npy"
+        with only_data(file, f"transform@{folder.name}"):
+            return np.load(file, mmap_mode=mode)
 
     # "c", copy on write: torch warns of sharing memory that it may not write to
     targets = torch.from_numpy(mapped("targets", "c"))

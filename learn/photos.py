@@ -7,10 +7,14 @@ pixels = to_array(open_photo(path, "RGB"), 64)   # (3, 64, 64) uint8
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from learn.errors import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,11 +22,25 @@ if TYPE_CHECKING:
 Mode = Literal["RGB", "L"]  # Pillow's names for colour and grey
 CHANNELS: dict[Mode, int] = {"RGB": 3, "L": 1}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other decoder of Pillow's is ever started
+MOST_PIXELS = 89_478_485  # of a photo: from here on Pillow warns of a bomb; this many take 358 MB in memory
+BIDI = (
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder the letters around them
+)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 class PhotoError(ValueError):
     """A file that is no photo, or not a whole one; the text says why."""
+
+
+def unwritable(name: str) -> str | None:
+    """Why a name cannot stand in a message, a list or a page, or None: control characters, broken UTF-8."""
+    for character in name:
+        if unicodedata.category(character) == "Cs":  # how Python holds bytes that are not UTF-8
+            return "is not UTF-8"
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in BIDI:
+            return f"has the control character {printable(character)}"
+    return None
 
 
 def find_classes(folder: Path) -> tuple[str, ...]:
@@ -33,14 +51,29 @@ def find_classes(folder: Path) -> tuple[str, ...]:
     return classes
 
 
+def photo_names(folder: Path) -> Iterator[str]:
+    """Every photo by its suffix, as its path below the folder, in the order of torchvision's ImageFolder."""
+    for root, _, names in sorted(os.walk(folder)):
+        below = os.path.relpath(root, folder)
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield name if below == os.curdir else f"{below}/{name}"
+
+
 def find_photos(folder: Path) -> list[Path]:
-    """Every photo at or below the folder, by its suffix, in the order of torchvision's ImageFolder."""
-    return [
-        Path(root) / name
-        for root, _, names in sorted(os.walk(folder))
-        for name in sorted(names)
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
+    """The same as whole paths."""
+    return [folder / name for name in photo_names(folder)]
+
+
+def photo_pixels(path: Path) -> int:
+    """Width × height as the file's header tells, which may lie; 0 where it is no photo. Decodes nothing."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # every decoder of Pillow's has its own
+        return 0
 
 
 def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
@@ -52,6 +85,9 @@ def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                size = f"{image.width:,}×{image.height:,}"
+                raise PhotoError(f"it has {size} pixels by its header; at most {MOST_PIXELS:,} in all are read")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             upright: Image.Image = image

@@ -1,9 +1,10 @@
 """A batch without data through model and loss, before any work: the three most common errors, told in full.
 
-    try_batch(model, objective, torch.empty(8, 3, 64, 64, device="meta"), targets)
+    try_batches(model, objective, *training.batch(slice(0, 2)), samples=len(training), batch_size=32)
 
 Shape: which layer, what it is given, what it expects. Dtype: what the loss wants. (The device: `use_device`.) On the
-`meta` device tensors have shapes and dtypes and no memory, so this takes milliseconds, however large the model.
+`meta` device tensors have shapes and dtypes and no memory, so this takes milliseconds, however large the model. Only a
+model that looks at values is given two samples.
 """
 
 from __future__ import annotations
@@ -19,25 +20,119 @@ from learn.errors import BatchError
 from learn.objective import Objective
 
 
-def try_batch(model: nn.Module, objective: Objective, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-    """inputs (B, *shape) and targets, as a batch will be; only their shapes and dtypes are looked at.
+class NeedsDataError(BatchError):
+    """The model looks at values, which tensors on the meta device have not."""
 
-    Raises BatchError. The model, on whatever device, and the random generators stay as they are.
+
+def try_batches(
+    model: nn.Module,
+    objective: Objective,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    samples: int,
+    batch_size: int | None,
+) -> None:
+    """Tries the batches of an epoch on so many samples: a whole one, and a last one that is shorter or has one sample.
+
+    inputs (B, *shape) and targets: a few samples, prepared. batch_size: None is all samples at once. Raises BatchError.
+    """
+    size = min(batch_size or samples, samples)
+    last = samples % size or size
+    try_batch(model, objective, inputs, targets, max(size, 2))
+    if 1 < last == size:
+        return
+    try:
+        try_batch(model, objective, inputs, targets, last)
+    except NeedsDataError:
+        raise
+    except BatchError as error:
+        reason = str(error).removeprefix("shape: ")
+        others = (other for step in range(1, samples) for other in (size - step, size + step) if other > 1)
+        other = next((o for o in others if samples % o not in (1, last)), None)
+        advice = f"set batch_size to {other}, which leaves none" if other else "give the train part more samples"
+        raise BatchError(
+            f"batch_size is {batch_size or 'full'}: of {samples:,} samples for training it leaves a batch of {last}, "
+            f"which the model does not take ({reason}); {advice}"
+        ) from error
+
+
+def try_batch(
+    model: nn.Module,
+    objective: Objective,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    samples: int | None = None,
+) -> None:
+    """Runs one batch without data through model and loss to find shape and dtype errors. Raises BatchError.
+
+    inputs (B, *shape) and targets, on the model's device: a few samples, prepared. samples: how many a batch has, if
+    not B. A model that looks at values (`if x.mean() > 0`) cannot run without data: it gets these samples; on the meta
+    device they have no values either, which raises NeedsDataError. The model and the random generators stay as they
+    are.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if problem := _dtype_problem(objective, tensors, inputs, targets):
         raise BatchError(problem)
+    samples = samples or len(inputs)
+    without_data = [torch.empty((samples, *t.shape[1:]), dtype=t.dtype, device="meta") for t in (inputs, targets)]
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    try:
+        _run(model, on_meta, objective.to("meta"), *without_data)
+    except BatchError as error:
+        if not needs_data(error):
+            raise
+        if inputs.is_meta or any(tensor.is_meta for tensor in tensors.values()):
+            raise NeedsDataError(str(error)) from error
+        copies = {name: tensor.clone() for name, tensor in model.named_buffers()}  # BatchNorm writes to its own
+        _run(model, copies, objective, inputs[:samples], targets[:samples])
+
+
+def why_not_exported(model: nn.Module, inputs: torch.Tensor) -> str | None:
+    """Why torch.export cannot make a graph of a model that looks at values; None for every other model.
+
+    inputs (B, *shape): prepared samples, on the model's device. Many of these models can be exported all the same.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.func.functional_call(model, on_meta, (inputs.to("meta"),))
+    except Exception as error:
+        if not needs_data(error):
+            return None
+    else:
+        return None
+    try:
+        torch.export.export(model, (inputs,))
+    except Exception as error:  # many kinds
+        return _first_line(error)
+    return None
+
+
+def needs_data(error: BaseException | None) -> bool:
+    """Whether an operation failed because it ran on the meta device; torch's messages then name it."""
+    return error is not None and ("meta" in str(error).lower() or needs_data(error.__cause__))
+
+
+def _run(
+    model: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    objective: Objective,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    """Calls the model, with the tensors in place of its own, and the loss. Raises BatchError if they do not fit."""
     entered: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:
         return lambda module, args: entered.append((name, module, tuple(getattr(args[0], "shape", ())) if args else ()))
 
     hooks = [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if not list(m.children()) and n]
+    devices = [inputs.device] if inputs.is_cuda else []
     try:
         # torch warns where it broadcasts
-        with warnings.catch_warnings(action="error", category=UserWarning), torch.random.fork_rng(devices=[]):
-            on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-            logits = torch.func.functional_call(model, on_meta, (inputs.to("meta"),))
+        with warnings.catch_warnings(action="error", category=UserWarning), torch.random.fork_rng(devices=devices):
+            logits = torch.func.functional_call(model, tensors, (inputs,))
     except Exception as error:  # whatever a user's model raises
         raise BatchError(_shape_problem(entered, tuple(inputs.shape[1:]), error)) from error
     finally:
@@ -49,22 +144,25 @@ def try_batch(model: nn.Module, objective: Objective, inputs: torch.Tensor, targ
         )
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):
-            objective(logits, targets.to("meta"))
+            objective(logits, targets)
     except Exception as error:  # each loss of torch has its own
         raise BatchError(f"loss: {_first_line(error)}") from error
 
 
-def batch_size_that_fits(peak: Callable[[int], int], free: int) -> int:
-    """The largest batch size that would likely fit into so many bytes; 0: not even one sample.
+def largest_batch(step: Callable[[int], object], too_large: int) -> int:
+    """The largest of half, a quarter, ... of a batch size that is too large of which a step passes; 0 if none does.
 
-    peak: bytes that a step of training on so many samples takes at its height, which grows evenly with their number.
+    step: trains on so many samples once, and raises whatever torch raises.
     """
-    two, four = peak(2), peak(4)
-    each = max(1, (four - two) // 2)
-    return max(0, int((SAFETY * free - (two - 2 * each)) // each))
-
-
-SAFETY = 0.9  # of the memory; the rest is lost between blocks of unlike sizes
+    samples = too_large // 2
+    while samples:
+        try:
+            step(samples)
+        except Exception:  # out of memory again; or a layer that takes no batch of one sample
+            samples //= 2
+        else:
+            break
+    return samples
 
 
 def _name(objective: Objective) -> str:

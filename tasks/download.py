@@ -9,25 +9,31 @@ already there and right are kept.
 from __future__ import annotations
 
 import os
+import queue
+import shlex
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from learn.archives import gather, tree_digest
 from learn.datasets import Downloaded, Generated, Images, Photos, PizzaSteakSushi
 from learn.errors import DataError, DownloadError, NetworkError
 from learn.params import PARAMS_FILE, Params
-from tasks.stage import atomic_folder, raw_folder, run_stage
+from tasks.inputs import watched
+from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, scratch
 
 if TYPE_CHECKING:
     import pooch
 
 ATTEMPTS = 4  # at each source, where the network fails; waits of about 1, 2, 4 seconds between them
+SILENCE = 30.0  # seconds without an answer, after which an attempt has failed
+START = 60.0  # seconds that a transfer has to begin; from then on it must have been this fast since:
+SLOWEST = 16 * 2**10  # bytes a second
 
 
 def download(params: Params, name: str) -> None:
@@ -37,18 +43,20 @@ def download(params: Params, name: str) -> None:
     mirror = os.environ.get("DATA_MIRROR") or params.mirror
     if isinstance(source, Generated):
         with atomic_folder(folder) as partial:
-            for file, array in zip(source.files, source.generate(), strict=True):
-                np.save(partial / file, array)
+            with watched("download", name):
+                arrays = source.generate()
+                source.check(name, *arrays)
+            for file, array in zip(source.files, arrays, strict=True):
+                save_array(partial / file, array)
     elif isinstance(source, Photos):
         if not folder.is_dir() or tree_digest(folder) != source.tree_sha256:
             with atomic_folder(folder) as partial:
                 fetch_photos(name, source, partial, mirror)
     elif isinstance(source, Downloaded):
-        folder.mkdir(parents=True, exist_ok=True)
         for file, checksum in source.checksums.items():
             fetch(name, source, file, checksum, folder, mirror)
         for path in folder.iterdir():
-            if path.name not in source.files:  # left by a download that was killed
+            if path.name not in source.files:
                 path.unlink()
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     print(f"download {name}: {len(sizes)} files, {sum(sizes):,} bytes → {folder}")
@@ -62,6 +70,7 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / file
     if path.is_file():
         if pooch.hashes.hash_matches(str(path), checksum):
@@ -71,13 +80,19 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
     places = [host + file for host in source.hosts]
     if mirror:
         places.insert(0, f"{mirror.rstrip('/')}/{source.folder}/{file}")
-    _from_first(
-        name,
-        places,
-        lambda place: pooch.retrieve(place, checksum, fname=file, path=folder, downloader=_get),
-        what=f"{file} with the published checksum {checksum}",
-        by_hand=f"put {', '.join(source.files)} into FOLDER/{source.folder}/",
-    )
+
+    def get(place: str, output_file: str, _: pooch.Pooch | None) -> None:
+        _get(place, output_file, source.largest)
+
+    with scratch(folder.parent, folder.name) as partial:
+        _from_first(
+            name,
+            places,
+            lambda place: pooch.retrieve(place, checksum, fname=file, path=partial, downloader=get),
+            what=f"{file} with the published checksum {checksum}",
+            by_hand=f"put {', '.join(source.files)} into FOLDER/{source.folder}/",
+        )
+        (partial / file).replace(path)
 
 
 def fetch_photos(name: str, source: Photos, folder: Path, mirror: str | None) -> None:
@@ -90,14 +105,14 @@ def fetch_photos(name: str, source: Photos, folder: Path, mirror: str | None) ->
                 f"datasets.{name}.source.path: {error}\n"
                 f"If DVC has these photos, `dvc pull` or `dvc checkout` brings them into {raw_folder(name)}."
             ) from error
-        _check_tree(source, folder, f"`trackway add-images {name} {source.path}` takes what is there now")
+        _check_tree(source, folder, f"`trackway add-images {name} {shlex.quote(source.path)}` takes what is there now")
         return
     assert isinstance(source, PizzaSteakSushi)
 
     def attempt(place: str) -> None:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as packed:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as packed:
             archive = Path(packed) / source.archive
-            _get(place, str(archive), None)
+            _get(place, str(archive), source.largest)
             gather(archive, folder)
         _check_tree(source, folder, "the archive is not the published one")
 
@@ -144,15 +159,13 @@ def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], wha
     )
 
 
-def _get(place: str, output_file: str, pooch_instance: pooch.Pooch | None) -> None:
-    """pooch's way to get one file, from a folder or from a web server, the latter with patience."""
+def _get(place: str, output_file: str, largest: int) -> None:
+    """One file, of so many bytes at most, from a folder or from a web server, the latter with patience."""
     if "://" not in place or place.startswith("file://"):
         shutil.copyfile(place.removeprefix("file://"), output_file)
         return
-    import pooch
     import tenacity
 
-    get: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
     for attempt in tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(initial=1, max=30),
@@ -160,8 +173,67 @@ def _get(place: str, output_file: str, pooch_instance: pooch.Pooch | None) -> No
         before_sleep=lambda state: print(f"  attempt {state.attempt_number} failed; trying again"),
         reraise=True,
     ):
-        with attempt:
-            get(place, output_file, pooch_instance)
+        with attempt, Path(output_file).open("wb") as stream:
+            received = Received(stream, largest)
+            _within_time(place, received)
+    if received.start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise DataError("the server sent an HTML page, not the file: perhaps one to log in, or an error's")
+
+
+class SlowError(OSError):
+    """A transfer that takes its time for ever."""
+
+
+class Received:
+    """What pooch writes the received bytes to: counts them, and ends the transfer where there are too many."""
+
+    def __init__(self, stream: BinaryIO, largest: int) -> None:
+        self.stream, self.largest = stream, largest
+        self.size, self.start, self.given_up = 0, b"", False
+
+    def write(self, chunk: bytes) -> None:
+        if self.given_up:
+            raise SlowError("given up")
+        self.size += len(chunk)
+        if self.size > self.largest:
+            raise DataError(f"the server sends more than {self.largest:,} bytes, so it is another file; given up")
+        self.start = self.start or chunk[:100]
+        self.stream.write(chunk)
+
+    def flush(self) -> None:
+        """pooch asks for it after every kilobyte; the file is closed in the end."""
+
+
+def _within_time(place: str, received: Received) -> None:
+    """Downloads in a thread of its own: a server that sends a byte now and then, even in its headers, cannot hold us.
+
+    Raises SlowError; the thread is left to its socket, and ends with this process at the latest.
+    """
+    import pooch
+
+    get: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SILENCE)
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            get(place, received, None)
+            ended.put(None)
+        except BaseException as error:  # raised again below
+            ended.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    started = time.monotonic()
+    while True:
+        try:
+            error = ended.get(timeout=0.2)
+            break
+        except queue.Empty:
+            seconds = time.monotonic() - started
+            if received.size < SLOWEST * (seconds - START):
+                received.given_up = True
+                raise SlowError(f"only {received.size:,} bytes in {seconds:.0f} seconds; given up") from None
+    if error:
+        raise error
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -170,7 +242,9 @@ def _is_passing(error: BaseException) -> bool:
 
     if isinstance(error, requests.HTTPError):
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
+    return isinstance(
+        error, SlowError | requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,6 @@
-"""`models/E/` on the test part → `metrics/D/E.json` and its report, predictions, and the rest of the run in MLflow.
+"""`models/E/` on the held-out parts → `metrics/D/E.json`, its report, predictions, and the rest of the run in MLflow.
+
+The validation part, if there is one, decides between experiments; the test part is measured to be reported.
 
 python -m tasks.evaluate digits-mlp
 """
@@ -9,13 +11,16 @@ import csv
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learn.errors import NotFiniteError, StoreUnreachable, only_data
 from learn.params import Params
+from tasks.gpu import alone_on_gpu, memory_told
 from tasks.stage import (
     history_file,
     is_streamed,
@@ -27,7 +32,7 @@ from tasks.stage import (
     transformed_folder,
     write_atomically,
 )
-from tasks.tracking import STATE_DICT, TEST_DATA, log_evaluation, sha256
+from tasks.tracking import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA, log_evaluation, sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +49,9 @@ AUGMENTED = 6  # photos in the augmentation grid, and ways to see each
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the test part says about a trained experiment."""
+    """What the held-out parts say about a trained experiment."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, dict[str, float]]  # part → metric → value; the part that decides stands first
     diagnosis: Diagnosis
     counts: dict[str, int]  # parameters and epochs
     report: dict[str, Any]
@@ -54,60 +59,79 @@ class Evaluation:
     test: Part
     objective: Objective
     model: nn.Module
-    predictions: np.ndarray
+    predictions: np.ndarray  # of the test part
 
 
 def evaluate(params: Params, name: str) -> None:
-    """Measures a trained experiment on the test part."""
-    found = measured(params, name)
+    """Measures a trained experiment on the test part and, if there is one, the validation part; on a GPU alone."""
+    print(f"evaluate {name}: loading PyTorch")
+    from learn.loop import use_device
+
+    device = use_device(params.device, params.threads)
+    memory = f"free its memory, set memory: streamed, or a smaller experiments.{name}.batch_size"
+    with alone_on_gpu(f"evaluate {name}", device), memory_told(f"evaluate {name}", device, lambda: memory):
+        found = measured(params, name)
     dataset, objective = params.experiment(name).dataset, found.objective
     targets = found.test.targets.cpu().numpy()
     write_atomically(predictions_file(name), _as_csv(targets, found.predictions, objective.classes))
     write_atomically(report_file(dataset, name), _as_json(found.report))
-    write_atomically(metrics_file(dataset, name), _as_json(found.metrics | found.counts))
-    print(f"evaluate {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in found.metrics.items()))
+    write_atomically(metrics_file(dataset, name), _as_json(as_row(found)))
+    for part, values in found.metrics.items():
+        print(f"evaluate {name}: {part} " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
     print(f"evaluate {name}: {found.diagnosis.text}")
     if params.tracking:
-        log(params, name, found)
+        try:
+            log(params, name, found)
+        except StoreUnreachable as error:
+            print(
+                f"evaluate {name}: {error}. What was measured is kept; "
+                f"register@{dataset} or `trackway relog` brings it to MLflow"
+            )
 
 
 def measured(params: Params, name: str) -> Evaluation:
-    """Measures a trained experiment on the test part, and writes nothing."""
+    """Measures a trained experiment on its held-out parts, and writes nothing."""
     import torch
 
     from learn.build import build_loss, build_model
     from learn.diagnosis import diagnose
-    from learn.loop import measure, use_device
-    from learn.metrics import confusion, per_class, report, scores
+    from learn.loop import use_device
+    from learn.metrics import confusion, per_class, report
     from learn.parts import Info, load_part, part_bytes
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
     folder = transformed_folder(experiment.dataset)
     info = Info.read(folder)
-    streamed = is_streamed(params.memory, part_bytes(folder, "test"), device)
-    test = load_part(folder, "test", memory_format=experiment.memory_format, streamed=streamed).to(device)
-    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
+    names = list(dict.fromkeys([info.held_out, "test"]))
+    streamed = is_streamed(params.memory, part_bytes(folder, *names), device)
+    parts = {
+        part: load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
+        for part in names
+    }
+    test = parts["test"]
+    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
     model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
-    model.load_state_dict(torch.load(state_dict_file(name), weights_only=True, map_location="cpu"))
+    with only_data(state_dict_file(name), f"train@{name}"):
+        model.load_state_dict(torch.load(state_dict_file(name), weights_only=True, map_location="cpu"))
     model = model.to(device, memory_format=test.memory_format)  # type: ignore[call-overload]
 
-    measured, logits = measure(
-        model, test, objective, None if experiment.batch_size == "full" else experiment.batch_size
-    )
-    targets, predictions = test.targets.cpu().numpy(), objective.predict(logits).numpy()
-    metrics: dict[str, float] = {key.removeprefix("test/"): value for key, value in measured.items()}
-    metrics |= scores(targets, predictions, info.classes)
+    batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+    scored = {part: _scored(model, loaded, objective, batch_size, info.classes) for part, loaded in parts.items()}
+    metrics, predictions = {part: values for part, (values, _) in scored.items()}, scored["test"][1]
+    targets = test.targets.cpu().numpy()
     history = _history(name)
     counts = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": len(history)}
-    diagnosis = diagnose(history, info.held_out, info.classes, predictions)
+    diagnosis = diagnose(history, info.held_out, info.classes, scored[info.held_out][1])
     details: dict[str, Any] = {
         "experiment": name,
         "dataset": experiment.dataset,
         STATE_DICT: sha256(state_dict_file(name)),
-        TEST_DATA: _md5(folder / "test-inputs.npy", folder / "test-targets.npy"),
+        TEST_DATA: _md5(folder, "test"),
         "diagnosis": vars(diagnosis),
     }
+    if info.held_out != "test":
+        details[VALIDATION_DATA] = _md5(folder, "validation")
     texts = {}
     if info.classes:
         details["per_class"] = per_class(targets, predictions, info.classes)
@@ -116,11 +140,38 @@ def measured(params: Params, name: str) -> Evaluation:
     return Evaluation(metrics, diagnosis, counts, details, texts, test, objective, model, predictions)
 
 
+def _scored(
+    model: nn.Module, part: Part, objective: Objective, batch_size: int | None, classes: tuple[str, ...]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Every metric of the model on a part, and its predictions. Raises NotFiniteError for what is NaN or infinite."""
+    from learn.loop import measure
+    from learn.metrics import scores
+
+    measured, logits = measure(model, part, objective, batch_size)
+    predictions = objective.predict(logits).numpy()
+    metrics: dict[str, float] = {key.removeprefix(f"{part.name}/"): value for key, value in measured.items()}
+    metrics |= scores(part.targets.cpu().numpy(), predictions, classes)
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{key} is {value} on the {part.name} part's {len(part):,} samples; a metric must be a finite number: "
+                "give that part more samples, or mend the metric in METRICS"
+            )
+    return metrics, predictions
+
+
+def as_row(found: Evaluation) -> dict[str, Any]:
+    """The content of metrics/D/E.json: the test part's metrics, the counts, and below `validation` that part's."""
+    others = {part: values for part, values in found.metrics.items() if part != "test"}
+    return found.metrics["test"] | found.counts | others
+
+
 def log(params: Params, name: str, found: Evaluation) -> None:
     """The rest of the run in MLflow."""
     import torch
 
     from learn.parts import Info
+    from learn.trial import why_not_exported
 
     experiment, test = params.experiment(name), found.test
     model = found.model.to(torch.device("cpu"), memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -128,18 +179,29 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     if experiment.augmentation:
         figures["augmentation"] = _augmented(params, name)
     info = Info.read(transformed_folder(experiment.dataset))
+    example = test.batch(slice(0, EXAMPLES))[0].cpu().contiguous()
+    if reason := why_not_exported(model, example):
+        print(
+            f"evaluate {name}: the model cannot be kept in MLflow and become champion, for it decides by the values "
+            f"that it computes ({reason}); torch.where or torch.cond instead of if would do"
+        )
+    curves = _history(name)[-1]  # training has logged these; a last point measured again would bend them
     log_evaluation(
         params.tracking,
         experiment.dataset,
-        state_dict_file(name),
-        metrics=found.metrics,
-        tags={"diagnosis": found.diagnosis.summary},
+        metrics={
+            f"{part}/{key}": value
+            for part, values in found.metrics.items()
+            for key, value in values.items()
+            if part == "test" or f"{part}/{key}" not in curves
+        },
+        tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
         figures=figures,
-        model=model,
+        model=None if reason else model,
         about={"classes": list(info.classes), "loss": experiment.loss.name},
-        example=test.batch(slice(0, EXAMPLES))[0].cpu().contiguous().numpy(),
+        example=example.numpy(),
     )
 
 
@@ -180,7 +242,7 @@ def _augmented(params: Params, name: str) -> Figure:
     import torch
 
     from learn import plots
-    from learn.augment import Augmentation
+    from learn.augment import Augmentation, value_span
     from learn.parts import Info, load_part
 
     experiment = params.experiment(name)
@@ -189,7 +251,7 @@ def _augmented(params: Params, name: str) -> Figure:
     chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # photos stand class by class
     ((inputs, targets),) = train.batches([chosen])
     steps = [(step.name, step.arguments) for step in experiment.augmentation or []]
-    augment = Augmentation(steps, len(info.classes), info.scale)
+    augment = Augmentation(steps, len(info.classes), info.scale, value_span(train))
     columns = [train.prepare(inputs), *(augment(inputs, targets, seed)[0] for seed in range(AUGMENTED))]
     return plots.image_rows(torch.stack(columns, dim=1).numpy())
 
@@ -211,10 +273,11 @@ def _as_json(data: dict[str, Any]) -> bytes:
     return (json.dumps(data, indent=1) + "\n").encode()
 
 
-def _md5(*files: Path) -> str:
+def _md5(folder: Path, part: str) -> str:
+    """Of a part's inputs and targets."""
     digest = hashlib.md5(usedforsecurity=False)
-    for file in files:
-        with file.open("rb") as stream:
+    for kind in ("inputs", "targets"):
+        with (folder / f"{part}-{kind}.npy").open("rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)
     return digest.hexdigest()

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shlex
 import sys
-from collections import Counter
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from joblib import cpu_count
 
 from learn.datasets import Images, Photos
 from learn.errors import DataError
 from learn.params import Dataset
-from learn.photos import Mode, PhotoError, open_photo, to_array
-from tasks.stage import REPORT, raw_folder
+from learn.photos import Mode, PhotoError, open_photo, photo_pixels, to_array
+from tasks.stage import REPORT, raw_folder, save_array
 
 NEAR = 4  # of 64 bits in which the perceptual hashes of near-duplicates may differ
 IMBALANCE = 3.0  # times as many photos in the largest class as in the smallest
@@ -30,15 +35,27 @@ EXTREME = 4.0  # times as wide as high, or the other way round
 SHOWN = 10  # files that are named in the terminal; the report has them all
 
 
+# What the checks need to know of a photo, 56 bytes; its pixels are in the part's file.
+SEEN = np.dtype(
+    [
+        ("number", np.int64),  # index into the source's photos
+        ("width", np.int32),
+        ("height", np.int32),
+        ("sha256", "S32"),  # of the file; numpy takes null bytes at the end away, from all alike
+        ("looks", np.uint64),  # 64 bits: similar pictures differ in few
+    ]
+)
+
+
 @dataclass(frozen=True)
 class Photo:
-    """One decoded file; hashes of its bytes and of what it looks like."""
+    """One decoded file, until it is written."""
 
     pixels: np.ndarray  # (channels, size, size) uint8
     width: int
     height: int
-    sha256: str
-    looks: int  # 64 bits: similar pictures differ in few
+    sha256: bytes
+    looks: int
 
 
 @dataclass(frozen=True)
@@ -61,36 +78,24 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
     parts: part → indices into the source's photos. Raises DataError, with all of them named, where files are broken
     and `transform.broken` is stop.
     """
-    source = dataset.source
+    source, settings = dataset.source, dataset.transform
     assert isinstance(source, Photos)
-    files = source.photos(raw_folder(name))
-    names = [path.relative_to(raw_folder(name)).as_posix() for path, _ in files]
-    settings = dataset.transform
     assert settings.resize
-    assert settings.mode
+    files = source.photos(raw_folder(name))
+    names, labels = [file for file, _ in files], np.array([label for _, label in files], np.int64)
     broken: dict[str, str] = {}
-    known: dict[str, list[tuple[int, Photo]]] = {}  # part → the photos, without their pixels
+    known: dict[str, np.ndarray] = {}  # part → (N,) SEEN
     from tqdm import tqdm
 
     with tqdm(total=len(files), desc=f"transform {name}", unit="photo", disable=not sys.stderr.isatty()) as bar:
         for part, index in parts.items():
-            file = into / f"{part}-inputs.npy"
-            inputs = np.lib.format.open_memmap(file, "w+", np.uint8, (len(index), *dataset.shape))
-            known[part] = []
-            decoded = _decoded([files[i][0] for i in index], settings.mode, settings.resize)
-            for number, found in zip(index, decoded, strict=True):
-                bar.update()
-                if isinstance(found, Broken):
-                    broken[names[number]] = found.reason
-                else:
-                    inputs[len(known[part])] = found.pixels
-                    known[part].append((int(number), found))
-            inputs.flush()
-            del inputs
-            if len(known[part]) < len(index):
-                _cut(file, len(known[part]))
-            np.save(into / f"{part}-targets.npy", np.array([files[i][1] for i, _ in known[part]], np.int64))
-    again = f" and run trackway add-images {name} {source.path} again" if isinstance(source, Images) else ""
+            found = _write_inputs(dataset, raw_folder(name), names, index, into / f"{part}-inputs.npy", bar.update)
+            known[part], reasons = found
+            broken |= reasons
+            save_array(into / f"{part}-targets.npy", labels[known[part]["number"]])
+    again = ""
+    if isinstance(source, Images):
+        again = f" and run trackway add-images {name} {shlex.quote(source.path)} again"
     if broken and settings.broken == "stop":
         raise DataError(
             f"{len(broken)} of the {len(files):,} photos of {name} cannot be read:\n"
@@ -98,61 +103,116 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
             + f"\nMend or remove them where they come from{again}, "
             f"or set datasets.{name}.transform.broken to leave_out."
         )
-    labels = {part: [files[i][1] for i, _ in photos] for part, photos in known.items()}
-    found_problems = problems(source.classes, names, known, labels, broken, settings.resize)
-    counts = {part: dict(Counter(source.classes[label] for label in labels[part])) for part in known}
-    report = {
-        "photos": {part: {c: counts[part].get(c, 0) for c in source.classes} for part in known},
-        "problems": [vars(problem) for problem in found_problems],
-    }
+    problems_found = problems(source.classes, names, known, labels, broken, settings.resize)
+    counts = _counts(source.classes, known, labels)
+    report = {"photos": counts, "problems": [vars(problem) for problem in problems_found]}
     (into / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for problem in found_problems:
+    for problem in problems_found:
         print(f"transform {name}: {problem.kind}: {problem.text}")
         for line in problem.files[:SHOWN]:
             print(f"  {line}")
         if len(problem.files) > SHOWN:
             print(f"  and {len(problem.files) - SHOWN} more, in {REPORT}")
     for part, kept in known.items():
-        if not kept:
+        if not len(kept):
             raise DataError(f"the {part} part of {name} has no photo that can be read; it must have some")
     return {part: len(photos) for part, photos in known.items()}
 
 
-def _decoded(paths: list[Path], mode: Mode, size: int) -> Iterator[Photo | Broken]:
+def _write_inputs(
+    dataset: Dataset, folder: Path, names: list[str], index: np.ndarray, file: Path, tick: Callable[[], object]
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Decodes the photos of one part into its .npy file. Returns what was seen, (N,) SEEN, and name → why not.
+
+    Written row by row and not through a memory map, whose pages would count as this process's memory.
+    """
+    settings = dataset.transform
+    assert settings.mode
+    assert settings.resize
+    seen, kept, broken = np.zeros(len(index), SEEN), 0, {}
+    with file.open("w+b") as stream:
+        _write_header(stream, (len(index), *dataset.shape))
+        paths = (folder / names[number] for number in index)
+        for number, found in zip(index, _decoded(paths, settings.mode, settings.resize), strict=True):
+            tick()
+            if isinstance(found, Broken):
+                broken[names[number]] = found.reason
+            else:
+                stream.write(found.pixels.tobytes())
+                seen[kept] = (number, found.width, found.height, found.sha256, found.looks)
+                kept += 1
+        stream.seek(0)
+        _write_header(stream, (kept, *dataset.shape))
+    return seen[:kept], broken
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Of an .npy file of bytes. numpy leaves room in it, so its length is the same for any number of rows."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+
+
+def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | Broken]:
     """In order, on all cores (Pillow's decoders let other threads run); a few photos ahead, so memory stays small."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), AHEAD):
-            yield from pool.map(lambda path: _decode(path, mode, size), paths[start : start + AHEAD])
+    todo, room = iter(paths), Room(AT_ONCE)
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        ahead = deque(pool.submit(_decode, path, mode, size, room) for path in islice(todo, AHEAD * cpu_count()))
+        while ahead:
+            found = ahead.popleft().result()
+            ahead.extend(pool.submit(_decode, path, mode, size, room) for path in islice(todo, 1))
+            yield found
 
 
-AHEAD = 512  # photos
+AHEAD = 8  # photos a core
+AT_ONCE = 64 * 2**20  # pixels that are decoded at a time: 256 MB, for Pillow takes 4 bytes for each
 
 
-def _decode(path: Path, mode: Mode, size: int) -> Photo | Broken:
+class Room:
+    """So much may be in use at a time; what is larger waits until it is alone."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self.free = size
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        amount = min(amount, self.size)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= amount)
+            self.free -= amount
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += amount
+                self.changed.notify_all()
+
+
+def _decode(path: Path, mode: Mode, size: int, room: Room) -> Photo | Broken:
     import imagehash
     from PIL import Image
 
-    try:
-        image = open_photo(path, mode)
-    except PhotoError as error:
-        return Broken(str(error))
-    pixels = to_array(image, size)
+    with room.taken(photo_pixels(path)):
+        try:
+            image = open_photo(path, mode)
+        except PhotoError as error:
+            return Broken(str(error))
+        pixels, (width, height) = to_array(image, size), image.size
+        del image
     small = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     looks = int.from_bytes(np.packbits(imagehash.phash(small).hash).tobytes())
-    return Photo(pixels, *image.size, hashlib.sha256(path.read_bytes()).hexdigest(), looks)
+    with path.open("rb") as stream:
+        return Photo(pixels, width, height, hashlib.file_digest(stream, "sha256").digest(), looks)
 
 
-def _cut(file: Path, length: int) -> None:
-    """Leaves the first rows of an array in a file, without reading it whole."""
-    whole: np.ndarray = np.load(file, mmap_mode="r")
-    partial = file.with_suffix(".partial")
-    kept = np.lib.format.open_memmap(partial, "w+", whole.dtype, (length, *whole.shape[1:]))
-    for start in range(0, length, AHEAD):
-        kept[start : start + AHEAD] = whole[start : min(start + AHEAD, length)]
-    kept.flush()
-    del kept, whole
-    partial.replace(file)
+def _counts(classes: tuple[str, ...], known: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, dict[str, int]]:
+    """Part → class → photos."""
+    return {
+        part: dict(
+            zip(classes, np.bincount(labels[photos["number"]], minlength=len(classes)).tolist(), strict=True),
+        )
+        for part, photos in known.items()
+    }
 
 
 # ---- the checks
@@ -161,30 +221,39 @@ def _cut(file: Path, length: int) -> None:
 def problems(
     classes: tuple[str, ...],
     names: list[str],
-    known: dict[str, list[tuple[int, Photo]]],
-    labels: dict[str, list[int]],
+    known: dict[str, np.ndarray],
+    labels: np.ndarray,
     broken: dict[str, str],
     size: int,
 ) -> list[Problem]:
-    """What a person should know before training on these photos; nothing, where all is well."""
+    """What a person should know before training on these photos; nothing, where all is well.
+
+    names, labels: of all of the source's photos; known: part → (N,) SEEN, without those that cannot be read.
+    """
+    repeated = _repeated(known)
     return [
         *_broken(broken),
-        *_classes(classes, labels),
-        *_two_labels(names, known, labels),
-        *_twice(names, known),
+        *_classes(_counts(classes, known, labels)),
+        *_two_labels(names, known, labels, repeated),
+        *_twice(names, known, repeated),
         *_sizes(names, known, size),
     ]
+
+
+def _repeated(known: dict[str, np.ndarray]) -> set[bytes]:
+    """The hashes that several photos have; mostly few, so that not every photo has to stand in a dictionary."""
+    hashes, counts = np.unique(np.concatenate([photos["sha256"] for photos in known.values()]), return_counts=True)
+    return set(hashes[counts > 1].tolist())
 
 
 def _broken(broken: dict[str, str]) -> Iterator[Problem]:
     if broken:
         files = [f"{file}: {reason}" for file, reason in broken.items()]
-        yield Problem("left out", f"{len(broken)} files cannot be read", files)
+        yield Problem("left out", f"{len(broken)} {'file' if len(broken) == 1 else 'files'} cannot be read", files)
 
 
-def _classes(classes: tuple[str, ...], labels: dict[str, list[int]]) -> Iterator[Problem]:
-    counts = {part: Counter(classes[label] for label in labels[part]) for part in labels}
-    for name in classes:
+def _classes(counts: dict[str, dict[str, int]]) -> Iterator[Problem]:
+    for name in counts["train"]:
         parts = [part for part in counts if counts[part][name]]
         if not parts:
             yield Problem("empty class", f"{name} has no photos", [])
@@ -197,53 +266,78 @@ def _classes(classes: tuple[str, ...], labels: dict[str, list[int]]) -> Iterator
         yield Problem(
             "imbalance",
             f"{most} has {present[most]:,} photos for training, {least} {present[least]:,}; "
-            "the loss's weight, or more photos, can make up for it",
+            + _balance(tuple(counts["train"]), present),
             [],
         )
 
 
+def _balance(classes: tuple[str, ...], present: dict[str, int]) -> str:
+    """Class weights by which each class counts the same in the training loss, as scikit-learn's `balanced` has them."""
+    if len(present) < len(classes):
+        return "more photos can make up for it"
+    mean = sum(present.values()) / len(classes)
+    weights = ", ".join(f"{mean / present[name]:.3g}" for name in classes)
+    binary = ""
+    if len(classes) == 2:
+        binary = f" (for BCEWithLogitsLoss pos_weight: [{present[classes[0]] / present[classes[1]]:.3g}])"
+    return f"more photos, or loss: {{name: CrossEntropyLoss, weight: [{weights}]}}{binary} can make up for it"
+
+
 def _two_labels(
-    names: list[str], known: dict[str, list[tuple[int, Photo]]], labels: dict[str, list[int]]
+    names: list[str], known: dict[str, np.ndarray], labels: np.ndarray, repeated: set[bytes]
 ) -> Iterator[Problem]:
     """The same photo in two classes, in whichever parts."""
-    first: dict[str, tuple[str, int]] = {}
+    first: dict[bytes, int] = {}
     found = []
-    for part, photos in known.items():
-        for (number, photo), label in zip(photos, labels[part], strict=True):
-            other, other_label = first.setdefault(photo.sha256, (names[number], label))
-            if label != other_label:
-                found.append(f"{names[number]} = {other}")
+    for photos in known.values():
+        for number, sha256 in _with(photos, repeated):
+            other = first.setdefault(sha256, number)
+            if labels[number] != labels[other]:
+                found.append(f"{names[number]} = {names[other]}")
     if found:
         yield Problem("two labels", f"{_photos(found)} also in another class", found)
+
+
+def _with(photos: np.ndarray, repeated: set[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The number and hash of each photo whose hash is among these."""
+    for row in photos:
+        if (sha256 := bytes(row["sha256"])) in repeated:
+            yield int(row["number"]), sha256
 
 
 def _photos(files: list[str]) -> str:
     return "1 photo is" if len(files) == 1 else f"{len(files):,} photos are"
 
 
-def _twice(names: list[str], known: dict[str, list[tuple[int, Photo]]]) -> Iterator[Problem]:
+def _twice(names: list[str], known: dict[str, np.ndarray], repeated: set[bytes]) -> Iterator[Problem]:
     """The same photo in train and in another part."""
     train = known["train"]
-    by_hash = {photo.sha256: number for number, photo in train}
-    looks = np.array([photo.looks for _, photo in train], np.uint64)
+    by_hash = {sha256: number for number, sha256 in _with(train, repeated)}
     for part, photos in known.items():
         exact, near = [], []
-        for number, photo in photos if part != "train" else []:
-            if photo.sha256 in by_hash:
-                exact.append(f"{names[number]} = {names[by_hash[photo.sha256]]}")
-            elif len(looks) and (distance := np.bitwise_count(looks ^ np.uint64(photo.looks))).min() <= NEAR:
-                near.append(f"{names[number]} ≈ {names[train[int(distance.argmin())][0]]}")
+        for row in photos if part != "train" else []:
+            if (twin := by_hash.get(bytes(row["sha256"]))) is not None:
+                exact.append(f"{names[row['number']]} = {names[twin]}")
+            elif len(train) and (distance := np.bitwise_count(train["looks"] ^ row["looks"])).min() <= NEAR:
+                near.append(f"{names[row['number']]} ≈ {names[train['number'][distance.argmin()]]}")
         if exact:
             yield Problem("duplicate", f"{_photos(exact)} in {part} and also in train", exact)
         if near:
             yield Problem("near-duplicate", f"{_photos(near)} in {part} and almost so in train", near)
 
 
-def _sizes(names: list[str], known: dict[str, list[tuple[int, Photo]]], size: int) -> Iterator[Problem]:
-    photos = [(names[number], photo) for part in known.values() for number, photo in part]
-    sized = [(f"{name}: {photo.width}×{photo.height}", photo) for name, photo in photos]
-    if tiny := [text for text, photo in sized if min(photo.width, photo.height) < size]:
+def _sizes(names: list[str], known: dict[str, np.ndarray], size: int) -> Iterator[Problem]:
+    """Photos that resizing enlarges or distorts."""
+
+    def chosen(which: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[str]:
+        """which: from the shorter and the longer sides of photos to those that are meant."""
+        return [
+            f"{names[row['number']]}: {row['width']}×{row['height']}"
+            for photos in known.values()
+            for row in photos[which(*np.sort([photos["width"], photos["height"]], axis=0))]
+        ]
+
+    if tiny := chosen(lambda shorter, longer: shorter < size):
         yield Problem("tiny", f"{len(tiny)} photos are smaller than {size}×{size} and were enlarged", tiny)
-    extreme = [t for t, p in sized if max(p.width, p.height) > EXTREME * min(p.width, p.height)]
-    if extreme:
+    if extreme := chosen(lambda shorter, longer: longer > EXTREME * shorter):
         yield Problem("extreme", f"{len(extreme)} photos are far from square and were distorted", extreme)

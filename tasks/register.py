@@ -1,5 +1,7 @@
 """`metrics/D/` → `metrics/D.csv`, the comparison of a dataset's experiments; the best may become champion in MLflow.
 
+The validation part decides, if there is one; or else the test part, which then no longer says how good the best is.
+
 python -m tasks.register digits
 """
 
@@ -8,31 +10,86 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
+import math
+from typing import Any, TypeGuard
 
 from learn.metrics import METRICS
 from learn.params import Params
-from tasks.stage import comparison_file, metrics_file, report_file, run_stage, write_atomically
-from tasks.tracking import STATE_DICT, TEST_DATA, Candidate, register_champion
+from tasks.stage import comparison_file, metrics_file, report_file, run_stage, state_dict_file, write_atomically
+from tasks.tracking import (
+    STATE_DICT,
+    TEST_DATA,
+    VALIDATION_DATA,
+    Candidate,
+    flatten,
+    lacks_champion,
+    missing_parts,
+    register_champion,
+    sha256,
+    why_champion_broken,
+)
 
 
 def register(params: Params, name: str) -> None:
     """Compares the experiments of a dataset and registers the best one's model, if it beats the present champion."""
-    experiments = [e for e, experiment in params.experiments.items() if experiment.dataset == name]
-    keep = {path(name, e) for e in experiments for path in (metrics_file, report_file)}
+    keep = {path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)}
     for file in metrics_file(name, "*").parent.glob("*"):
         if file not in keep:  # of an experiment that params.yaml no longer has
+            print(f"register {name}: {file} is of no experiment of {name} and was deleted")
             file.unlink()
     rows = compared(params, name)
     write_atomically(comparison_file(name), _as_csv(rows))
+    if params.tracking:
+        if broken := why_champion_broken(params.tracking, name):
+            print(f"register {name}: the champion cannot be loaded: {broken}")
+        complete(params, params.tracking, name)
     print(f"register {name}: {register_best(params, name, rows)}")
 
 
+def complete(params: Params, uri: str, name: str) -> None:
+    """Adds to MLflow what it lacks of a dataset's experiments, from DVC's outputs.
+
+    It lacks something after a kill, or if DVC restored an experiment from its cache instead of running it.
+    """
+    for experiment in missing_parts(uri, name, _state_dicts(params, name)):
+        file, report = state_dict_file(experiment), json.loads(report_file(name, experiment).read_bytes())
+        if not file.is_file() or sha256(file) != report[STATE_DICT]:
+            print(
+                f"register {name}: MLflow lacks the model of {experiment}, and {file} is not what was evaluated; "
+                f"next: dvc repro evaluate@{experiment}, then trackway relog"
+            )
+            continue
+        from tasks.relog import rebuild  # it imports this module
+
+        print(f"register {name}: MLflow lacks {experiment}; it is rebuilt from DVC's outputs")
+        print(f"register {name}: {experiment}: {rebuild(params, uri, experiment)}")
+
+
+def is_complete(params: Params, name: str) -> bool:
+    """Whether MLflow has every experiment of a dataset that was evaluated, and a champion that can be loaded.
+
+    Asks the store, and imports no torch. True also if no experiment can be champion.
+    """
+    files = [path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)]
+    if not params.tracking or not all(file.is_file() for file in files):
+        return True
+    state_dicts = _state_dicts(params, name)
+    if missing_parts(params.tracking, name, state_dicts):
+        return False
+    best = next((row["experiment"] for row in compared(params, name) if not why_not(params, name, row)), None)
+    return best is None or not lacks_champion(params.tracking, name, best, state_dicts[best])
+
+
+def _state_dicts(params: Params, name: str) -> dict[str, str]:
+    """Experiment → the sha256 of the state_dict that was evaluated."""
+    return {e: json.loads(report_file(name, e).read_bytes())[STATE_DICT] for e in params.experiments_of(name)}
+
+
 def compared(params: Params, name: str) -> list[dict[str, Any]]:
-    """A row for each experiment of a dataset, best first."""
-    experiments = [e for e, experiment in params.experiments.items() if experiment.dataset == name]
-    rows = [{"experiment": e, **json.loads(metrics_file(name, e).read_bytes())} for e in experiments]
-    return ranked(rows, params.dataset(name).champion.metric)
+    """A row for each experiment of a dataset, best first by its champion.metric; metrics are named as in the file."""
+    rows = [{"experiment": e, **json.loads(metrics_file(name, e).read_bytes())} for e in params.experiments_of(name)]
+    dataset = params.dataset(name)
+    return ranked(rows, dataset.split.held_out, dataset.champion.metric)
 
 
 def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
@@ -42,39 +99,81 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
     """
     if not rows:
         return "no experiments"
+    dataset = params.dataset(name)
+    part, metric = dataset.split.held_out, dataset.champion.metric
+    if part == "test":
+        print(f"register {name}: the test part decides, for there is no validation part")
     learned = []
     for row in rows:
-        diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
-        if diagnosis["kind"] == "constant":
-            print(f"register {name}: {row['experiment']} cannot be champion: it says {diagnosis['summary']}")
+        if reason := why_not(params, name, row):
+            print(f"register {name}: {row['experiment']} cannot be champion: {reason}")
         else:
             learned.append(row)
     if not learned:
-        return "no champion: every experiment predicts one class for everything"
-    rows = learned
-    metric, best = params.dataset(name).champion.metric, rows[0]["experiment"]
+        return "no champion: no experiment can be"
+    best = learned[0]["experiment"]
     report = json.loads(report_file(name, best).read_bytes())
-    candidate = Candidate(best, metric, rows[0][metric], report[STATE_DICT], report[TEST_DATA])
-    return register_champion(params.tracking, name, candidate)
+    candidate = Candidate(
+        best,
+        part,
+        metric,
+        _by_part(learned[0]),
+        report[STATE_DICT],
+        {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report},
+    )
+    return register_champion(params.tracking, name, candidate, params.experiments_of(name))
 
 
-def ranked(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Best first by the metric (NaN last); among equals fewer parameters, then the name."""
+def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
+    """Why an experiment cannot be champion of its dataset, whatever the others are; None if it can."""
+    dataset = params.dataset(name)
+    part, metric = dataset.split.held_out, dataset.champion.metric
+    diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
+    if diagnosis["kind"] == "constant":
+        return f"it says {diagnosis['summary']}"
+    return None if is_number(measured(row, part, metric)) else f"its {part} {metric} is not a number"
+
+
+def ranked(rows: list[dict[str, Any]], part: str, metric: str) -> list[dict[str, Any]]:
+    """Best first by a metric on a part; what is NaN or was not measured comes last, and among equals fewer parameters
+    come first, then the name.
+
+    rows: an experiment each, with the content of its metrics file.
+    """
     sign = -1 if METRICS[metric].better == "higher" else 1
 
-    def key(row: dict[str, Any]) -> tuple[bool, float, int, str]:
-        value = row[metric]
-        return (value != value, sign * value, row["parameters"], row["experiment"])
+    def key(row: dict[str, Any]) -> tuple[float, int, str]:
+        value = measured(row, part, metric)
+        return (sign * value if is_number(value) else math.inf, row["parameters"], row["experiment"])
 
     return sorted(rows, key=key)
+
+
+def measured(row: dict[str, Any], part: str, metric: str) -> float | None:
+    """A metric of a row on a part; None if its file has none yet."""
+    return (row if part == "test" else row.get(part, {})).get(metric)
+
+
+def is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and not math.isnan(value)
+
+
+def _by_part(row: dict[str, Any]) -> dict[str, float]:
+    """Those of METRICS that a row has, named as `test/accuracy`."""
+    parts = {"validation": row.get("validation", {}), "test": row}
+    return {
+        f"{part}/{metric}": values[metric] for part, values in parts.items() for metric in METRICS if metric in values
+    }
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        flat = [flatten(row) for row in rows]
+        columns = list(dict.fromkeys(column for row in flat for column in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(flat)
     return text.getvalue().encode()
 
 

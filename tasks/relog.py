@@ -18,7 +18,7 @@ from learn.params import Params
 from tasks.evaluate import log, measured
 from tasks.register import compared, register_best
 from tasks.stage import history_file, metrics_file, report_file, state_dict_file
-from tasks.tracking import REBUILT, missing_parts, write_run
+from tasks.tracking import REBUILT, files_message, missing_parts, sha256, why_champion_broken, write_run
 from tasks.train import plan
 
 
@@ -28,12 +28,15 @@ def relog(params: Params) -> None:
         raise TrackingError("tracking is null in params.yaml: name the store there that runs are to be rebuilt in")
     left_out = set()
     with _dvc() as why_not:
+        for name in params.datasets:
+            if broken := why_champion_broken(params.tracking, name, load=True):
+                print(f"relog {name}: the champion cannot be loaded and is logged again: {broken}")
         for name, experiment in params.experiments.items():
             if reason := why_not(f"evaluate@{name}"):
                 left_out.add(experiment.dataset)
                 print(f"relog {name}: left out, {reason}; next: dvc repro evaluate@{name}")
             else:
-                print(f"relog {name}: {_rebuild(params, params.tracking, name)}")
+                print(f"relog {name}: {rebuild(params, params.tracking, name)}")
         for name in params.datasets:
             if name in left_out:
                 print(f"relog {name}: no champion without all its experiments; next: dvc repro register@{name}")
@@ -76,10 +79,10 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
         raise TrackingError(f"DVC cannot say what is up to date: {error}") from error
 
 
-def _rebuild(params: Params, uri: str, name: str) -> str:
+def rebuild(params: Params, uri: str, name: str) -> str:
     """Adds to MLflow what it has not of an experiment; returns what that was."""
     dataset = params.experiment(name).dataset
-    missing = missing_parts(uri, dataset, state_dict_file(name))
+    missing = missing_parts(uri, dataset, {name: sha256(state_dict_file(name))}).get(name, set())
     if not missing:
         return "MLflow has its run"
     # On the CPU, for the device of the training may not be here.
@@ -91,17 +94,17 @@ def _rebuild(params: Params, uri: str, name: str) -> str:
             "tags": {REBUILT: "true"},
             "summary": str(planned.summary),
             "epochs": _epochs(name),
-            "state_dict": str(state_dict_file(name)),
-            "history": str(history_file(name)),
+            **files_message(state_dict_file(name), history_file(name)),
             "end": "FINISHED",
         }
         write_run(uri, dataset, name, [message])
     # Measured again for the pictures and the model; the numbers are DVC's, for here a last bit may differ.
     found = measured(here, name)
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
-    metrics = {key: value for key, value in numbers.items() if key not in found.counts}
+    parts = {key: value for key, value in numbers.items() if isinstance(value, dict)}
+    parts["test"] = {key: value for key, value in numbers.items() if key not in (*found.counts, *parts)}
     report = json.loads(report_file(dataset, name).read_bytes())
-    log(here, name, replace(found, metrics=metrics, report=report))
+    log(here, name, replace(found, metrics=parts, report=report))
     return "rebuilt" if "train" in missing else "its evaluation is added"
 
 

@@ -12,13 +12,17 @@ import numpy as np
 from learn.datasets import Source
 from learn.errors import DataError
 from learn.params import Params, Split
-from tasks.stage import atomic_folder, raw_folder, run_stage, split_folder
+from tasks.inputs import watched
+from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, split_folder
 
 
 def split(params: Params, name: str) -> None:
     """Writes train.npy, test.npy and, where asked for, validation.npy: indices into the raw samples."""
     dataset = params.dataset(name)
-    targets = dataset.source.targets(raw_folder(name))
+    with watched("split", name, raw_folder(name)):
+        targets = dataset.source.targets(raw_folder(name))
+        if len(targets) != (said := sum(dataset.source.sizes)):
+            raise DataError(f"datasets.{name}.source gives {len(targets):,} targets; its sizes say {said:,} samples")
     try:
         parts = split_indices(targets, dataset.split, dataset.source)
     except ValueError as error:  # scikit-learn's: too few samples of a class
@@ -31,7 +35,7 @@ def split(params: Params, name: str) -> None:
     folder = split_folder(name)
     with atomic_folder(folder) as partial:
         for part, index in parts.items():
-            np.save(partial / f"{part}.npy", index)
+            save_array(partial / f"{part}.npy", index)
     print(f"split {name}: " + ", ".join(f"{part} {len(index):,}" for part, index in parts.items()) + f" → {folder}")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
+import fcntl
 import gc
+import glob
 import hashlib
 import math
 import os
@@ -14,17 +16,23 @@ import shutil
 import signal
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import quote
 
 import learn
 from learn.errors import TrackwayError
 from learn.params import PARAMS_FILE, Params, load_params
+from tasks.inputs import DVC_YAML, check_imports, helpers
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from filelock import FileLock
 
@@ -32,19 +40,25 @@ if TYPE_CHECKING:
 CHECKED = Path(".dvc/tmp/params-checked")
 REPORT = "report.json"  # in data/transformed/D/: what the checks of photos found
 LIFELINE = "TRACKWAY_LIFELINE"  # the environment variable by which a flow asks its stages to end with it
+WAITING = "TRACKWAY_WAITING"  # the environment variable in which a flow names a file: it is there while a stage waits
+BY_DVC = "DVC_STAGE"  # the environment variable in which DVC names the stage that it runs
+BETWEEN_LOOKS = 0.5  # seconds: how soon a stage sees that its DVC has ended
+LOCKS = Path(".dvc/tmp/stages")  # a lock for each stage
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a full or read-only disk
 
 
 def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     """The command line of a stage, `python -m tasks.STAGE NAME`. A user's mistake ends in its message, exit code 1."""
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=stage.__doc__)
-    parser.add_argument("name", help=f"one of the {what} in {PARAMS_FILE}")
-    name = parser.parse_args().name
+    parser.add_argument("name", help=f"one of the {what} in {PARAMS_FILE}, or the stage's name in DVC: KIND@NAME")
+    name = parser.parse_args().name.removeprefix(f"{stage.__name__}@")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     collect_garbage_rarely()
-    _end_with_flow()
+    end_with_starter()
     try:
-        stage(checked_params(), name)
+        params = checked_params()
+        with _one_process(stage.__name__, name):
+            stage(params, name)
     except TrackwayError as error:
         print(error.as_message(), file=sys.stderr)
         sys.exit(error.exit_code)
@@ -55,25 +69,60 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        file = f" {error.filename}" if error.filename else ""
-        sys.exit(
-            f"error: {stage.__name__} {name} cannot write{file}: {error.strerror}; "
-            "nothing is half written: make room or give the right to write, and run it again"
-        )
+        sys.exit(f"error: {cannot_write(f'{stage.__name__} {name}', error)}")
     except KeyboardInterrupt:
         sys.exit(130)
     end_at_once()
 
 
-def _end_with_flow() -> None:
-    """Where a flow runs the stage, standard input is a pipe from it that ends with it, even where it is killed."""
+def cannot_write(what: str, error: OSError) -> str:
+    """The message of an error in MENDABLE. what: the stage or command that met it."""
+    file = error.filename2 or error.filename  # of a copy the second is written
+    return (
+        f"{what} cannot write{f' {file}' if file else ''}: {error.strerror}; "
+        "nothing is half written: make room or give the right to write, and run it again"
+    )
 
-    def wait() -> None:
+
+def end_with_starter() -> None:
+    """Ends this process with the flow or the DVC that started it, even if that is killed.
+
+    A flow's stages have a pipe from it as standard input, which is closed when it ends. DVC is the parent process, or
+    that of the shell in which DVC runs the stage.
+    """
+
+    def wait_for_flow() -> None:
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def wait_for_dvc() -> None:
+        import psutil
+
+        with suppress(psutil.Error):  # one of them is gone
+            parent = psutil.Process(os.getppid())
+            shell = parent if parent.name() == Path(os.environ.get("SHELL") or "/bin/sh").name else None
+            dvc = shell.ppid() if shell else parent.pid
+            while os.getppid() == parent.pid and (shell is None or shell.ppid() == dvc):
+                time.sleep(BETWEEN_LOOKS)
+        with suppress(OSError):
+            print("error: DVC, which started this stage, has ended; so does the stage", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     if os.environ.get(LIFELINE):
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=wait_for_flow, daemon=True).start()
+    if os.environ.get(BY_DVC):
+        threading.Thread(target=wait_for_dvc, daemon=True).start()
+
+
+def _one_process(kind: str, name: str) -> AbstractContextManager[None]:
+    """One process at a time works on a stage in this folder, whoever started it."""
+    if not LOCKS.parent.parent.is_dir():
+        return nullcontext()  # not DVC's folder
+    from filelock import FileLock
+
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    waiting = f"{kind} {name}: another process is at work on this stage; waiting for it to end"
+    return one_at_a_time(FileLock(LOCKS / f"{kind}-{quote(name, safe='')}.lock"), lambda: print(waiting))
 
 
 def collect_garbage_rarely() -> None:
@@ -81,17 +130,18 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-def end_at_once() -> NoReturn:
+def end_at_once(code: int = 0) -> NoReturn:
     """Ends a process whose work is done. Python would first take apart all that torch and MLflow made: 0.7 seconds."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def checked_params(path: Path = PARAMS_FILE) -> Params:
-    """The parameters, after every check that needs no work; the slow ones run once a change. Raises ParamsError."""
-    files = [path, *sorted(Path(learn.__file__).parent.rglob("*.py"))]
+    """The parameters, after every check that needs no work; the slow ones run once a change. Raises ParamsError,
+    and GraphError if a stage would run code that dvc.yaml does not list."""
+    files = [path, DVC_YAML, *sorted(Path(learn.__file__).parent.rglob("*.py")), *sorted(helpers())]
     digest = hashlib.sha256(version("torch").encode())
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
@@ -100,6 +150,7 @@ def checked_params(path: Path = PARAMS_FILE) -> Params:
     from learn.checks import check
 
     params = check(path)
+    check_imports(params)
     if CHECKED.parent.is_dir():
         write_atomically(CHECKED, digest.hexdigest().encode())
     return params
@@ -176,7 +227,8 @@ def one_at_a_time(lock: FileLock, say_waiting: Callable[[], object]) -> Iterator
         lock.acquire(timeout=0)
     except Timeout:
         say_waiting()
-        lock.acquire()
+        with not_counted():
+            lock.acquire()
     try:
         yield
     finally:
@@ -184,27 +236,120 @@ def one_at_a_time(lock: FileLock, say_waiting: Callable[[], object]) -> Iterator
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into; it takes the place of the old one when all is written."""
-    partial = folder.with_name(f".{folder.name}.partial")  # beside it, for `models` may be a disk of its own
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def not_counted() -> Iterator[None]:
+    """Meanwhile the stage waits for another one, and its flow's clock stands: the file that the flow named is there."""
+    file = Path(os.environ.get(WAITING, os.devnull))
+    if file == Path(os.devnull):
+        yield
+        return
+    file.touch()
     try:
+        yield
+    finally:
+        file.unlink()
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into; it takes the place of the old one when all is written.
+
+    Two processes may do so at once: each writes into a folder of its own, and the last to end wins.
+    """
+    with scratch(folder.parent, folder.name) as partial:
         yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+        _swap(partial, folder)
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """`np.save`, but a full disk raises an OSError with its errno: into a file of its own NumPy writes without one."""
+    import numpy as np
+
+    with file.open("wb") as stream:
+        np.save(SimpleNamespace(write=stream.write), array)
 
 
 def write_atomically(file: Path, content: bytes) -> None:
     """The whole file or none of it, whenever the power goes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # outside the folder, which may be an output or an input of some stage; two processes may write the same file
-    partial = file.parent.parent / f".{file.parent.name}-{file.name}.{os.getpid()}.partial"
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    # not beside it: its folder may be an output or an input of some stage
+    with scratch(file.parent.parent, f"{file.parent.name}-{file.name}") as folder:
+        partial = folder / file.name
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+
+
+@contextmanager
+def scratch(parent: Path, name: str) -> Iterator[Path]:
+    """A folder `.NAME.….partial` of this process alone, on the disk of its parent; removed at the end.
+
+    It is locked as long as this process lives. So what others of that name were killed over is known, and removed
+    first; an old folder that was out of its place in that moment is put back.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _clean_up(parent, name)
+    while True:
+        folder = _unique(parent, name)
+        folder.mkdir()
+        if (lock := _lock(folder, wait=True)) is not None or folder.exists():  # some network disks know no locks
+            break  # otherwise another process found it before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+OLD = ".old"  # in the name of a folder that is about to be replaced
+
+
+def _unique(parent: Path, name: str, kind: str = "") -> Path:
+    return parent / f".{name}.{uuid.uuid4().hex[:12]}{kind}.partial"
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Puts a folder in another's place. The old one is whole in its place, or beside it, until the new one is there."""
+    old = _unique(folder.parent, folder.name, OLD)
+    while True:
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            new.rename(folder)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    old.rename(folder)
+                raise
+        shutil.rmtree(old, ignore_errors=True)  # another process put its own there in between
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clean_up(parent: Path, name: str) -> None:
+    """Removes what killed processes left; what is locked belongs to a living one."""
+    for left in sorted(parent.glob(f".{glob.escape(name)}.*.partial")):
+        if (lock := _lock(left)) is not None:
+            if left.stem.endswith(OLD) and not (parent / name).exists():
+                with suppress(OSError):
+                    left.rename(parent / name)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """The open folder with the operating system's lock on it; None if another process has that, or removed it."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(opened), folder.stat()):
+            return opened
+    except OSError:
+        pass
+    os.close(opened)
+    return None

@@ -8,23 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from learn.errors import DeviceError
+from learn.errors import BatchError
 from learn.params import Params
+from tasks.gpu import alone_on_gpu, free_memory, memory_told
 from tasks.stage import (
     atomic_folder,
     history_file,
     is_streamed,
     last_state_dict_file,
-    one_at_a_time,
     run_stage,
     state_dict_file,
     transformed_folder,
@@ -35,11 +31,15 @@ from tasks.tracking import TrainingRun, flatten
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.optim import Optimizer
 
     from learn.augment import Augmentation
     from learn.loop import Epoch
     from learn.objective import Objective
     from learn.parts import Part
+
+
+STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def plan(params: Params, name: str) -> Plan:
     import torch
     import torchinfo
 
-    from learn.augment import Augmentation
-    from learn.build import build_loss, build_model
+    from learn.augment import Augmentation, value_span
+    from learn.build import build_loss, build_model, build_optimizer
     from learn.loop import use_device
     from learn.parts import Info, load_part, part_bytes
-    from learn.trial import try_batch
+    from learn.trial import try_batches
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
@@ -74,55 +74,68 @@ def plan(params: Params, name: str) -> Plan:
     info = Info.read(folder)
     parts = ("train", info.held_out)
     streamed = is_streamed(params.memory, part_bytes(folder, *parts), device)
-    training, held_out = (
-        load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device) for part in parts
-    )
-    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes)
+    with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
+        training, held_out = (
+            load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
+            for part in parts
+        )
+    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
-    model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
+    with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
+        model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
     batch_size = None if experiment.batch_size == "full" else experiment.batch_size
     samples = min(batch_size or len(training), len(training))
-    try_batch(
-        model,
-        objective,
-        training.inputs.new_empty((samples, *info.shape), dtype=torch.float32, device="meta"),
-        training.targets[:samples],
-    )
-    with torch.random.fork_rng(devices=[]):  # it makes up inputs
-        summary = torchinfo.summary(
-            model,
-            input_size=(samples, *info.shape),
-            mode="eval",
-            verbose=0,
-            device=device,
-            col_names=("input_size", "output_size", "num_params", "trainable"),
-        )
+    try:
+        try_batches(model, objective, *training.batch(slice(0, 2)), len(training), batch_size)
+    except BatchError as error:
+        raise BatchError(f"experiments.{name}: {error}") from error
+    augment = None
+    if experiment.augmentation:
+        steps = [(step.name, step.arguments) for step in experiment.augmentation]
+        augment = Augmentation(steps, len(info.classes), info.scale, value_span(training))
+    planned = Plan(device, training, held_out, objective, model, augment, batch_size, None, {})
+
+    def advice() -> str:
+        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        return _what_fits(name, planned, optimizer)
+
+    with (
+        memory_told(f"train {name}: for a batch of {samples:,}", device, advice),
+        torch.random.fork_rng(devices=[]),  # it makes up inputs
+    ):
+        try:
+            summary = torchinfo.summary(
+                model,
+                input_size=(samples, *info.shape),
+                mode="eval",
+                verbose=0,
+                device=device,
+                col_names=("input_size", "output_size", "num_params", "trainable"),
+            )
+        except RuntimeError as error:
+            raise (error.__cause__ or error) from None  # the model's own
     settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
     dataset = params.dataset(experiment.dataset)
     data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
     settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
-    settings |= {"parameters": summary.total_params}
-    augment = None
-    if experiment.augmentation:
-        steps = [(step.name, step.arguments) for step in experiment.augmentation]
-        augment = Augmentation(steps, len(info.classes), info.scale)
-    return Plan(device, training, held_out, objective, model, augment, batch_size, summary, settings)
+    return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
 
 
 def train(params: Params, name: str) -> None:
     """Trains an experiment; torch is imported while MLflow's process starts."""
     experiment = params.experiment(name)
     with TrainingRun(params.tracking, experiment.dataset, name) as run, ExitStack() as stack:
+        print(f"train {name}: loading PyTorch")
         import torch
         import torchinfo
         from tqdm import tqdm
 
         from learn.build import build_optimizer, build_scheduler
-        from learn.loop import Best, State, fit, use_device
+        from learn.loop import Best, State, fit, refuse_not_finite_weights, use_device
         from learn.parts import StreamedPart
 
-        stack.enter_context(_alone_on_gpu(name, use_device(params.device, params.threads)))
+        stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
         planned = plan(params, name)
         training, held_out, model, summary = planned.training, planned.held_out, planned.model, planned.summary
         print(
@@ -145,9 +158,13 @@ def train(params: Params, name: str) -> None:
         history: list[Epoch] = []
         state = State(model, optimizer, scheduler)
         best = Best(model, experiment.early_stopping.patience) if experiment.early_stopping else None
+        size = f"{planned.batch_size or len(training):,}"
+        told = memory_told(
+            f"train {name}: for a batch of {size}", planned.device, lambda: _what_fits(name, planned, optimizer)
+        )
         bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
         said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
-        with bar, _told_what_fits(name, planned):
+        with bar, told:
             for epoch in fit(
                 state,
                 training,
@@ -168,6 +185,7 @@ def train(params: Params, name: str) -> None:
                 if best and best.is_over(epoch.metrics[f"{held_out.name}/loss"]):
                     break
 
+        refuse_not_finite_weights(model)
         with atomic_folder(state_dict_file(name).parent) as partial:
             last = model.state_dict()
             _save(best.state_dict if best else last, partial / state_dict_file(name).name)
@@ -178,37 +196,29 @@ def train(params: Params, name: str) -> None:
         run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
 
 
-@contextmanager
-def _told_what_fits(name: str, planned: Plan) -> Iterator[None]:
-    """Where the GPU's memory runs out, raises DeviceError with the batch size that would likely fit."""
-    import torch
+def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
+    """The end of the message about a full device: a batch size of which a step of training passes now."""
+    from learn.trial import largest_batch
 
-    from learn.trial import batch_size_that_fits
+    def step(samples: int) -> None:
+        optimizer.state.clear()
+        optimizer.zero_grad()
+        free_memory(planned.device)
+        inputs, targets = planned.training.batch(slice(0, samples))
 
-    try:
-        yield
-        return
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-    device, model, training = planned.device, planned.model, planned.training
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = planned.objective(planned.model(inputs), targets)
+            loss.backward()
+            return loss
 
-    def peak(samples: int) -> int:
-        model.zero_grad()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        inputs, targets = training.batch(slice(0, samples))
-        planned.objective(model(inputs), targets).backward()
-        return torch.cuda.max_memory_allocated(device)
+        planned.model.train()
+        optimizer.step(closure)  # type: ignore[arg-type]  # a tensor, as the closure returns
 
-    torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device)
-    fits = batch_size_that_fits(peak, free)
-    raise DeviceError(
-        f"train {name}: {device} has not enough memory for a batch of {planned.batch_size or len(training)}: {reason}. "
-        f"experiments.{name}.batch_size: {fits} would likely fit"
-        if fits
-        else f"train {name}: {device} has not enough memory for this model, not even with one sample a batch: {reason}"
-    )
+    fits = largest_batch(step, planned.batch_size or len(planned.training))
+    if fits:
+        return f"experiments.{name}.batch_size: {fits} would likely fit"
+    return f"not even one sample a batch fits: choose a smaller experiments.{name}.model, or memory: streamed"
 
 
 def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
@@ -217,17 +227,6 @@ def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
     buffer = io.BytesIO()  # torch.save into a file would not say that the disk is full
     torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
     file.write_bytes(buffer.getvalue())
-
-
-def _alone_on_gpu(name: str, device: torch.device) -> AbstractContextManager[None]:
-    """One training at a time on a GPU, whoever on this machine starts it; a flow's timeout counts the wait."""
-    if device.type == "cpu":
-        return nullcontext()
-    import torch
-
-    gpu = torch.cuda.get_device_properties(device).uuid if device.type == "cuda" else device.type
-    lock = FileLock(Path(tempfile.gettempdir()) / f"trackway-gpu-{gpu}.lock", mode=0o666)
-    return one_at_a_time(lock, lambda: print(f"train {name}: another training is on {device}; waiting for it to end"))
 
 
 def _line(epoch: Epoch, held_out: str) -> str:

@@ -12,18 +12,23 @@ from pathlib import Path
 import numpy as np
 
 from learn.datasets import Photos
+from learn.errors import only_data
 from learn.params import Dataset, Params
 from learn.parts import INFO, Info
 from learn.transforms import resize
+from tasks.inputs import watched
 from tasks.photos import transform_photos
-from tasks.stage import atomic_folder, raw_folder, run_stage, split_folder, transformed_folder
+from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, split_folder, transformed_folder
 
 
 def transform(params: Params, name: str) -> None:
     """Writes PART-inputs.npy, PART-targets.npy, info.json and, for photos, report.json."""
     dataset = params.dataset(name)
     folder = transformed_folder(name)
-    parts = {path.stem: np.load(path) for path in sorted(split_folder(name).glob("*.npy"))}
+    parts = {}
+    for path in sorted(split_folder(name).glob("*.npy")):
+        with only_data(path, f"split@{name}"):
+            parts[path.stem] = np.load(path)
     with atomic_folder(folder) as partial:
         if isinstance(dataset.source, Photos):
             samples = transform_photos(name, dataset, parts, partial)
@@ -36,13 +41,15 @@ def transform(params: Params, name: str) -> None:
 
 def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], into: Path) -> dict[str, int]:
     """Writes each part's inputs and targets; returns the number of samples in each."""
-    inputs, targets = dataset.source.read(raw_folder(name))
+    with watched("transform", name, raw_folder(name)):
+        inputs, targets = dataset.source.read(raw_folder(name))
+        dataset.source.check(name, inputs, targets)
     for part, index in parts.items():
         chosen = inputs[index]
         if dataset.transform.resize:
             chosen = resize(chosen, dataset.transform.resize)
-        np.save(into / f"{part}-inputs.npy", chosen)
-        np.save(into / f"{part}-targets.npy", targets[index])
+        save_array(into / f"{part}-inputs.npy", chosen)
+        save_array(into / f"{part}-targets.npy", targets[index])
     return {part: len(index) for part, index in parts.items()}
 
 

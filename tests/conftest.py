@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,9 @@ from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
+
+from tests.support.mlflow_server import Door, MlflowServer
+from tests.support.postgres import Postgres, cluster, programs
 
 ROOT = Path(__file__).parent.parent
 TRACKWAY = ("python", "-m", "flows.cli")  # the copy's, not the installed one
@@ -99,12 +103,16 @@ class Project:
         shutil.rmtree(self.folder / ".dvc/cache/runs")
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """What runs in the project's folder and has the word in its command line, but for shells that wait for it."""
+        """What runs in the project's folder and has the word in its command line, but for shells that wait for it.
+
+        DVC runs `python -m tasks.train train@digits-mlp`, a person may leave out `train@`; here both read as that.
+        """
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 shell = process.name() in ("sh", "dash", "bash")
-                if not shell and word in " ".join(process.cmdline()) and process.cwd() == str(self.folder):
+                command = re.sub(r"tasks\.(\w+) \1@", r"tasks.\1 ", " ".join(process.cmdline()))
+                if not shell and word in command and process.cwd() == str(self.folder):
                     found.append(process)
         return found
 
@@ -126,6 +134,9 @@ def make_project(folder: Path) -> Project:
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    installed = ROOT / "trackway.egg-info"  # a user's folder has it, for the project is installed in place
+    if installed.is_dir():
+        shutil.copytree(installed, folder / installed.name)
     project = Project(folder)
     project.run("git", "init", "--quiet")
     project.commit("start")
@@ -242,13 +253,40 @@ def served(by_flow: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Prefect's server, MLflow's and the serving process, for all tests, over a finished project."""
     folder = tmp_path_factory.mktemp("served") / "project"
     shutil.copytree(by_flow.folder, folder, symlinks=True)
-    ports = {name: free_port() for name in ("prefect", "mlflow", "serve")}
+    ports = {name: free_port() for name in ("prefect", "mlflow")}
     project = Served(folder, *(f"http://127.0.0.1:{ports[name]}" for name in ("prefect", "mlflow")))
     project.edit("params.yaml", "  schedules:", f"  schedules:\n    {SCHEDULE}")
     options = (f"--{name}-port={port}" for name, port in ports.items())
     project.run(*TRACKWAY, "up", *options, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3")
     yield project
     project.run(*TRACKWAY, "down")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster; each test takes databases of its own from it."""
+    if not (folder := programs()):
+        pytest.skip("needs PostgreSQL: apt install postgresql")
+    with cluster(folder, free_port()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A tracking server as it may run elsewhere, not one of `trackway up`. A test that stops it starts it again."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"), free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def door(mlflow_server: MlflowServer) -> Iterator[Door]:
+    """An address of that server that a test can close and open."""
+    door = Door(mlflow_server.port)
+    door.open()
+    yield door
+    door.close()
 
 
 @pytest.fixture(scope="session")
@@ -280,11 +318,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 class Webhook(ThreadingHTTPServer):
-    """Hears what is posted to its address."""
+    """Hears what is posted to its address, whatever follows that."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Hearing)
         self.told: list[Any] = []
+        self.paths: list[str] = []
 
     @property
     def address(self) -> str:
@@ -295,6 +334,7 @@ class Hearing(BaseHTTPRequestHandler):
     server: Webhook
 
     def do_POST(self) -> None:
+        self.server.paths.append(self.path)
         self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(200)
         self.end_headers()

@@ -27,6 +27,7 @@ def test_the_examples_of_a_dataset_a_model_and_a_metric_work(finished: Project) 
 
     log = finished.run("dvc", "repro", "register@moons").stdout
     ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+    ran.remove("group@experiments")  # the list of all experiments, any time before register
     assert ran == [
         *(f"{kind}@moons" for kind in ("download", "split", "transform")),
         *(f"{kind}@moons-wide" for kind in ("train", "evaluate")),
@@ -37,7 +38,7 @@ def test_the_examples_of_a_dataset_a_model_and_a_metric_work(finished: Project) 
     assert "train@" not in stale, "nothing else is trained again"
     metrics = json.loads(finished.read("metrics/moons/moons-wide.json"))
     assert metrics["matthews"] > 0.9
-    assert "moons-wide is champion (version 1, matthews " in log
+    assert "moons-wide is champion (version 1, validation matthews " in log
 
 
 def test_its_make_targets_and_trackway_commands_are_there(project: Project) -> None:
@@ -47,9 +48,35 @@ def test_its_make_targets_and_trackway_commands_are_there(project: Project) -> N
     help_ = project.run("python", "-m", "flows.cli", "--help").stdout
     commands = set(re.findall(r"^trackway ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE))
     assert commands == {
-        "ls", "add", "add-images", "predict", "run", "results", "check", "relog", "up", "status", "down",
+        "ls", "add", "add-images", "remove", "rename", "predict", "run", "results", "check", "relog",
+        "up", "status", "down",
     }  # fmt: skip
     assert all(command in help_ for command in commands)
+
+
+def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finished: Project) -> None:
+    """quickstart, commit, change, repro, diff; the commands are those that the README and quickstart show."""
+    author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    assert finished.run("git", "ls-files", "dvc.lock").stdout == "", "none ships: another processor's would be foreign"
+    shown = finished.run("python", "-m", "flows.cli", "run", "digits-mlp").stdout
+    (command,) = re.findall(r"^Keep these results: +(git .*) \(dvc metrics diff", shown, re.MULTILINE)
+    assert command in "\n".join(blocks("sh"))
+    finished.run("sh", "-c", command, **author)
+
+    finished.edit("params.yaml", "lr: 0.1}\n    epochs: 30", "lr: 0.2}\n    epochs: 30")
+    log = finished.run("dvc", "repro").stdout
+    ran = ["group@experiments", "train@digits-mlp", "evaluate@digits-mlp", "register@digits"]
+    assert re.findall(r"Running stage '(.+)'", log) == ran
+    shown = finished.run("dvc", "metrics", "diff").stdout
+    assert "failed to load" not in shown
+    assert set(re.findall(r"metrics/\S+", shown)) == {"metrics/digits/digits-mlp.json"}
+    assert re.search(r" loss +0\.15 +0\.\d+ +-?0\.\d+$", shown, re.MULTILINE), shown
+
+    assert finished.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
+    finished.run("sh", "-c", command, **author)
+    assert finished.run("git", "status", "--porcelain").stdout == ""
+    again = finished.run("python", "-c", "from flows.cli import next_steps; print(next_steps())").stdout
+    assert again.startswith("Compare and watch:"), "nothing is left to commit"
 
 
 def test_its_tree_names_every_file_of_the_source() -> None:
@@ -90,3 +117,13 @@ def test_its_deployment_for_containers_can_be_deployed(served: Served) -> None:
     steps = [next(iter(step)).rpartition(".")[2] for step in found["pull_steps"]]
     assert steps == ["git_clone", "run_shell_script", "run_shell_script"]
     assert found["pull_steps"][-1]["prefect.deployments.steps.run_shell_script"]["script"].startswith("dvc pull")
+
+
+def test_an_environment_that_was_moved_is_made_again(project: Project) -> None:
+    """Only what make would do: it takes minutes."""
+    (project.folder / ".venv").mkdir()
+    stamp = project.folder / ".venv/.installed"
+    stamp.write_text(f"{project.folder}\n")
+    assert "venv" not in project.run("make", "--dry-run", "setup").stdout
+    stamp.write_text("/elsewhere\n")
+    assert "python3 -m venv --clear .venv" in project.run("make", "--dry-run", "setup").stdout

@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from tests.conftest import Project
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from learn.params import load_params
+from tests.conftest import ROOT, Project
 
 
 def trackway(project: Project, *arguments: str, check: bool = True) -> str:
@@ -52,7 +61,79 @@ def test_outside_a_project_it_says_so(project: Project) -> None:
         assert "params.yaml is not here; run this in the project's folder" in shown
 
 
+@pytest.mark.parametrize("command", [("check",), ("run",), ("relog",), ("up",)], ids=" ".join)
+def test_a_broken_graph_is_told_with_its_place(project: Project, command: tuple[str, ...]) -> None:
+    project.edit("dvc.yaml", "      cmd: python -m tasks.split", "      command: python -m tasks.split")
+    line = project.read("dvc.yaml").splitlines().index("  split:") + 4
+    shown = trackway(project, *command, check=False)
+    assert f"error: dvc.yaml, line {line}: stages.split.do.command: extra keys not allowed" in shown
+    if command == ("check",):
+        project.edit("dvc.yaml", "      command: python", "      cmd: python")
+        project.edit("dvc.yaml", "        - datasets.${key}.split\n", "        - datasets.${key}.spli\n")
+        shown = trackway(project, "check", check=False)
+        assert "error: dvc.yaml: stage split@line lists the parameter datasets.line.spli, which is not in pa" in shown
+        project.edit("dvc.yaml", "  split:", "  split: [")
+        shown = trackway(project, "check", check=False)
+        assert re.search(r"error: dvc.yaml, line \d+, column \d+ is not YAML: ", shown)
+
+
+def test_check_tells_a_device_that_is_not_here_and_a_schedule_needs_no_more_than_its_time(project: Project) -> None:
+    project.edit("params.yaml", "device: auto", "device: cuda:99")
+    project.edit("params.yaml", ", paused: true", "")
+    shown = trackway(project, "check", check=False)
+    assert shown.startswith("error: device is cuda:99; this machine has cpu")
+    assert load_params(project.folder / "params.yaml").flow.schedules[0].paused is False
+
+
+def test_commands_work_below_the_project_s_folder_on_the_files_there(project: Project) -> None:
+    here = project.folder / "notes"
+    for number, name in enumerate(("cats", "dogs")):
+        (here / "my photos" / name).mkdir(parents=True)
+        for shade in range(8):
+            Image.new("RGB", (9, 9), (20 * shade, 100 * number, 0)).save(here / "my photos" / name / f"{shade}.png")
+    command = (sys.executable, "-m", "flows.cli", "add-images", "pets", "my photos")
+    environment = project.environment | {"PYTHONPATH": str(project.folder)}
+    subprocess.run(command, cwd=here, env=environment, check=True)
+    assert "path: notes/my photos" in project.read("params.yaml").replace('"', "")
+    (here / "my photos/cats/0.png").unlink()
+    shutil.rmtree(project.folder / "data/raw/pets")
+    shown = project.stage("download@pets", check=False).stdout
+    assert "`trackway add-images pets 'notes/my photos'` takes what is there now" in shown
+
+
+def test_on_windows_it_says_where_it_runs() -> None:
+    """Python told that this is Windows, where there is no module `resource`."""
+    for module in ("flows.cli", "tasks.train"):
+        code = f"import sys; sys.platform = 'win32'; sys.modules['resource'] = None; import {module}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: Trackway runs on Linux and macOS; on Windows, run it inside WSL")
+
+
 def test_results_come_before_and_after_runs(project: Project, by_flow: Project) -> None:
     assert "no experiment has been evaluated; next: dvc repro, or trackway run" in trackway(project, "results")
     shown = trackway(by_flow, "results")
     assert shown.count(" champion ") == 1 + 4  # the heading and one a dataset
+    assert re.search(r"line +line-linear +2 +1,000 +0\.00033 +mae +– +0\.00033 ", shown), "its own metric"
+
+
+def test_results_rank_what_was_measured_and_say_what_was_not(finished: Project) -> None:
+    """A metric that was just added is in no file yet; a NaN comes last, whichever stands first in params.yaml."""
+    code = 'METRICS["matthews"] = Metric("classification", "higher", _sklearn("matthews_corrcoef"))\n'
+    with (finished.folder / "learn/metrics.py").open("a") as stream:
+        stream.write(f"\n\n{code}")
+    finished.edit(
+        "params.yaml",
+        "seed: 42}\n    transform: {}\n    champion: {metric: accuracy}",
+        "seed: 42}\n    transform: {}\n    champion: {metric: matthews}",
+    )
+    finished.edit("metrics/line/line-linear.json", '"mae": ', '"mae": NaN, "was": ')
+    shown = trackway(finished, "results")
+    assert "circles: test matthews, which decides, is not measured yet; next: dvc repro" in shown
+    assert shown.index("line-parameters") < shown.index("line-linear")
+    log = finished.run("dvc", "repro", "register@circles").stdout
+    assert "circles-relu stays champion" in log
+    shown = trackway(finished, "results")
+    assert "circles: " not in shown
+    assert re.search("circles-relu.* matthews ", shown)
+    assert "line-linear cannot be champion: its test mae is not a number" in finished.stage("register@line").stdout

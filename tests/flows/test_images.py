@@ -57,7 +57,7 @@ def test_tiny_vgg_gives_the_course_s_digits(food: Project) -> None:
 
 def test_a_constant_predictor_is_called_one_and_never_becomes_champion(food: Project) -> None:
     log = food.read(".git/log")
-    assert "always steak: it predicts steak for every one of the test part's samples" in log
+    assert "always steak: it predicts steak for all of the test part's samples" in log
     assert "food-tinyvgg cannot be champion: it says always steak" in log
     assert runs(food, "food")["food-tinyvgg"].data.tags["diagnosis"] == "always steak"
     shown = food.run(*TRACKWAY, "results", COLUMNS="200").stdout

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import time
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
-from tests.conftest import Project, Webhook
+from tests.conftest import TRACKWAY, Project, Webhook, wait_until
 
 
 def test_both_doors_give_the_same_lock(by_flow: Project, by_repro: Project) -> None:
     flow, repro = (YAML(typ="safe").load(project.read("dvc.lock")) for project in (by_flow, by_repro))
     assert flow == repro
-    assert len(flow["stages"]) == 30
+    assert len(flow["stages"]) == 31
 
 
 @pytest.mark.parametrize("door", ["by_flow", "by_repro"])
@@ -26,17 +30,31 @@ def test_nothing_has_changed_right_after(door: str, request: pytest.FixtureReque
 
 def test_it_ends_with_the_comparison_and_the_next_steps(by_flow: Project) -> None:
     log = by_flow.read(".git/first-run.log")
-    assert "30 stages: 30 run, 0 up to date" in log
-    row = r"circles +circles-relu +151 +1,000 +0\.57440 +86\.50% +\d+\.\d +still improving +champion"
+    assert "31 stages: 31 run, 0 up to date" in log
+    row = r"circles +circles-relu +151 +1,000 +0\.57440 +accuracy +– +86\.50% +\d+\.\d +still improving +champion"
     assert re.search(row, log), log[-3000:]
     assert "trackway up (or make up) starts MLflow's and Prefect's pages" in log
     assert "edit params.yaml, then dvc repro" in log
 
 
-def test_a_second_run_finds_everything_cached(finished: Project) -> None:
-    log = finished.run("python", "-m", "flows.cli", "run").stdout
-    assert "30 stages: 0 run, 30 up to date" in log
-    assert log.count("Cached('up to date'") == 30
+def test_a_second_run_finds_everything_cached_and_keeps_to_its_core(finished: Project) -> None:
+    core = str(min(os.sched_getaffinity(0)))
+    log = finished.run("taskset", "--cpu-list", core, "python", "-m", "flows.cli", "run").stdout
+    assert "31 stages, up to 1 at a time" in log
+    assert "31 stages: 0 run, 31 up to date" in log
+    assert log.count("Cached('up to date'") == 31
+
+
+def test_a_flow_completes_what_mlflow_lacks_of_what_dvc_restored(finished: Project, by_flow: Project) -> None:
+    """As after `make clean`: every stage is up to date or in DVC's cache."""
+    for folder in ("mlruns", "metrics", "models", "plots"):
+        shutil.rmtree(finished.folder / folder)
+    log = finished.run(*TRACKWAY, "run", "line").stdout
+    assert re.search(r"'pipeline: line' - Finished in state Completed\('\d+ stages: 1 run, \d+ up to date'\)", log)
+    assert "register line: line-linear: rebuilt" in log
+    assert "register line: line-linear is champion (version 1, test mae 0.0003)" in log
+    assert re.search(r"line-linear .* champion +\n", log)
+    assert finished.lock == by_flow.lock
 
 
 def test_a_target_brings_what_it_needs_and_nothing_else(finished: Project) -> None:
@@ -51,6 +69,13 @@ def test_a_target_brings_what_it_needs_and_nothing_else(finished: Project) -> No
     }
 
 
+FULL = """\
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().__call__(x)
+
+"""
 RAISE_ON_DATA = """
 
 def raise_on_data(x: torch.Tensor) -> None:
@@ -92,14 +117,37 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, web
     assert (done.stdout.count(broke), done.stdout.count(was_nan)) == (2, 1), "the second would end the same way again"
     assert "train circles-relu' - Finished in state NotFiniteError" in done.stdout
     end = done.stdout[done.stdout.index("error: the flow ended Failed") :]
-    assert "train@digits-mlp failed with exit code" in end
-    assert "RuntimeError: this model is broken" in end
-    assert end.splitlines()[-2].startswith("not run, for they need it: ")
+    why = r"^train@digits-mlp failed with exit code \d+: RuntimeError: this model is broken$"
+    assert re.search(why, end, re.MULTILINE)
+    assert done.stdout.count("Traceback") == 2, "once for each try"
+    assert "NoneType: None" not in done.stdout
+    assert re.search("^not run, for they need it: ", end, re.MULTILINE)
     assert {"evaluate@digits-mlp", "register@digits", "register@circles"} <= set(re.findall(r"[\w-]+@[\w-]+", end))
     status = finished.run("dvc", "status").stdout
     assert "train@line-parameters" not in status
     assert "evaluate@line-parameters" not in status
     assert "train@digits-mlp" in status
+
+
+def test_a_stage_that_waits_is_not_timed_and_a_device_that_cannot_do_it_is_not_asked_again(finished: Project) -> None:
+    """Somebody else works on a transform for longer than it may take; a model has not enough memory on this device."""
+    finished.forget("transform@circles")
+    finished.edit("params.yaml", "transform: 3600", "transform: 30")
+    finished.edit("learn/models/tiny_vgg.py", "    def forward(self", FULL + "    def forward(self")
+    with FileLock(finished.folder / ".dvc/tmp/stages/transform-circles.lock"):
+        flow = finished.start("python", "-m", "flows.cli", "run", "transform@circles", "train@digits-cnn")
+        assert flow.stdout
+        log = ""
+        while "another process is at work on this stage" not in log:
+            log += (line := flow.stdout.readline())
+            assert line, log
+        waiting_since = time.monotonic()
+        wait_until(lambda: time.monotonic() > waiting_since + 32, 60)
+    log += flow.communicate(timeout=300)[0]
+    assert "Task run 'transform circles' - Finished in state Completed" in log
+    assert "train digits-cnn' - Finished in state DeviceError" in log
+    assert log.count("'train digits-cnn' - error: train digits-cnn: for a batch of 32: cpu has not enough memory") == 1
+    assert flow.returncode == 1
 
 
 def test_bad_parameters_are_refused_before_prefect_starts(project: Project) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
+import torch
+from filelock import FileLock
 
-from tests.conftest import TRACKWAY, Project, Served, wait_until
+from learn.errors import DeviceError
+from tasks.gpu import alone_on_gpu
+from tests.conftest import ROOT, TRACKWAY, Project, Served, wait_until
+from tests.tasks.test_tracking import LOAD_CHAMPION, run_of
 
 RUN = (*TRACKWAY, "run", "digits")
 LONG = "    epochs: 30\n", "    epochs: 30000\n"
@@ -59,7 +68,7 @@ def runs(project: Project) -> list[str]:
 
 def assert_a_rerun_ends_as_if_nothing_had_happened(project: Project, served: Served, by_flow: Project) -> None:
     log = project.run(*RUN, PREFECT_API_URL=f"{served.prefect}/api").stdout
-    assert "Completed('8 stages:" in log
+    assert "Completed('9 stages:" in log
     assert project.lock == by_flow.lock
     assert "up to date" in project.run("dvc", "status").stdout
     assert "RUNNING" not in runs(project)
@@ -70,7 +79,7 @@ def assert_a_rerun_ends_as_if_nothing_had_happened(project: Project, served: Ser
     [
         "Task run 'train digits-mlp' - train digits-mlp: 4,810 parameters",
         "train digits-mlp: epoch 30/30",
-        "evaluate digits-mlp: loss",
+        "evaluate digits-mlp: validation loss",
     ],
 )
 def test_a_killed_flow_takes_its_stages_with_it(
@@ -127,13 +136,136 @@ def test_a_stopped_flow_leaves_nothing_running(
     assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow)
 
 
-def test_a_killed_dvc_repro_can_be_run_again(undone: Project, by_flow: Project) -> None:
+class Terminal:
+    """A command in a terminal of its own, where ^C is a character that interrupts the whole foreground group."""
+
+    def __init__(self, project: Project, *command: str) -> None:
+        self.screen, terminal = pty.openpty()
+        self.seen = ""
+        self.command = subprocess.Popen(
+            ["setsid", "--ctty", *command],
+            cwd=project.folder,
+            env=project.environment,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.command.kill()
+        self.command.wait()
+        os.close(self.screen)
+
+    @property
+    def text(self) -> str:
+        """What is on the screen, without colours."""
+        return re.sub(r"\x1b\[[\d;]*m", "", self.seen)
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.screen, b"\x03")
+
+    def read_until(self, words: str | None = None, seconds: float = 120) -> None:
+        """Reads on until the words are on the screen; without words until nothing can write there any more."""
+        deadline = time.monotonic() + seconds
+        while words is None or words not in self.seen:
+            if select.select([self.screen], [], [], 1)[0]:
+                try:
+                    self.seen += os.read(self.screen, 10_000).decode(errors="replace")
+                except OSError:  # Linux's way to say that the other end is closed
+                    assert words is None, f"no {words!r} in:\n{self.seen}"
+                    return
+            assert time.monotonic() < deadline, f"after {seconds} s no {words or 'end'!r} in:\n{self.seen}"
+
+
+STOPPED = "stopped; run it again and it goes on"
+
+
+def test_ctrl_c_in_a_terminal_stops_a_training_with_its_flow(undone: Project) -> None:
+    """Where no server runs, so that the flow has started one for itself. An impatient second Ctrl-C changes nothing."""
+    undone.edit("params.yaml", *LONG)
+    with Terminal(undone, *RUN) as terminal:
+        terminal.read_until("epoch 300/30000")
+        terminal.press_ctrl_c()
+        terminal.read_until("^C")
+        terminal.press_ctrl_c()
+        terminal.read_until(seconds=60)
+        assert terminal.command.wait(10) == 130
+        assert terminal.text.splitlines()[-1] == STOPPED
+        assert "Traceback" not in terminal.text
+    wait_until(lambda: not undone.processes(""), 20)
+    assert runs(undone)[0] == "KILLED"
+
+
+def test_ctrl_c_while_a_flow_starts_leaves_nothing(finished: Project) -> None:
+    with Terminal(finished, *RUN) as terminal:
+        wait_until(lambda: finished.processes("flows.guard:prefect"), 60)
+        terminal.press_ctrl_c()
+        terminal.read_until(seconds=60)
+        assert terminal.command.wait(10) == 130
+        assert terminal.text.strip().split("\r\n") == ["loading DVC, Prefect and MLflow", f"^C{STOPPED}"]
+    wait_until(lambda: not finished.processes(""), 20)
+
+
+def test_a_killed_flow_takes_its_server_with_it(finished: Project) -> None:
+    with Terminal(finished, *RUN) as terminal:
+        terminal.read_until("Beginning flow run")
+        assert finished.processes("flows.guard:prefect")
+        terminal.command.kill()
+        wait_until(lambda: not finished.processes(""), 20)
+
+
+def test_a_killed_dvc_takes_its_stage_with_it_and_can_be_run_again(undone: Project, by_flow: Project) -> None:
+    """Only DVC is killed, and run again at once: the two trainings do not both write the outputs and a run."""
+    before = runs(undone)
+    undone.edit("params.yaml", *LONG)
     with undone.start("dvc", "repro", "register@digits") as repro:
-        (training,) = wait_until(lambda: undone.processes("python -m tasks.train digits-mlp"), 60)
-        for process in (repro, training):
-            process.kill()
+        read_until(repro, "epoch 300/30000")
+        repro.kill()
+        repro.wait()
+        undone.edit("params.yaml", *reversed(LONG))
+        log = undone.run("dvc", "repro", "register@digits").stdout
+    assert "stays champion" in log
+    assert runs(undone) == ["FINISHED", "KILLED", *before]
+    assert undone.lock == by_flow.lock
+    assert not undone.processes("tasks.")
+
+
+def test_a_dvc_that_is_killed_while_it_writes_its_lock_leaves_it_whole(undone: Project, by_flow: Project) -> None:
+    before, partial = undone.read("dvc.lock"), undone.folder / ".dvc.lock.partial"
+    with undone.start("dvc", "repro", "train@digits-mlp") as repro:
+        while not partial.exists():
+            assert repro.poll() is None
+            time.sleep(0.002)
+        os.killpg(repro.pid, signal.SIGKILL)
+    assert partial.exists(), "it was killed too late"
+    assert undone.read("dvc.lock") == before
     undone.run("dvc", "repro", "register@digits")
     assert undone.lock == by_flow.lock
+    assert not partial.exists()
+
+
+def test_two_processes_of_one_stage_take_turns(finished: Project) -> None:
+    with FileLock(finished.folder / ".dvc/tmp/stages/split-digits.lock"):
+        stage = finished.start("python", "-m", "tasks.split", "digits")
+        read_until(stage, "split digits: another process is at work on this stage; waiting for it to end\n")
+    log, _ = stage.communicate(timeout=60)
+    assert stage.returncode == 0, log
+    assert log.startswith("split digits: train ")
+
+
+@pytest.fixture
+def unlogged(finished: Project) -> Project:
+    """A project in which digits-cnn, the best, is still to be evaluated; its model is not in MLflow, nor a champion."""
+    finished.forget("evaluate@digits-cnn", "register@digits")
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    client.delete_registered_model("digits")
+    (model,) = run_of(finished, "digits-cnn").outputs.model_outputs
+    client.delete_logged_model(model.model_id)
+    return finished
 
 
 def test_a_download_is_tried_again_where_the_network_failed(finished: Project, served: Served, mirror: Path) -> None:
@@ -160,7 +292,7 @@ def test_two_flows_in_one_folder_take_turns(undone: Project, run: subprocess.Pop
     read_until(run, "train digits-mlp: 4,810 parameters")
     log = undone.run(*RUN, PREFECT_API_URL=f"{served.prefect}/api").stdout
     assert "another flow is at work in this folder; waiting for it to end" in log
-    assert "8 stages: 0 run, 8 up to date" in log
+    assert "9 stages: 0 run, 9 up to date" in log
 
 
 def mounted(project: Project, mount: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -168,6 +300,15 @@ def mounted(project: Project, mount: str, *command: str) -> subprocess.Completed
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs `unshare --mount --map-root-user`: this system allows no mounts without privileges")
     return project.run("unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", *command, check=False)
+
+
+def test_a_container_s_quota_of_processors_is_kept(project: Project) -> None:
+    """`docker run --cpus=1` is this file in the container; here it is seen by one process."""
+    (project.folder / "cpu.max").write_text("100000 100000\n")
+    cgroup = "mount -t tmpfs none /sys/fs/cgroup && cp cpu.max /sys/fs/cgroup"
+    code = "import os; from flows.pipeline import cpu_count; print(len(os.sched_getaffinity(0)), cpu_count())"
+    found = mounted(project, cgroup, "python", "-c", code).stdout.split()
+    assert int(found[0]) >= int(found[1]) == 1
 
 
 FULL = "mount -t tmpfs -o size=16k none {}"
@@ -183,6 +324,18 @@ def test_an_mlflow_store_that_cannot_be_written_is_named(undone: Project, mount:
     assert "Traceback" not in done.stdout
 
 
+def test_an_artifact_store_that_runs_full_leaves_no_half_champion(unlogged: Project) -> None:
+    folder = "mlruns/artifacts/digits/models"
+    done = mounted(unlogged, FULL.format(folder), "dvc", "repro", "register@digits")
+    assert done.returncode != 0
+    assert "error: the MLflow store sqlite:///mlruns/mlflow.db cannot be used: " in done.stdout
+    assert "No space left on device" in done.stdout
+    assert "Traceback" not in done.stdout
+    log = unlogged.run("dvc", "repro", "register@digits").stdout
+    assert "register digits: digits-cnn is champion (version 1, " in log
+    unlogged.run("python", "-c", LOAD_CHAMPION)
+
+
 @pytest.mark.parametrize(
     ("mount", "why"), [(FULL, "No space left on device"), (READ_ONLY, "Read-only file system")], ids=["full", "ro"]
 )
@@ -195,28 +348,38 @@ def test_a_disk_that_cannot_be_written_is_named(undone: Project, mount: str, why
     assert models.is_dir()
 
 
-def test_a_gpu_takes_one_training_at_a_time(tmp_path: object, capfd: pytest.CaptureFixture[str]) -> None:
-    """The lock only; no GPU is needed for it."""
+def test_a_gpu_takes_one_stage_at_a_time_whichever_account_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock only; no GPU is needed for it. The second account is nobody, if root runs the test."""
     code = (
-        "import sys, torch\nfrom tasks.train import _alone_on_gpu\n"
-        "with _alone_on_gpu(sys.argv[1], torch.device('mps')):\n"
+        "import os, sys, torch\nos.umask(0o077)\nfrom tasks.gpu import alone_on_gpu\n"
+        "if sys.argv[1] == 'second' and os.getuid() == 0:\n"
+        "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "with alone_on_gpu(sys.argv[1], torch.device('mps')):\n"
         "    print(sys.argv[1], 'trains', flush=True)\n"
         "    sys.stdin.read()"
     )
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    shared = Path(tempfile.mkdtemp())
+    shared.chmod(0o1777)
+    environment = os.environ | {"TMPDIR": str(shared), "PYTHONUNBUFFERED": "1"}
 
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", code, name]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=ROOT)
 
     with start("first") as first:
         assert first.stdout
         assert first.stdout.readline() == "first trains\n"
         with start("second") as second:
             assert second.stdout
-            assert second.stdout.readline() == "train second: another training is on mps; waiting for it to end\n"
+            assert second.stdout.readline() == "second: another stage is on mps; waiting for it to end\n"
             first.kill()
             assert second.stdout.readline() == "second trains\n"
             second.communicate()
-    assert psutil.pid_exists(first.pid) is False
+    (lock,) = shared.iterdir()
+    lock.unlink()
+    lock.symlink_to(shared / "elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    with pytest.raises(DeviceError, match=r"trackway-gpu-mps\.lock cannot be opened: .*; remove it"):
+        alone_on_gpu("third", torch.device("mps")).__enter__()
+    shutil.rmtree(shared)

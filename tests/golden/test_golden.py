@@ -41,7 +41,7 @@ def fashion(by_repro: Project, mirror: Path, tmp_path_factory: pytest.TempPathFa
     project.run("python", "-m", "flows.cli", "add", "fashion_mnist")
     log = project.run("dvc", "repro", DATA_MIRROR=str(mirror)).stdout
     ran = [line for line in log.splitlines() if line.startswith("Running stage")]
-    assert len(ran) == 4 + 2 * 3, "only the new dataset's stages"
+    assert len(ran) == 5 + 2 * 3, "only the new dataset's stages, and the list of all experiments"
     return project
 
 

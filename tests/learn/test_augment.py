@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from learn.augment import Augmentation, augmentations
+from learn.augment import Augmentation, augmentations, value_span
 from learn.build import BuildError, build_loss, build_model, build_optimizer
+from learn.errors import DataError
 from learn.loop import State, fit
 from learn.parts import Part
 from tests.learn.test_loop import TEST, TRAIN
@@ -40,6 +41,18 @@ def test_a_seed_gives_the_same_again_and_leaves_the_generator_alone() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.hardware
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, on which a transform draws")
+def test_what_a_transform_draws_on_the_device_comes_from_the_seed_too() -> None:
+    augment = augmentation(("GaussianNoise", {}))
+    images, targets = IMAGES.cuda(), TARGETS.cuda()
+    before = torch.cuda.get_rng_state()
+    first, second, other = (augment(images, targets, seed)[0] for seed in (7, 7, 8))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
 def test_mixup_gives_soft_targets_and_trains() -> None:
     inputs, targets = augmentation(("MixUp", {"alpha": 0.5}))(IMAGES, TARGETS, 3)
     assert inputs.shape == IMAGES.shape
@@ -53,6 +66,31 @@ def test_images_of_another_scale_are_augmented_as_if_white_were_255() -> None:
     digits = (IMAGES % 17).to(torch.uint8)
     found, _ = augmentation(("RandomInvert", {"p": 1.0}), scale=16.0)(digits, TARGETS, 0)
     assert torch.allclose(found, 1 - digits / 16, atol=1 / 255)
+
+
+def test_floats_are_transformed_within_their_span() -> None:
+    def part(images: torch.Tensor, scale: float = 1.0) -> Part:
+        return Part("train", images, TARGETS, scale, torch.contiguous_format)
+
+    def augmented(images: torch.Tensor, *steps: tuple[str, dict]) -> torch.Tensor:
+        return Augmentation(steps, 3, 1.0, value_span(part(images)))(images, TARGETS, 5)[0]
+
+    ordinary = IMAGES / 255
+    torch.manual_seed(5)
+    jitter = v2.ColorJitter(brightness=0.5)
+    assert torch.equal(
+        augmented(ordinary, ("ColorJitter", {"brightness": 0.5})), torch.stack([jitter(image) for image in ordinary])
+    )
+    signed = 3 * ordinary - 1
+    low, high = signed.min(), signed.max()
+    assert torch.allclose(augmented(signed, ("RandomHorizontalFlip", {"p": 1.0})), signed.flip(3), atol=1e-6)
+    assert torch.allclose(augmented(signed, ("RandomInvert", {"p": 1.0})), low + high - signed, atol=1e-6)
+    mixed = augmented(signed, ("MixUp", {"alpha": 0.5}))
+    assert mixed.dtype == torch.float32
+    assert mixed.min() < -0.5
+    assert value_span(part(IMAGES, 255.0)) == (0, 255)
+    with pytest.raises(DataError, match=r"hold values from 0 to 250, and their scale, the value of white, is 1: "):
+        value_span(part(IMAGES, 1.0))
 
 
 def trained(augment: Augmentation | None) -> list[float]:

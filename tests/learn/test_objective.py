@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+from learn.augment import Augmentation
 from learn.build import BuildError, build_loss
+from learn.loop import State, fit, measure
+from learn.parts import Part
 
 
 def test_a_binary_loss_has_one_logit_for_two_classes() -> None:
@@ -27,9 +33,70 @@ def test_other_losses_have_one_logit_a_class_and_regression_has_one_number() -> 
     assert regression.predict(torch.tensor([[1.5]])).tolist() == [[1.5]]
 
 
-def test_class_weights_may_be_a_list() -> None:
-    objective = build_loss("CrossEntropyLoss", {"weight": [1, 3]}, ("a", "b"))
-    assert objective.loss.weight.tolist() == [1.0, 3.0]
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("CrossEntropyLoss", {}),
+        ("CrossEntropyLoss", {"weight": [1, 3, 0.2]}),
+        ("CrossEntropyLoss", {"weight": [1, 3, 0.2], "label_smoothing": 0.1}),
+        ("CrossEntropyLoss", {"weight": [1, 3, 0.2], "ignore_index": 1}),
+        ("CrossEntropyLoss", {"ignore_index": 1, "label_smoothing": 0.1}),
+        ("NLLLoss", {"weight": [1, 3, 0.2]}),
+        ("MultiMarginLoss", {"weight": [1, 3, 0.2]}),
+        ("BCEWithLogitsLoss", {"pos_weight": [3]}),
+        ("BCEWithLogitsLoss", {"pos_weight": 3, "weight": [0.5]}),
+        ("SmoothL1Loss", {"beta": 0.1}),
+    ],
+)
+def test_the_mean_over_an_epoch_is_what_torch_gives_for_all_samples_at_once(name: str, arguments: dict) -> None:
+    """Batches of 32, 32 and 6 samples."""
+    classes = {"BCEWithLogitsLoss": ("no", "yes"), "SmoothL1Loss": ()}.get(name, ("a", "b", "c"))
+    objective = build_loss(name, arguments, classes)
+    torch.manual_seed(1)
+    inputs = torch.rand(70, 4)
+    targets = torch.randint(len(classes), (70,)) if classes else torch.rand(70, 1)
+    part = Part("test", inputs, targets, 1.0, torch.contiguous_format)
+    model = nn.Linear(4, objective.output_size)
+    metrics, logits = measure(model, part, objective, 32)
+    tensors = {key: torch.tensor(v).float() if "weight" in key else v for key, v in arguments.items()}
+    loss = getattr(nn, name)(**tensors)
+    whole = loss(logits.squeeze(1), targets.float()) if len(classes) == 2 else loss(logits, targets)
+    assert metrics["test/loss"] == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_mixed_classes_count_one_a_sample_whatever_the_weights() -> None:
+    objective = build_loss("CrossEntropyLoss", {"weight": [1, 3, 0.2]}, ("a", "b", "c"))
+    mixed = Augmentation([("MixUp", {"alpha": 0.5})], 3, 255.0)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Noted(Augmentation):
+        def __call__(self, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(mixed(inputs, targets, seed))
+            return seen[-1]
+
+    torch.manual_seed(1)
+    part = Part(
+        "train", torch.randint(256, (70, 1, 4, 4)).byte(), torch.randint(3, (70,)), 255.0, torch.preserve_format
+    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    state = State(model, torch.optim.SGD(model.parameters(), lr=1e-12))
+    held_out = replace(part, name="test")
+    (epoch,) = fit(state, part, held_out, objective, epochs=1, batch_size=32, augment=Noted([], 3, 255.0))
+    inputs, targets = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
+    assert epoch.metrics["train/loss"] == pytest.approx(objective(model(inputs), targets).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("BCEWithLogitsLoss", {"pos_weight": [1, 3]}, "pos_weight is [1, 3]; a binary loss has one logit"),
+        ("CrossEntropyLoss", {"weight": ["heavy", 1]}, "weight is ['heavy', 1]; it must be a list of numbers"),
+    ],
+)
+def test_a_wrong_weight_is_named(name: str, arguments: dict, message: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        build_loss(name, arguments, ("a", "b"))
+    assert f"{caught.value.key} {caught.value}".startswith(message)
 
 
 def test_an_argument_that_torch_does_not_know_is_refused() -> None:

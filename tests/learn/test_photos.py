@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -246,7 +247,7 @@ def test_an_archive_that_leaves_its_folder_is_refused_whole(tmp_path: Path, name
         (tmp_path / "work").mkdir(exist_ok=True)
         with pytest.raises(DataError, match=message):
             gather(tmp_path / archive, tmp_path / "work/into")
-        assert list((tmp_path / "work").iterdir()) == [], "nothing is kept"
+        assert list((tmp_path / "work").rglob("*")) == [tmp_path / "work/into"], "nothing is kept"
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -272,6 +273,100 @@ def test_an_archive_that_explodes_is_refused_before_it_is_unpacked(
     for name in ("a.zip", "a.tgz"):
         with pytest.raises(DataError, match="would become more than"):
             gather(tmp_path / name, tmp_path / "into")
+
+
+def test_an_archive_of_many_empty_members_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "FEW", 500)
+    names = [f"cat/{number}.jpg" for number in range(2000)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in names:
+            packed.writestr(name, b"")
+    tar_of(tmp_path / "a.tgz", *((tarfile.TarInfo(name), b"") for name in names))
+    for name in ("a.zip", "a.tgz"):
+        with pytest.raises(DataError, match="more than 500 members with 0 bytes in all are no photos"):
+            gather(tmp_path / name, tmp_path / "into")
+    tar_of(tmp_path / "b.tgz", *((tarfile.TarInfo(name), bytes(64)) for name in [*names[::2], "dog/1.jpg"]))
+    assert gather(tmp_path / "b.tgz", tmp_path / "into").train == 1001, "many are fine if they hold something"
+
+
+def test_a_tar_whose_name_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**40
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    with pytest.raises(DataError, match="a member's name or attributes take 1,099,511,627,776 bytes"):
+        gather(tmp_path / "a.tar", tmp_path / "into")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (b"caf\xe9", "is not UTF-8"),
+        (b"a\nb", "has the control character \\n"),
+        (b"a\x1b[2Jb", "has the control character \\x1b"),
+        ("a\u202eb".encode(), "has the control character \\u202e"),
+    ],
+)
+def test_a_name_that_no_page_can_show_is_refused(folder: Path, tmp_path: Path, name: bytes, problem: str) -> None:
+    def refused(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            gather(path, tmp_path / "into")
+        return str(caught.value)
+
+    text = os.fsdecode(name)
+    photo = folder / "dog/b.jpg"
+    for path, kind in ((folder / f"cat/{text}.jpg", "photo"), (folder / text / "b.jpg", "class")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(photo.read_bytes())
+        with tarfile.open(tmp_path / f"{kind}.tgz", "w:gz") as packed:
+            packed.add(folder, "pets")
+        for source in (folder, tmp_path / f"{kind}.tgz"):
+            message = refused(source)
+            assert problem in message
+            assert message.isprintable()
+            assert "rename it" in message
+        path.unlink()
+    path.parent.rmdir()
+    if "UTF" not in problem:
+        (folder / "labels.csv").write_text(f'file,label\ncat/1.jpg,"{text}"\ncat/2.webp,a\n')
+        assert problem in refused(folder / "labels.csv")
+    (folder / "labels.csv").write_bytes(b"file,label\ncat/1.jpg,caf\xe9\ncat/2.webp,a\n")
+    assert "must be a table in CSV, saved as UTF-8" in refused(folder / "labels.csv")
+
+
+def test_names_of_every_language_are_taken(folder: Path, tmp_path: Path) -> None:
+    """With joiners, and with the narrow space that a Mac writes into the names of screenshots."""
+    (folder / "dog").rename(folder / "گربه\u200cها")
+    (folder / "cat/1.jpg").rename(folder / "cat/9.41\u202fAM 👩\u200d🚀.jpg")
+    assert gather(folder, tmp_path / "into").classes == ("cat", "گربه\u200cها")
+
+
+def test_a_test_part_without_photos_or_with_classes_of_its_own_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "labels.csv").write_text("file,label,part\ncat/1.jpg,a,train\ncat/2.webp,b,train\n")
+    with pytest.raises(DataError, match="has no photo for testing: put some there, or leave out part test in"):
+        gather(folder / "labels.csv", tmp_path / "into")
+    (folder / "labels.csv").write_text("file,label,part\ncat/1.jpg,a,test\ncat/2.webp,b,test\n")
+    with pytest.raises(DataError, match="has 0 photos for training in 2 classes"):
+        gather(folder / "labels.csv", tmp_path / "into")
+    (tmp_path / "all/test").mkdir(parents=True)
+    folder.rename(tmp_path / "all/train")
+    with pytest.raises(DataError, match="has no photo for testing: put some there, or leave out the folder test/"):
+        gather(tmp_path / "all", tmp_path / "into")
+    save(halves(), tmp_path / "all/test/bird/1.jpg")
+    with pytest.raises(DataError, match="has photos of bird for testing and none for training"):
+        gather(tmp_path / "all", tmp_path / "into")
+
+
+def test_an_archive_whose_members_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as packed:
+        for name in ("a/0.png", "a/0.png/b.png"):
+            packed.writestr(name, b"x")
+    late = tarfile.TarInfo("a/0.png")
+    late.mtime = 1e30  # type: ignore[assignment]  # as a pax header may say
+    with tarfile.open(tmp_path / "late.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(late)
+    for archive in ("both.zip", "late.tar"):
+        with pytest.raises(DataError, match=archive):
+            gather(tmp_path / archive, tmp_path / "into")
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:

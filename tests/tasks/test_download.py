@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import struct
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +18,7 @@ import pytest
 
 from learn.datasets import Downloaded, PizzaSteakSushi
 from learn.errors import DownloadError, NetworkError
+from tasks import download
 from tasks.download import fetch, fetch_photos
 from tests.conftest import Project
 
@@ -42,9 +47,12 @@ SOURCE = Small("small")
 class Server(ThreadingHTTPServer):
     """A web server that answers each request with the next of its answers, and the last one for ever."""
 
-    def __init__(self, answers: list[tuple[int, bytes]]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    daemon_threads = True
+
+    def __init__(self, answers: list[tuple[int, bytes]], handler: type[BaseHTTPRequestHandler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.answers = answers
+        self.stopped = threading.Event()
         self.asked: list[str] = []
 
     @property
@@ -110,7 +118,6 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, serve) -> None:  #
 
 def test_a_connection_that_breaks_off_is_tried_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
     server = serve((200, CONTENT[:1000]), (200, CONTENT))
-    server.daemon_threads = True
     get(tmp_path, server.url)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
 
@@ -133,6 +140,104 @@ def test_a_wrong_checksum_is_neither_kept_nor_used(tmp_path: Path, serve) -> Non
     message = str(caught.value)
     assert f"{server.url}/Small/data.bin: ValueError: MD5 hash of downloaded file" in message
     assert "put data.bin into FOLDER/Small/, set DATA_MIRROR=FOLDER" in message
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Answers as the path's first part says."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        getattr(self, self.path.split("/")[1])()
+
+    def _answer(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def _drip(self, *parts: bytes) -> None:
+        """The parts, one every 0.1 seconds and the last for ever, until the other side is gone."""
+        with suppress(OSError):
+            for part in chain(parts, repeat(parts[-1])):
+                self.wfile.write(part)
+                self.server.stopped.wait(0.1)
+                if self.server.stopped.is_set():
+                    return
+
+    def stalls(self) -> None:
+        self._answer(200, Content_Length=str(len(CONTENT)))
+        self.wfile.write(CONTENT[:1000])
+        self.server.stopped.wait()
+
+    def trickles(self) -> None:
+        self._answer(200, Content_Length=str(len(CONTENT)))
+        self._drip(b"x")
+
+    def trickles_headers(self) -> None:
+        self._drip(b"HTTP/1.1 200 OK\r\nX-Some: ", b"x")
+
+    def never_ends(self) -> None:
+        self._answer(200)
+        with suppress(OSError):
+            while not self.server.stopped.is_set():
+                self.wfile.write(bytes(2**16))
+
+    def page(self) -> None:
+        self._answer(200, Content_Type="text/html")
+        self.wfile.write(b"\n<!DOCTYPE html><html><title>Please log in</title></html>")
+
+    def leads_to_a_file(self) -> None:
+        self._answer(302, Location="file:///etc/passwd")
+
+    def leads_in_circles(self) -> None:
+        self._answer(302, Location=self.path)
+
+    def resets(self) -> None:
+        self._answer(200, Content_Length=str(len(CONTENT)))
+        self.wfile.write(CONTENT[:1000])
+        # closes with a reset instead of an end
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message", "passing"),
+    [
+        ("stalls", "Read timed out", True),
+        ("trickles", r"SlowError: only \d+ bytes in \d+ seconds; given up", True),
+        ("trickles_headers", "SlowError: only 0 bytes in", True),
+        ("never_ends", "the server sends more than 1,048,576 bytes, so it is another file; given up", False),
+        ("page", "the server sent an HTML page, not the file", False),
+        ("leads_to_a_file", "InvalidSchema: No connection adapters were found for 'file:///etc/passwd'", False),
+        ("leads_in_circles", "TooManyRedirects", False),
+        ("resets", "Connection reset by peer", True),
+    ],
+)
+def test_a_hostile_server_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, message: str, passing: bool
+) -> None:
+    for name, value in (("ATTEMPTS", 2), ("SILENCE", 0.5), ("START", 1.0)):
+        monkeypatch.setattr(download, name, value)
+    monkeypatch.setattr(Small, "largest", 2**20)
+    server = Server([], Hostile)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(DownloadError, match=message) as caught:
+            get(tmp_path / "raw/small", f"{server.url}/{behaviour}")
+    finally:
+        server.stopped.set()
+        server.shutdown()
+        server.server_close()
+    assert isinstance(caught.value, NetworkError) == passing
+    if passing:
+        assert len(server.asked) == 2, "tried again, and not for ever"
+    assert "set DATA_MIRROR=FOLDER" in str(caught.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "nothing half-written stays"
 
 
 def test_a_damaged_file_from_before_is_replaced(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]

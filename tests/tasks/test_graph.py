@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import mlflow
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, TRACKWAY, Project, wait_until
+from tests.tasks.test_tracking import LOAD_CHAMPION, runs
 
-# Code that a stage imports and that cannot change its outputs: messages, tracking, pictures for MLflow, the list of
-# models (each model's own file is a dep), and checks, which stop a stage or let it pass.
+# Code that a stage imports and that cannot change its outputs: messages, locks, tracking, pictures for MLflow, the list
+# of models (each model's own file is a dep), and checks, which stop a stage or let it pass.
 NO_MATTER = {
     "learn/errors.py", "learn/checks.py", "learn/trial.py", "learn/plots.py", "learn/models/__init__.py",
-    "tasks/tracking.py",
+    "tasks/address.py", "tasks/git.py", "tasks/gpu.py", "tasks/inputs.py", "tasks/journal.py", "tasks/tracking.py",
 }  # fmt: skip
 
 # learn/params.py knows the names in DATASETS and METRICS, so every stage imports both; these stages use them for
@@ -25,6 +28,7 @@ FOR_NAMES_ONLY = {
     "train": {"learn/datasets.py", "learn/metrics.py", "learn/photos.py"},
     "evaluate": {"learn/datasets.py", "learn/photos.py"},
     "register": {"learn/datasets.py", "learn/photos.py"},
+    "group": {"learn/datasets.py", "learn/metrics.py", "learn/photos.py"},
 }
 
 TRACE = """
@@ -52,6 +56,7 @@ runpy.run_module("tasks." + kind, run_name="__main__")
         ("train", "digits-cnn"),
         ("evaluate", "digits-cnn"),
         ("register", "digits"),
+        ("group", "experiments"),
     ],
 )
 def test_a_stage_lists_the_code_that_it_runs_and_no_other(finished: Project, kind: str, name: str) -> None:
@@ -67,11 +72,11 @@ def _deps(kind: str) -> list[str]:
     return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][kind]["do"]["deps"]
 
 
-def test_the_graph_is_six_kinds_of_stages(by_flow: Project) -> None:
+def test_the_graph_is_six_kinds_of_stages_and_the_list_of_experiments(by_flow: Project) -> None:
     listed = by_flow.run("dvc", "stage", "list", "--name-only").stdout.split()
-    assert len(listed) == 4 * 4 + 2 * 7
+    assert len(listed) == 4 * 4 + 2 * 7 + 1
     assert {name.partition("@")[0] for name in listed} == {
-        "download", "split", "transform", "train", "evaluate", "register",
+        "download", "split", "transform", "train", "evaluate", "register", "group",
     }  # fmt: skip
 
 
@@ -80,7 +85,7 @@ def test_a_changed_learning_rate_makes_just_its_own_stages_run_again(finished: P
     finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
     log = finished.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
-    assert ran == ["train@digits-cnn", "evaluate@digits-cnn", "register@digits"]
+    assert ran == ["group@experiments", "train@digits-cnn", "evaluate@digits-cnn", "register@digits"]
     changed = {file.name for file, content in before.items() if file.read_bytes() != content}
     assert changed == {"digits-cnn.json", "digits-cnn.report.json"}
     assert "up to date" in finished.run("dvc", "repro").stdout
@@ -89,6 +94,35 @@ def test_a_changed_learning_rate_makes_just_its_own_stages_run_again(finished: P
     shown = finished.run("dvc", "params", "diff").stdout
     assert "experiments.digits-cnn.optimizer.lr" in shown
     assert "0.004" in shown
+
+
+def test_an_experiment_that_is_gone_leaves_the_comparison_and_the_championship(finished: Project) -> None:
+    """Removed, for `dvc repro`; then moved to another dataset, for the flow."""
+    text = finished.read("params.yaml")
+    (finished.folder / "params.yaml").write_text(text[: text.index("  digits-cnn:")])
+    log = finished.run("dvc", "repro").stdout
+    ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+    assert ran == ["group@experiments", "register@digits"]
+    assert "register digits: digits-mlp is champion (version 2, validation accuracy 0.9" in log
+    assert "; digits-cnn (version 1) was, and is no experiment of digits any more" in log
+    assert [line.partition(",")[0] for line in finished.read("metrics/digits.csv").splitlines()] == [
+        "experiment",
+        "digits-mlp",
+    ]
+    left = {file.name for file in (finished.folder / "metrics/digits").iterdir()}
+    assert left == {"digits-mlp.json", "digits-mlp.report.json"}
+    assert "up to date" in finished.run("dvc", "status").stdout
+    finished.run("python", "-c", LOAD_CHAMPION)
+
+    finished.edit(
+        "params.yaml",
+        "circles\n    model: {name: mlp, hidden_units: [5]",
+        "blobs\n    model: {name: mlp, hidden_units: [5]",
+    )
+    finished.edit("params.yaml", "BCEWithLogitsLoss", "CrossEntropyLoss")
+    log = finished.run(*TRACKWAY, "run", "register@circles").stdout
+    assert "register circles: circles-relu stays champion" in log
+    assert "circles-linear" not in finished.read("metrics/circles.csv")
 
 
 def test_code_that_cannot_matter_makes_nothing_run_again(finished: Project) -> None:
@@ -111,7 +145,7 @@ def test_dvc_s_commands_work_as_its_users_expect(finished: Project) -> None:
 
     log = finished.run("dvc", "exp", "run", "-S", "experiments.digits-mlp.optimizer.lr=0.05").stdout
     ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
-    assert ran == ["train@digits-mlp", "evaluate@digits-mlp", "register@digits"], log
+    assert ran == ["group@experiments", "train@digits-mlp", "evaluate@digits-mlp", "register@digits"], log
     shown = json.loads(finished.run("dvc", "metrics", "diff", "--json").stdout)
     assert set(shown) == {"metrics/digits/digits-mlp.json"}
     assert "loss" in shown["metrics/digits/digits-mlp.json"]
@@ -124,3 +158,23 @@ def test_dvc_s_commands_work_as_its_users_expect(finished: Project) -> None:
     for name in ("plots_history_digits-mlp_csv", "plots_predictions_digits-mlp_csv"):
         assert name in page
     assert finished.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
+
+
+def test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store(finished: Project) -> None:
+    author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    finished.commit("results")
+    head = finished.run("git", "rev-parse", "HEAD").stdout.strip()
+    exp = ("dvc", "exp", "run", "train@line-parameters", "-S")
+    finished.run(*exp, "experiments.line-parameters.optimizer.lr=0.02", "--temp", "--name", "in-a-copy", **author)
+    finished.run(*exp, "experiments.line-parameters.optimizer.lr=0.03", "--queue", "--name", "queued", **author)
+    finished.run("dvc", "queue", "start", **author)
+    wait_until(lambda: "Success" in finished.run("dvc", "queue", "status").stdout, 120)
+
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    found = {run.data.tags["dvc.exp.name"]: run for run in runs(finished, "line") if "dvc.exp.name" in run.data.tags}
+    assert set(found) == {"in-a-copy", "queued"}
+    for run in found.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["dvc.exp.baseline_rev"] == head
+        assert "optimizer" in Path(client.download_artifacts(run.info.run_id, "git.diff")).read_text()
+        assert Path(client.download_artifacts(run.info.run_id, "state_dict/model.pt")).is_file()

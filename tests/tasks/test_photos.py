@@ -5,24 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.photos import Photo, problems
+from tasks.photos import SEEN, problems
 
 CLASSES = ("cat", "dog")
 
 
-def photo(sha: str, looks: int = 0, width: int = 64, height: int = 64) -> Photo:
-    return Photo(np.empty(0), width, height, sha, looks)
+Seen = tuple[str, int, int, int]
 
 
-def found(train: list[tuple[int, Photo]], test: list[tuple[int, Photo]], size: int = 64) -> dict[str, str]:
+def photo(sha: str, looks: int = 0, width: int = 64, height: int = 64) -> Seen:
+    return sha, looks, width, height
+
+
+def found(train: list[tuple[int, Seen]], test: list[tuple[int, Seen]], size: int = 64) -> dict[str, str]:
     """Kind of problem → its text. train, test: (class, photo)."""
-    parts = {"train": train, "test": test}
-    names, known, labels = [], {}, {}
-    for part, photos in parts.items():
-        known[part] = [(len(names) + i, p) for i, (_, p) in enumerate(photos)]
-        labels[part] = [label for label, _ in photos]
+    names: list[str] = []
+    known, labels = {}, []
+    for part, photos in {"train": train, "test": test}.items():
+        rows = [(len(names) + i, w, h, sha.encode(), looks) for i, (_, (sha, looks, w, h)) in enumerate(photos)]
+        known[part] = np.array(rows, SEEN)
+        labels += [label for label, _ in photos]
         names += [f"{part}/{i}.jpg" for i in range(len(photos))]
-    return {p.kind: f"{p.text} {p.files}" for p in problems(CLASSES, names, known, labels, {}, size)}
+    return {p.kind: f"{p.text} {p.files}" for p in problems(CLASSES, names, known, np.array(labels), {}, size)}
 
 
 GOOD = [(0, photo("a", 0)), (1, photo("b", 2**64 - 1))], [(0, photo("c", 0xF0F0F0F0)), (1, photo("d", 0x0F0F << 40))]
@@ -37,7 +41,7 @@ def test_good_photos_have_no_problems() -> None:
     [
         ([(0, photo("x"))], [], "empty class", "dog has no photos"),
         ([(0, photo("x"))], [(1, photo("y", 255))], "missing class", "dog has photos in test and none in train"),
-        ([(0, photo("x"))] * 3, [], "imbalance", "cat has 6 photos for training, dog 2"),
+        ([(0, photo("x"))] * 3, [], "imbalance", "weight: [0.667, 2]} (for BCEWithLogitsLoss pos_weight: [3])"),
         ([(0, photo("x", 1 << 40))], [(1, photo("x", 99))], "duplicate", "['test/2.jpg = train/2.jpg']"),
         ([(0, photo("x", 1 << 40))], [(1, photo("x", 99))], "two labels", "1 photo is also in another class"),
         ([(0, photo("x", 0xFF00FF))], [(1, photo("y", 0xFF00F0))], "near-duplicate", "['test/2.jpg ≈ train/2.jpg']"),

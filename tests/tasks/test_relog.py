@@ -82,15 +82,15 @@ def test_relog_in_a_clone_leaves_out_what_is_not_there_or_not_up_to_date(finishe
         "digits-mlp: rebuilt",
         "digits-cnn: left out, train@digits-cnn is not up to date; next: dvc repro evaluate@digits-cnn",
         "line: no champion without all its experiments; next: dvc repro register@line",
-        "circles: circles-relu is champion (version 1, accuracy 0.8650)",
-        "blobs: blobs-linear is champion (version 1, accuracy 0.9950)",
+        "circles: circles-relu is champion (version 1, test accuracy 0.8650)",
+        "blobs: blobs-linear is champion (version 1, test accuracy 0.9950)",
         "digits: no champion without all its experiments; next: dvc repro register@digits",
     ]
     assert [run.info.run_name for run in runs(clone, "digits")] == ["digits-mlp"]
 
     clone.run("dvc", "repro", "evaluate@line-linear")
     assert "line-linear: rebuilt" in (lines := relog(clone))
-    assert "line: line-linear is champion (version 1, mae 0.0003)" in lines
+    assert "line: line-linear is champion (version 1, test mae 0.0003)" in lines
 
 
 def test_relog_completes_a_run_that_was_never_evaluated(finished: Project) -> None:

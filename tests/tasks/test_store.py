@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from tests.conftest import Project
+from tests.conftest import TRACKWAY, Project
 from tests.tasks.test_tracking import artifacts, run_of, run_status, runs
 
 USE = """
@@ -133,10 +133,24 @@ def test_a_run_that_goes_on_is_not_marked(finished: Project) -> None:
         assert run_status(finished) == "RUNNING"
 
 
-def test_a_run_of_another_host_is_not_marked(finished: Project) -> None:
+def test_a_run_of_another_machine_is_marked_when_its_heart_has_stopped(finished: Project) -> None:
     client = mlflow.MlflowClient(finished.tracking_uri)
-    run = run_of(finished, "digits-cnn")
-    client.set_tag(run.info.run_id, "trackway.process", '["another-host", 1, 0.0]')
-    client.update_run(run.info.run_id, "RUNNING")
-    finished.stage("train@line-linear")
+    now = int(time.time() * 1000)
+    for name, beat in {"digits-cnn": now, "digits-mlp": now - 3_600_000}.items():
+        run = run_of(finished, name)
+        client.set_tag(run.info.run_id, "trackway.process", '["another-host", 1, 0.0]')
+        client.set_tag(run.info.run_id, "trackway.heartbeat", str(beat))
+        client.update_run(run.info.run_id, "RUNNING")
+    finished.run("python", "-c", "from tasks.tracking import prepare_store as p; p('sqlite:///mlruns/mlflow.db')")
     assert run_of(finished, "digits-cnn").info.status == "RUNNING"
+    assert run_of(finished, "digits-mlp").info.status == "KILLED"
+
+
+def test_a_run_whose_writing_fails_is_marked(finished: Project) -> None:
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    client.delete_run(run_of(finished, "line-parameters").info.run_id)
+    folder = finished.folder / "mlruns/artifacts/line"
+    folder.rename(folder.with_name("away"))
+    folder.write_text("no folder")
+    assert finished.run(*TRACKWAY, "relog", check=False).returncode == 1
+    assert run_of(finished, "line-parameters").info.status == "FAILED"

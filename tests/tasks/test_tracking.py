@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from mlflow.entities import Run
 
 from learn.params import load_params
-from tasks.tracking import TrainingRun, flatten, sha256
+from tasks.tracking import TRACKING, flatten, sha256
 from tests.conftest import ROOT, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -65,8 +66,11 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         assert [point.step for point in sorted(history, key=lambda p: p.step)] == list(range(1, experiment.epochs + 1))
     assert metrics["train/seconds"] > 0
     evaluated = json.loads(by_flow.read(f"metrics/{experiment.dataset}/{name}.json"))
-    for key in set(evaluated) - {"parameters", "epochs"}:
-        assert metrics[f"test/{key}"] == evaluated[key]
+    measured = {"validation": evaluated.pop("validation", {}), "test": evaluated}
+    assert bool(measured["validation"]) == (held_out == "validation")
+    for part, values in measured.items():
+        for key in set(values) - {"parameters", "epochs"}:
+            assert metrics[f"{part}/{key}"] == values[key]
 
     state_dict = by_flow.folder / "models" / name / "model.pt"
     assert tags["state_dict.sha256"] == sha256(state_dict)
@@ -163,12 +167,44 @@ def test_a_stage_run_again_by_hand_adds_nothing_but_a_new_training_run(finished:
 
 def test_a_worse_experiment_does_not_take_the_championship(finished: Project) -> None:
     measured = [json.loads(finished.read(f"metrics/digits/digits-{name}.json")) for name in ("cnn", "mlp")]
-    before, other = (numbers["accuracy"] for numbers in measured)
+    before, other = (numbers["validation"]["accuracy"] for numbers in measured)
     finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")  # digits-cnn, the champion, is no good any more
     log = finished.run("dvc", "repro").stdout
-    assert f"digits-cnn (version 1, accuracy {before:.4f}) stays champion; digits-mlp has {other:.4f}" in log
+    assert f"digits-cnn (version 1, validation accuracy {before:.4f}) stays champion; digits-mlp has {other:.4f}" in log
     client = mlflow.MlflowClient(finished.tracking_uri)
     assert client.get_model_version_by_alias("digits", "champion").version in (1, "1")
+
+
+def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Project) -> None:
+    """By the test part digits-cnn is better. Then the validation part is one picture: digits-mlp sees one class."""
+    file = finished.folder / "metrics/digits/digits-mlp.json"
+    numbers = json.loads(file.read_bytes())
+    best = json.loads(finished.read("metrics/digits/digits-cnn.json"))
+    numbers["validation"]["accuracy"], numbers["accuracy"] = 0.999, best["accuracy"] - 0.1
+    file.write_text(json.dumps(numbers))
+    said = f"digits-mlp is champion (version 2, validation accuracy 0.9990, test accuracy {numbers['accuracy']:.4f})"
+    assert said in finished.stage("register@digits").stdout
+    assert finished.read("metrics/digits.csv").splitlines()[1].startswith("digits-mlp,")
+    shown = finished.run("python", "-m", "flows.cli", "results").stdout
+    (line,) = [line for line in shown.splitlines() if " champion" in line and "digits" in line]
+    assert {"digits-mlp", "99.90%", f"{numbers['accuracy']:.2%}"} <= set(line.split())
+    finished.run("python", "-c", LOAD_CHAMPION)
+
+    inputs = finished.folder / "data/transformed/digits/validation-inputs.npy"
+    pictures = np.load(inputs)
+    inputs.unlink()  # it may be a link into DVC's cache
+    np.save(inputs, np.broadcast_to(pictures[:1], pictures.shape))
+    log = finished.stage("evaluate@digits-mlp").stdout
+    assert "for all of the validation part's samples" in log
+    assert "digits-mlp cannot be champion: it says always " in finished.stage("register@digits").stdout
+    assert "the test part decides, for there is no validation part" in finished.stage("register@line").stdout
+
+
+LOAD_CHAMPION = """
+import mlflow.pytorch, torch
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+assert mlflow.pytorch.load_model("models:/digits@champion")(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+"""
 
 
 def test_other_test_data_opens_the_championship_again(finished: Project) -> None:
@@ -176,7 +212,7 @@ def test_other_test_data_opens_the_championship_again(finished: Project) -> None
     finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")
     finished.edit("params.yaml", "lr: 0.1}\n    epochs: 30", "lr: 0.001}\n    epochs: 1")
     log = finished.run("dvc", "repro").stdout
-    assert " is champion (version 2, accuracy 0." in log
+    assert " is champion (version 2, validation accuracy 0." in log
 
 
 def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
@@ -202,9 +238,10 @@ def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
 def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
     begin = {"params": {}, "tags": {}, "summary": "", "epochs": []}
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.tracking", "sqlite:///mlruns/mlflow.db", "digits", "digits-mlp"],
+        [sys.executable, "-m", "tasks.tracking", "digits", "digits-mlp"],
         input=json.dumps(begin) + '\n{"epochs": [{"number": 1, "tim',
         cwd=finished.folder,
+        env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
         text=True,
     )
     assert done.returncode == 0
@@ -226,18 +263,93 @@ def test_a_store_that_cannot_be_written_stops_the_stage_with_its_reason(finished
     assert "Traceback" not in done.stdout
 
 
+WRITE = (sys.executable, "-m", "tasks.tracking", "digits", "digits-mlp")
+MESSAGE = json.dumps({"params": {}, "tags": {}, "summary": "", "epochs": [], "end": "FAILED"}) + "\n"
+
+
 def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tasks.tracking", f"sqlite:///{tmp_path}/new/mlflow.db", "line", "line-linear"]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL) for _ in range(4)]
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    (tmp_path / "message").write_text(MESSAGE)
+    processes = []
+    for _ in range(4):
+        with (tmp_path / "message").open() as message:
+            processes.append(subprocess.Popen(WRITE, cwd=ROOT, stdin=message, env=os.environ | {TRACKING: uri}))
     assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/new/mlflow.db")
-    assert client.get_experiment_by_name("line") is not None
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"] * 4
 
 
-def test_with_tracking_off_nothing_is_started() -> None:
-    with TrainingRun(None, "line", "line-linear") as run:
-        run.begin({}, {}, "")
-        run.log_epoch(1, {"train/loss": 1.0})
+def test_a_training_that_dvc_did_not_record_leaves_no_second_finished_run(finished: Project) -> None:
+    """Killed, or with a full disk, after its run was written: DVC trains again and ends with the same bytes."""
+    before = len(runs(finished, "line"))
+    finished.edit("params.yaml", "lr: 0.01}\n    epochs: 100\n", "lr: 0.02}\n    epochs: 100\n")
+    for _ in range(2):
+        finished.stage("train@line-parameters")
+    (finished.folder / "models/line-parameters/model.pt").write_bytes(b"half")
+    finished.run("dvc", "repro", "register@line")
+    finished.stage("train@line-parameters")  # once more, after it was evaluated
+    new = sorted(runs(finished, "line"), key=lambda run: run.info.start_time)[before:]
+    assert [run.info.status for run in new] == ["KILLED", "KILLED", "FINISHED", "FINISHED"]
+    assert len({run.data.tags["state_dict.sha256"] for run in new}) == 1
+    assert new[2].outputs.model_outputs, "it was evaluated"
+
+
+def test_with_tracking_off_nothing_is_started(finished: Project) -> None:
+    """No process, no file; and MLflow is not even imported."""
+    shutil.rmtree(finished.folder / "mlruns")
+    finished.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", "tracking: null")
+    imports = (
+        "import atexit, runpy, sys\n"
+        "sys.addaudithook(lambda event, what: event == 'subprocess.Popen' and print('started:', what[1]))\n"
+        "atexit.register(lambda: print('imported:', *sorted(sys.modules)))\n"
+        "runpy.run_module('tasks.train', run_name='__main__')"
+    )
+    done = finished.run("python", "-c", imports, "line-parameters").stdout
+    assert "epoch 100/100" in done
+    assert "tasks.tracking" not in "".join(line for line in done.splitlines() if line.startswith("started:"))
+    assert " torch " in done.partition("imported: ")[2]
+    assert " mlflow " not in done.partition("imported: ")[2]
+    assert not (finished.folder / "mlruns").exists()
+
+
+def test_a_run_says_which_changes_were_not_committed(finished: Project) -> None:
+    client = mlflow.MlflowClient(finished.tracking_uri)
+
+    def written() -> Run:
+        subprocess.run(
+            WRITE, input=MESSAGE, text=True, cwd=finished.folder, check=True,
+            env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
+        )  # fmt: skip
+        return max(runs(finished, "digits"), key=lambda run: run.info.start_time)
+
+    finished.commit("results")
+    (finished.folder / "dvc.lock").write_text("")  # each run changes it
+    clean = written()
+    assert clean.data.tags["git.dirty"] == "false"
+    finished.run("git", "init", "--quiet", "another")  # without a commit: git add fails on it
+    assert "git.diff" not in artifacts(finished, clean)
+
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
+    finished.edit("params.yaml", "notify: []", 'notify: ["https://me:s3cr3t@example.org/hook"]')
+    (finished.folder / "learn/models/mine.py").write_text("MINE = 1\n")
+    index = (finished.folder / ".git/index").read_bytes()
+    dirty = written()
+    assert dirty.data.tags["git.dirty"] == "true"
+    assert "uncommitted changes" in dirty.data.tags["mlflow.note.content"]
+    assert (finished.folder / ".git/index").read_bytes() == index
+    shown = Path(client.download_artifacts(dirty.info.run_id, "git.diff", str(finished.folder.parent)))
+    assert "s3cr3t" not in shown.read_text()
+    patch = shown.read_text().replace("***@", "me:s3cr3t@")
+    changed = {name: finished.read(name) for name in ("params.yaml", "learn/models/mine.py")}
+    finished.run("git", "stash", "--include-untracked", "--quiet", GIT_AUTHOR_NAME="t", GIT_COMMITTER_NAME="t",
+                 GIT_AUTHOR_EMAIL="t@example.org", GIT_COMMITTER_EMAIL="t@example.org")  # fmt: skip
+    subprocess.run(["git", "apply", "-"], input=patch, text=True, cwd=finished.folder, check=True)
+    assert {name: finished.read(name) for name in changed} == changed, "the patch on the commit is what was trained"
+
+    shutil.rmtree(finished.folder / ".git")
+    assert "git.dirty" not in written().data.tags
 
 
 def test_settings_are_flattened_with_dots() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +12,22 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from learn.build import build_loss, build_model, build_optimizer
+from learn.errors import DeviceError
 from learn.loop import State, fit
 from learn.parts import Info, StreamedPart, load_part
 from tasks.stage import is_streamed
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, TRACKWAY, Project
 
 CPU = torch.device("cpu")
 MLP = "    optimizer: {name: SGD, lr: 0.1}\n    epochs: 30\n"
 
 
-def latest(project: Project) -> mlflow.entities.Run:
+def latest(project: Project, dataset: str = "digits") -> mlflow.entities.Run:
     client = mlflow.MlflowClient(project.tracking_uri)
-    experiment = client.get_experiment_by_name("digits")
+    experiment = client.get_experiment_by_name(dataset)
     assert experiment
     return client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])[0]
 
@@ -73,6 +76,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np, psutil, torch
 from learn.build import build_loss, build_model, build_optimizer
+from learn.errors import DeviceError
 from learn.loop import State, fit
 from learn.parts import load_part, part_bytes
 from tasks.stage import is_streamed
@@ -134,7 +138,62 @@ def test_early_stopping_keeps_the_best_epoch_and_the_last(finished: Project) -> 
     run = latest(finished)
     logged = mlflow.MlflowClient(finished.tracking_uri).list_artifacts(run.info.run_id, "state_dict")
     assert {Path(file.path).name for file in logged} == files
-    assert json.loads(finished.read("metrics/digits/digits-mlp.json"))["epochs"] == epochs
+    measured = json.loads(finished.read("metrics/digits/digits-mlp.json"))
+    assert measured["epochs"] == epochs
+    assert measured["validation"]["loss"] == losses[best - 1], "of the state_dict that is kept"
+    curve = mlflow.MlflowClient(finished.tracking_uri).get_metric_history(run.info.run_id, "validation/loss")
+    assert [point.value for point in sorted(curve, key=lambda point: point.step)] == losses
+
+
+WEIGHTED = {
+    "digits-cnn": {"name": "CrossEntropyLoss", "weight": [1, 2, 1, 1, 1, 1, 1, 1, 0.5, 1]},
+    "circles-relu": {"name": "BCEWithLogitsLoss", "pos_weight": [1.1]},
+}
+
+PREDICT = """
+import numpy as np, torch
+from tasks.tracking import load_model
+for dataset, scale in (("digits", 16), ("circles", 1)):
+    model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
+    inputs, targets = (np.load(f"data/transformed/{dataset}/test-{kind}.npy") for kind in ("inputs", "targets"))
+    logits = model(torch.from_numpy(inputs / np.float32(scale)))
+    classes = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
+    print(dataset, about.loss, (classes.numpy() == targets).mean())
+"""
+
+
+def test_losses_with_weights_train_and_become_champion(finished: Project) -> None:
+    yaml = YAML()
+    data = yaml.load(finished.read("params.yaml"))
+    for name in ("digits-mlp", "circles-linear"):
+        del data["experiments"][name]
+
+    def checked(losses: dict) -> str:
+        for name, loss in losses.items():
+            data["experiments"][name]["loss"] = loss
+        with (finished.folder / "params.yaml").open("w", encoding="utf-8") as stream:
+            yaml.dump(data, stream)
+        return finished.run(*TRACKWAY, "check", check=False).stdout
+
+    assert (
+        "experiments.digits-cnn.loss.name is CrossEntropyLoss, which does not fit digits (10 classes): weight tensor "
+        "should be defined either for all 10 classes or no classes but got weight tensor of shape: torch.Size([2]); "
+        "look at its weight"
+    ) in checked(WEIGHTED | {"digits-cnn": {"name": "CrossEntropyLoss", "weight": [1, 2]}})
+    assert "params.yaml is fine" in checked(WEIGHTED)
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    for dataset in ("digits", "circles"):
+        client.delete_registered_model_alias(dataset, "champion")
+    finished.run("dvc", "repro", "register@digits", "register@circles")
+    predicted = finished.run("python", "-c", PREDICT).stdout.splitlines()
+    for (experiment, loss), line in zip(WEIGHTED.items(), predicted, strict=True):
+        dataset, name, accuracy = line.split()
+        version = client.get_model_version_by_alias(dataset, "champion")
+        assert version.tags["experiment"] == experiment
+        assert name == loss["name"]
+        assert float(accuracy) > 0.8
+        key = "weight" if "weight" in loss else "pos_weight"
+        assert json.loads(client.get_run(version.run_id).data.params[f"loss.{key}"]) == loss[key]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(finished: Project) -> None:
@@ -149,3 +208,212 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(finished: 
     assert latest(finished).info.status == "FAILED"
     assert client.get_model_version_by_alias("digits", "champion").version == champion
     assert "Running stage 'register@digits'" not in done.stdout
+
+
+FULL = """        if {when}x.device.type != "meta" and len(x) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.layers(x)"""
+
+
+def test_a_device_that_runs_out_of_memory_is_told_with_what_fits(finished: Project) -> None:
+    """A user's model that has not enough memory for batches of more than 10 samples."""
+    finished.edit("learn/models/mlp.py", "        return self.layers(x)", FULL.format(when=""))
+    told = "for a batch of 32: cpu has not enough memory (CUDA out of memory); experiments.digits-mlp.batch_size: 8"
+    for when in ("", "self.training and "):  # while torchinfo looks at the model, and in the first epoch
+        finished.edit("learn/models/mlp.py", "        if ", f"        if {when}")
+        done = finished.stage("train@digits-mlp", check=False)
+        assert done.returncode == 1
+        assert f"error: train digits-mlp: {told} would likely fit\n" in done.stdout
+        assert done.stdout.endswith(f"{DeviceError.last_line}\n")
+        assert "Traceback" not in done.stdout
+        assert latest(finished).info.status != "RUNNING"
+    finished.edit("learn/models/mlp.py", "        if self.training and ", "        if ")
+    done = finished.stage("evaluate@digits-mlp", check=False)
+    assert done.returncode == 1
+    assert "error: evaluate digits-mlp: cpu has not enough memory (CUDA out of memory); free its memory" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.hardware
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, whose memory is to run out")
+def test_a_full_gpu_is_told_with_what_fits(finished: Project) -> None:
+    """A user's model that takes 164 GB for a batch of 32 and 160 MB for one sample."""
+    finished.edit("params.yaml", "device: auto", "device: cuda")
+    big = "return self.layers(x) + 0 * x.flatten(1).mean(1, keepdim=True).repeat(1, 40_000_000 * len(x)).sum(1, True)"
+    finished.edit("learn/models/mlp.py", "return self.layers(x)", big)
+    done = finished.stage("train@digits-mlp", check=False)
+    assert done.returncode == 1
+    assert re.search(
+        r"error: train digits-mlp: for a batch of 32: cuda.* has not enough memory: .*would likely fit", done.stdout
+    )
+    assert "Traceback" not in done.stdout
+
+
+def test_no_stage_ends_well_with_numbers_that_are_not_finite(finished: Project) -> None:
+    """In the validation part with early stopping, in the weights after the last step, in the test part."""
+    finished.edit(
+        "params.yaml",
+        "cluster_std: 1.5, seed: 42}\n    split: {",
+        "cluster_std: 1.5, seed: 42}\n    split: {validation: 0.2, ",
+    )
+    finished.edit("params.yaml", "  blobs-linear:", "  blobs-linear:\n    early_stopping: {patience: 3}")
+    for stage in ("split", "transform"):
+        finished.stage(f"{stage}@blobs")
+    file = finished.folder / "models/blobs-linear/model.pt"
+    kept = file.read_bytes()
+
+    def refused(stage: str) -> str:
+        done = finished.stage(f"{stage}@blobs-linear", check=False)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stdout
+        assert file.read_bytes() == kept
+        return done.stdout
+
+    def spoil(part: str, value: float) -> None:
+        inputs = finished.folder / f"data/transformed/blobs/{part}-inputs.npy"
+        array = np.load(inputs)
+        array[7] = value
+        inputs.unlink()  # a link to DVC's cache, perhaps
+        np.save(inputs, array)
+
+    spoil("validation", np.nan)
+    assert "error: epoch 1: the validation loss is nan: the inputs of batch 1 are not finite" in refused("train")
+    assert latest(finished, "blobs").info.status == "FAILED"
+    spoil("validation", 0.0)
+    finished.edit("params.yaml", "    early_stopping: {patience: 3}\n", "")
+    blobs = finished.read("params.yaml").partition("blobs-linear:")[2]
+    finished.edit("params.yaml", blobs, blobs.replace("lr: 0.1", "lr: 1.0e+38").replace("epochs: 100", "epochs: 1"))
+    shown = refused("train")
+    assert "error: epoch 1: the validation loss is " in shown
+    assert "likely a learning rate (optimizer.lr) that is too large" in shown
+    assert latest(finished, "blobs").info.status == "FAILED"
+    spoil("test", np.inf)
+    metrics = finished.read("metrics/blobs/blobs-linear.json")
+    assert "error: the test loss is nan: the inputs of batch 1 are not finite" in refused("evaluate")
+    assert finished.read("metrics/blobs/blobs-linear.json") == metrics
+
+
+WAVES = """
+
+@dataclass(frozen=True)
+class Waves(Generated):
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return 120, 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, 8, 8)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("lying", "standing")
+
+    def generate(self) -> tuple[np.ndarray, np.ndarray]:
+        y = np.arange(120) % 2
+        wave = np.sin(np.arange(8) + np.random.default_rng(0).uniform(0, 6, (120, 1)))[:, None, :].repeat(8, 1)
+        x = np.where(y[:, None, None] == 1, wave, wave.transpose(0, 2, 1))
+        return x[:, None].astype(np.float32), y.astype(np.int64)
+
+
+DATASETS["waves"] = Waves
+"""
+
+# The one takes the values above 0 out of a batch, the other one decides by them: meta tensors have no values.
+MODEL = """
+import math
+
+import torch
+from torch import nn
+
+
+class {name}(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], output_size: int) -> None:
+        super().__init__()
+        units = math.prod(input_shape)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(units, 8), nn.BatchNorm1d(8), nn.Linear(8, output_size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        {statement}
+        return self.layers(x)
+"""
+MODELS = {
+    "centred": "x = x - x[x > 0].mean()",
+    "deciding": "x = -x if x.mean() > 1 else x",
+}
+
+SECTIONS = """
+  waves:
+    source: {name: waves}
+    split: {test: 0.25, shuffle: true, stratify: true, seed: 1}
+    transform: {resize: 12}
+    champion: {metric: accuracy}
+
+experiments:
+  waves-one:
+    dataset: waves
+    model: {name: centred}
+    loss: {name: CrossEntropyLoss}
+    optimizer: {name: Adam, lr: 0.01}
+    epochs: 10
+    batch_size: 16
+    seed: 1
+    augmentation: [{name: RandomVerticalFlip}, {name: ColorJitter, brightness: 0.2}]
+"""
+
+PREDICT_WAVES = """
+import numpy as np, torch
+from tasks.tracking import load_model
+model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
+inputs, targets = (np.load(f"data/transformed/waves/test-{kind}.npy") for kind in ("inputs", "targets"))
+batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
+print((torch.cat([model(batch) for batch in batches]).argmax(1).numpy() == targets).mean())
+"""
+
+
+def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
+    """Images of floats, resized and augmented; models that look at values; BatchNorm; arrays of another dtype."""
+    datasets = finished.read("learn/datasets.py")
+    (finished.folder / "learn/datasets.py").write_text(datasets + WAVES)
+    models = finished.read("learn/models/__init__.py")
+    for name, statement in MODELS.items():
+        code = MODEL.format(name=name.title(), statement=statement)
+        (finished.folder / f"learn/models/{name}.py").write_text(code)
+        models += f'\nfrom learn.models.{name} import {name.title()}\n\nMODELS["{name}"] = {name.title()}\n'
+    (finished.folder / "learn/models/__init__.py").write_text(models)
+    finished.edit("params.yaml", "\nexperiments:\n", SECTIONS)
+    finished.run("dvc", "repro", "register@waves")
+    inputs = np.load(finished.folder / "data/transformed/waves/train-inputs.npy")
+    assert inputs.shape == (90, 1, 12, 12)
+    assert inputs.dtype == np.float32
+    assert -1 <= inputs.min() < -0.9 < 0.9 < inputs.max() <= 1
+    measured = json.loads(finished.read("metrics/waves/waves-one.json"))["accuracy"]
+    assert float(finished.run("python", "-c", PREDICT_WAVES).stdout) == pytest.approx(measured)
+
+    # a model that torch.export cannot store trains and is measured
+    finished.edit("params.yaml", "{name: centred}", "{name: deciding}")
+    finished.stage("train@waves-one")
+    shown = finished.stage("evaluate@waves-one").stdout
+    assert "evaluate waves-one: the model cannot be kept in MLflow and become champion" in shown
+
+    # fewer samples than params.yaml can tell, as with photos that are left out: a last batch of one
+    for kind in ("inputs", "targets"):
+        file = finished.folder / f"data/transformed/waves/train-{kind}.npy"
+        array = np.load(file)
+        file.unlink()
+        np.save(file, array[:81])
+    done = finished.stage("train@waves-one", check=False)
+    assert done.returncode == 1
+    assert (
+        "error: experiments.waves-one: batch_size is 16: of 81 samples for training it leaves a batch of 1"
+        in done.stdout
+    )
+    assert "set batch_size to 15, which leaves none" in done.stdout
+
+    finished.edit("learn/datasets.py", "x[:, None].astype(np.float32)", "x[:, None].astype(np.float64)")
+    done = finished.run("dvc", "repro", "train@waves-one", check=False)
+    assert (
+        "error: experiments.waves-one: dtype: the inputs are float64, the model's parameters float32: "
+        "read() must give float32" in done.stdout
+    )
+    assert "Traceback" not in done.stdout

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -41,6 +42,19 @@ def test_resize_is_torchvision_s() -> None:
     assert resized.shape == (2, 1, 12, 12)
     for image, expected in zip(resized, images, strict=True):
         assert np.array_equal(image[0], np.asarray(Resize((12, 12))(Image.fromarray(expected[0]))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_resize_keeps_dtype_and_range(dtype: type) -> None:
+    signed = np.random.default_rng(0).uniform(-900, 900, (2, 3, 28, 28)).astype(dtype)
+    resized = resize(signed, 12)
+    assert resized.dtype == dtype
+    assert signed.min() <= resized.min() < -100
+    assert abs(float(resized.mean()) - float(signed.mean())) < 10
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(signed).double(), (12, 12), mode="bilinear", antialias=True
+    )
+    assert np.allclose(resized, expected.numpy(), atol=0.6 if dtype == np.int16 else 1e-2)
 
 
 def test_resizing_is_a_setting_of_the_dataset(finished: Project) -> None:

@@ -1,0 +1,104 @@
+"""What stands before the servers' pages: only their own pages and people's programs are answered.
+
+    python -m uvicorn --factory flows.guard:prefect --port 4200
+
+Prefect's server answers any origin and any Host, and a deployment can run a shell: a page in the user's browser could
+run code, by requests to 127.0.0.1 or, with a name of its own that leads there (DNS rebinding), as the same origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from flows.access import HOST, PASSWORD, USER, is_wildcard
+from tasks.stage import end_with_starter
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HEALTH = "/health"  # is told without a password
+
+
+class Guard:
+    """Wraps an ASGI app: refuses a request of another origin, for another host, or without the password.
+
+    Browsers send Origin with every request that changes something and with every websocket; other programs send none.
+    host: where the server listens; on a wildcard any Host is right, and the password keeps others out. password: asked
+    for by HTTP's basic authentication; None: the app asks for it itself, or nobody does.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, password: str | None = None) -> None:
+        self.app = app
+        self.hosts = None if is_wildcard(host) else (*LOOPBACK, host.lower())
+        self.password = password
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if why := self._refused(headers):
+            refusal = PlainTextResponse(f"{why}\n", 403) if scope["type"] == "http" else WebSocketClose(1008, why)
+            await refusal(scope, receive, send)
+        elif scope["path"] != HEALTH and not self._knows_password(headers):
+            ask = {"WWW-Authenticate": f'Basic realm="Trackway: the user is {USER}"'}
+            await PlainTextResponse("a password is needed\n", 401, ask)(scope, receive, send)
+        else:
+            await self.app(scope, receive, _unframed(send))
+
+    def _refused(self, headers: Headers) -> str | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
+                return f"this server is not {host}"
+            if origin is not None and urlsplit(origin).netloc != host:
+                return f"pages of {origin} may not ask this server"
+        except ValueError:
+            return "the Host or Origin header is no address"
+        return None
+
+    def _knows_password(self, headers: Headers) -> bool:
+        if self.password is None:
+            return True
+        expected = b"Basic " + base64.b64encode(f"{USER}:{self.password}".encode())
+        return hmac.compare_digest(headers.get("authorization", "").encode(), expected)
+
+
+def _unframed(send: Send) -> Send:
+    """Responses that no other page can show in a frame, where its user would click without knowing on what."""
+
+    async def add_header(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-frame-options", b"SAMEORIGIN")]
+        await send(message)
+
+    return add_header
+
+
+def prefect() -> ASGIApp:
+    """Prefect's server, guarded; it asks for the password itself. If a flow started it, it ends with that flow."""
+    from prefect.server.api.server import create_app
+
+    end_with_starter()
+    return Guard(create_app(final=True), os.environ[HOST])
+
+
+def mlflow() -> ASGIApp:
+    """MLflow's server, guarded, set up as `mlflow server` does it for its workers."""
+    from mlflow.server import constants
+
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: os.environ["MLFLOW_BACKEND_STORE_URI"],
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: "./mlartifacts",
+    }
+    from mlflow.server.fastapi_app import app
+
+    return Guard(app, os.environ[HOST], os.environ.get(PASSWORD))

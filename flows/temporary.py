@@ -1,0 +1,73 @@
+"""A Prefect server for one `trackway run`, if none runs: the flow's own, in a session of its own.
+
+Prefect would start one, too, but among the processes that a Ctrl-C in the terminal reaches, and would then ask it for
+minutes, in vain; and it would outlive a killed flow. This one ends when the flow's process ends, however that is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+from prefect.context import refresh_global_settings_context
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+from flows.access import HOST, LOCAL, for_clients, for_server
+from flows.servers import make_private
+from learn.errors import ServerError
+from tasks.stage import LIFELINE
+
+PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
+
+
+def start_temporary_server() -> Callable[[], None]:
+    """Starts a server, if Prefect is not told to use another; returns what waits until it answers.
+
+    That raises ServerError, with the end of its log, if the server does not come up.
+    """
+    if PREFECT_API_URL.value():
+        return lambda: None
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        port = str(probe.getsockname()[1])
+    log = Path(PREFECT_HOME.value()) / "temporary-server.log"
+    command = ["-m", "uvicorn", "--factory", "flows.guard:prefect", "--host", LOCAL, "--port", port]
+    password = secrets.token_hex(16)
+    ours = {LIFELINE: "stdin", HOST: LOCAL, "PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
+    make_private(log.parent)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--log-level", "warning", "--timeout-graceful-shutdown", "2"],
+            env=os.environ | ours | for_server(password),
+            stdin=subprocess.PIPE,  # its lifeline: ends with this process
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    api = f"http://{LOCAL}:{port}/api"
+    os.environ |= {"PREFECT_API_URL": api, "PREFECT_UI_URL": ""} | for_clients(password)  # it has no page to link to
+    refresh_global_settings_context()
+    return lambda: _wait(process, api, log)
+
+
+def _wait(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not _answers(api):
+        if process.poll() is not None or time.monotonic() > deadline:
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            raise ServerError("\n".join([f"Prefect's temporary server does not answer; its log {log} ends:", *lines]))
+        time.sleep(0.1)
+
+
+def _answers(api: str) -> bool:
+    try:
+        return requests.get(f"{api}/health", timeout=5).ok
+    except requests.RequestException:
+        return False

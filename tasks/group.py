@@ -1,0 +1,33 @@
+"""`params.yaml` → `data/experiments/D.txt`: the names of each dataset's experiments, one a line.
+
+    python -m tasks.group experiments
+
+They are an input of `register`, so that an experiment that is removed, renamed or moved to another dataset leaves the
+comparison. DVC cannot cut them out of `params.yaml` by itself, and the whole section as an input would run every
+dataset's `register` after each changed learning rate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from learn.errors import ParamsError
+from learn.params import Params
+from tasks.stage import atomic_folder, run_stage
+
+EXPERIMENTS = Path("data/experiments")
+
+
+def group(params: Params, name: str) -> None:
+    """Writes which experiments each dataset has. name: the section, experiments."""
+    if name != EXPERIMENTS.name:
+        raise ParamsError([f"{name} cannot be grouped; it must be {EXPERIMENTS.name}"])
+    with atomic_folder(EXPERIMENTS) as partial:
+        for dataset in params.datasets:
+            names = "".join(f"{experiment}\n" for experiment in sorted(params.experiments_of(dataset)))
+            (partial / f"{dataset}.txt").write_text(names, encoding="utf-8")
+    print(f"group: {len(params.experiments)} experiments of {len(params.datasets)} datasets → {EXPERIMENTS}")
+
+
+if __name__ == "__main__":
+    run_stage(group, "sections")

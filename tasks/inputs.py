@@ -1,0 +1,210 @@
+"""What a stage reads that dvc.yaml does not list: a change of it would make no stage run again, silently.
+
+Users write code in a model's file, `learn/datasets.py` and `learn/metrics.py`. What these import from the project must
+be among the deps of the stages that run them, and so must the files that a dataset's class opens.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import learn
+from learn.errors import DataError, GraphError, TrackwayError
+from learn.params import PARAMS_FILE, Params, read_yaml
+
+DVC_YAML = Path("dvc.yaml")
+# Code that cannot change what a stage writes: errors, and packages that say nothing or only list what there is.
+NO_MATTER = {Path("learn/__init__.py"), Path("learn/errors.py")}
+NO_DATA = ("__pycache__", ".egg-info", ".dist-info")  # folders
+# The files in which users write, and the kinds of stages that run what is in them.
+FILES = {
+    Path("learn/datasets.py"): ("download", "split", "transform"),
+    Path("learn/metrics.py"): ("evaluate", "register"),
+}
+OF_A_MODEL = ("train", "evaluate")
+
+
+def deps(graph: Any, kind: str, model: str = "") -> set[Path]:
+    """The deps of a kind of stage. graph: dvc.yaml. model: the name that stands for ${item.model.name} there."""
+    try:
+        listed = [str(dep).replace("${item.model.name}", model) for dep in graph["stages"][kind]["do"]["deps"]]
+    except (KeyError, TypeError):
+        raise GraphError(f"stages.{kind}.do.deps is missing in {DVC_YAML}; it must list what the stage reads") from None
+    return {Path(os.path.normpath(dep)) for dep in listed}
+
+
+# ---- code
+
+
+def helpers() -> set[Path]:
+    """The files of the project, outside `learn`, that a file in which users write imports, or one that these import."""
+    starts = [*FILES, *(file.relative_to(_root()) for file in (_root() / "learn/models").glob("*.py"))]
+    found = {file for start in starts for _, _, file in _imports(start)}
+    return {_root() / file for file in found if file.parts[0] != "learn"}
+
+
+def check_imports(params: Params) -> None:
+    """Raises GraphError with a line for each import of project code that is no dependency of the stage that runs it."""
+    starts = [(file, kind, "") for file, kinds in FILES.items() for kind in kinds]
+    models = sorted({experiment.model.name for experiment in params.experiments.values()})
+    starts += [(_model_file(name), kind, name) for name in models for kind in OF_A_MODEL]
+    graph = read_yaml(DVC_YAML)
+    problems: dict[tuple[Path, int, Path], list[str]] = {}
+    for start, kind, model in starts:
+        listed = deps(graph, kind, model)
+        for importer, line, file in _imports(start):
+            if not _is_in(file, listed) and file != start:
+                problems.setdefault((importer, line, file), []).append(kind)
+    if problems:
+        raise GraphError("\n".join(_problem(*where, kinds) for where, kinds in problems.items()))
+
+
+def _problem(importer: Path, line: int, file: Path, kinds: list[str]) -> str:
+    return (
+        f"{importer}, line {line}, imports {file}, which is no dependency of {' and '.join(kinds)} in {DVC_YAML}: a "
+        f"change of it would go unseen. Write what is needed into {importer}, or list {file} there below deps of "
+        f"{' and '.join(kinds)}"
+    )
+
+
+def _model_file(name: str) -> Path:
+    return Path("learn/models") / f"{name}.py"
+
+
+def _imports(start: Path) -> list[tuple[Path, int, Path]]:
+    """(file, line, imported file) for each import of the project's own code: of the file, and of those it imports."""
+    found, seen, todo = [], {start}, [start]
+    while todo:
+        importer = todo.pop()
+        for line, module in _imported_modules(importer):
+            for file in _files(module):
+                if file not in NO_MATTER:
+                    found.append((importer, line, file))
+                    if file not in seen:
+                        seen.add(file)
+                        todo.append(file)
+    return found
+
+
+def _imported_modules(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of each import in a file; `from a import b` gives a.b, which may be a module or not."""
+    try:
+        tree = ast.parse((_root() / file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return  # whoever imports it says so
+    package = file.parent.parts
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{name.name}") for name in node.names)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements in a file, those in functions too, but for what only a type checker reads."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            todo.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+
+
+def _files(module: str) -> Iterator[Path]:
+    """The files of the project that importing a.b.c runs: of a package that is more than a folder, and the module's.
+
+    `learn/models/__init__.py` runs with each model; it is named only where something is imported out of it.
+    """
+    parts = module.split(".")
+    last: Path | None = None
+    for length in range(1, len(parts) + 1):
+        base = Path(*parts[:length])
+        candidates = (base.with_suffix(".py"), base / "__init__.py")
+        file = next((file for file in candidates if (_root() / file).is_file()), None)
+        if file is None and not (_root() / base).is_dir():
+            break
+        if last and last.name == "__init__.py" and last != Path("learn/models/__init__.py") and _says(last):
+            yield last
+        last = file
+    if last and (last.name != "__init__.py" or _says(last)):
+        yield last
+
+
+def _says(package: Path) -> bool:
+    """Whether an __init__.py has any code."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse((_root() / package).read_bytes()).body)
+
+
+def _root() -> Path:
+    return Path(learn.__file__).parent.parent
+
+
+# ---- data
+
+
+@contextmanager
+def watched(kind: str, dataset: str, *known: Path) -> Iterator[None]:
+    """Around what a dataset's class does in a stage: raises GraphError if it opened a file of the project that is no
+    dependency of the stage. Sees what Python opens, not what a library opens in C.
+
+    An error of the class, which its user may have written, comes out as DataError with the traceback before it.
+    known: what the stage gives it to read.
+    """
+    opened: set[str] = set()
+    active = True
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if active and event in ("open", "sqlite3.connect") and isinstance(arguments[0], str | bytes | os.PathLike):
+            opened.add(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(hear)  # for the rest of the process, which is the stage's
+    try:
+        yield
+    except (TrackwayError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename and _is_in(Path(os.fsdecode(error.filename)), set(known)):
+            raise  # the stage before has not run
+        traceback.print_exc()
+        raise DataError(
+            f"datasets.{dataset}.source in {PARAMS_FILE}: its class failed in the stage {kind}, see the lines above: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        active = False
+    others = sorted(file for file in _of_the_project(opened) if not _is_in(file, set(known)))
+    listed = deps(read_yaml(DVC_YAML), kind) if others else set()
+    if unseen := [file for file in others if not _is_in(file, listed)]:
+        raise GraphError(
+            f"datasets.{dataset}.source opens {unseen[0]}, which is no dependency of {kind} in {DVC_YAML}: a change of "
+            f"it would go unseen. List it there below deps of {kind}"
+        )
+
+
+def _of_the_project(opened: set[str]) -> Iterator[Path]:
+    """Those of the files that are the project's data: no code, nothing hidden, nothing of Python's own folders.
+
+    Nor an installed package's metadata, which scikit-learn looks through.
+    """
+    root, python = Path.cwd().resolve(), Path(sys.prefix).resolve()
+    for name in opened:
+        file = Path(name).resolve()
+        if file.is_relative_to(root) and not file.is_relative_to(python) and file.is_file():
+            relative = file.relative_to(root)
+            hidden = any(part.startswith(".") or part.endswith(NO_DATA) for part in relative.parts)
+            if not hidden and file.suffix not in (".py", ".pyc"):
+                yield relative
+
+
+def _is_in(file: Path, listed: set[Path]) -> bool:
+    """Whether a file, or a folder that it lies in, is listed."""
+    return not listed.isdisjoint([file, *file.parents])
