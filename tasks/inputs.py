@@ -7,6 +7,7 @@ be among the deps of the stages that run them, and so must the files that a data
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import sys
 import traceback
@@ -96,7 +97,8 @@ def _imports(start: Path) -> list[tuple[Path, int, Path]]:
 def _imported_modules(file: Path) -> Iterator[tuple[int, str]]:
     """(line, absolute name) of each import in a file; `from a import b` gives a.b, which may be a module or not."""
     try:
-        tree = ast.parse((_root() / file).read_bytes())
+        with _no_collection():
+            tree = ast.parse((_root() / file).read_bytes())
     except (OSError, SyntaxError, ValueError):
         return  # whoever imports it says so
     package = file.parent.parts
@@ -107,6 +109,22 @@ def _imported_modules(file: Path) -> Iterator[tuple[int, str]]:
             above = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{base}.{name.name}") for name in node.names)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """For making a syntax tree beside other threads, as in a flow.
+
+    Python 3.11 counts the depth of all threads' trees in one place. If its garbage collector runs a finalizer, another
+    thread may make a tree in the middle of this one, which then ends in a SystemError.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import threading
+import time
+from contextlib import suppress
+
+from tasks.inputs import helpers
 from tests.conftest import TRACKWAY, Project
 
 WIDE = """
@@ -158,3 +164,31 @@ def test_a_dataset_that_is_not_what_its_class_says_is_refused_before_it_is_used(
     )
     assert "could not convert string 'six' to float32" in done.stdout
     assert not (project.folder / "data/raw/points").exists()
+
+
+def test_files_are_read_while_another_thread_makes_syntax_trees() -> None:
+    """As Prefect's event loop does in a flow. Python 3.11 mixes them up if its garbage collector comes between."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            time.sleep(0)  # lets the other thread go on
+
+    done = threading.Event()
+
+    def make_trees() -> None:
+        while not done.is_set():
+            with suppress(SystemError):
+                ast.parse("def f(a, b=1): pass")
+
+    other = threading.Thread(target=make_trees)
+    other.start()
+    try:
+        for _ in range(30):
+            Cycle()
+            assert not helpers()
+    finally:
+        done.set()
+        other.join()

@@ -199,7 +199,7 @@ def test_a_flow_with_nothing_to_do_succeeds_without_its_tracking_server(away: Pr
 
 
 def test_what_is_renamed_without_its_tracking_server_is_logged_there_later(
-    away: Project, door: Door, mlflow_server: MlflowServer
+    away: Project, door: Door, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     door.close()
     told = away.run(*TRACKWAY, "rename", "blobs-linear", "blobs-line", check=False)
@@ -212,7 +212,7 @@ def test_what_is_renamed_without_its_tracking_server_is_logged_there_later(
     assert "Running stage 'train" not in log
     champion = mlflow.MlflowClient(mlflow_server.address).get_model_version_by_alias("blobs", "champion")
     assert champion.tags["experiment"] == "blobs-line"
-    mlflow.set_tracking_uri(mlflow_server.address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)  # set_tracking_uri would hold for later tests too
     mlflow.pytorch.load_model("models:/blobs@champion")
 
 

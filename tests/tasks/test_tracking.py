@@ -104,10 +104,12 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow.pyfunc's own
 @pytest.mark.parametrize("name", ["line-parameters", "circles-relu", "digits-cnn"])
-def test_the_model_of_a_run_predicts_for_any_batch_size(by_flow: Project, name: str) -> None:
+def test_the_model_of_a_run_predicts_for_any_batch_size(
+    by_flow: Project, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow.pytorch
 
-    mlflow.set_tracking_uri(by_flow.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", by_flow.tracking_uri)  # set_tracking_uri would hold for later tests too
     run, dataset = run_of(by_flow, name), PARAMS.datasets[PARAMS.experiments[name].dataset]
     (output,) = run.outputs.model_outputs
     uri = f"models:/{output.model_id}"
