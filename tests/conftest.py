@@ -271,7 +271,7 @@ def postgres() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A tracking server as it may run elsewhere, not one of `trackway up`. A test that stops it starts it again."""
     server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"), free_port())
