@@ -256,7 +256,7 @@ def status() -> None:
     _in_project()
     if running := servers.running():
         _show(running)
-        if not all(map(running.answering, WHAT)):
+        if not all(running.answering(name) for name in WHAT if name != "warm" or running.warm):
             raise typer.Exit(1)
     else:
         print("nothing is running; `trackway up` starts Prefect, MLflow and the schedules")
@@ -267,6 +267,7 @@ WHAT = {
     "prefect": "flows, schedules, logs",
     "mlflow": "experiments, runs, models",
     "serve": "starts the scheduled runs",
+    "warm": "gives stages their libraries",
 }
 
 
@@ -276,8 +277,9 @@ def _show(running: servers.Servers) -> None:
         view.add_column(column, no_wrap=True)
     states = running.states()
     for name, what in WHAT.items():
-        state = states[name].lower() if name in running.ours else "elsewhere"
-        answer = "" if running.answering(name) else ", does not answer"
+        off = name == "warm" and not running.warm
+        state = states[name].lower() if name in running.ours else "off" if off else "elsewhere"
+        answer = "" if off or running.answering(name) else ", does not answer"
         view.add_row(name, running.addresses.get(name, "–"), state + answer, what)
     console.print(view)
 

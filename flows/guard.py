@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from flows.access import HOST, PASSWORD, USER, is_wildcard
-from tasks.stage import end_with_starter
+from tasks.lifeline import end_with_starter
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEALTH = "/health"  # is told without a password

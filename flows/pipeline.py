@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -25,6 +25,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.alive import end_dead_runs, hold
+from flows.executors import WORTH_IT, preloaded
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
@@ -112,7 +113,7 @@ def _restored_unless_completed() -> Iterator[list[State[Any]]]:
 def _walk(
     targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None
 ) -> State[Any]:
-    """Runs each stage as soon as what it needs is done."""
+    """Runs the stages and publishes what they made."""
     params = checked_params()
     remember_addresses(params)
     get_run_logger().info("looking at what is up to date")
@@ -122,9 +123,35 @@ def _walk(
         check_publishable(params, graph, branch)
     changed = graph.changed()
     workers = workers or max(1, cpu_count() // params.threads)
-    timeouts = params.flow.timeouts.model_dump()
     waiting = graph.order(targets)
     get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time")
+    with ExitStack() as meanwhile:
+        if _how_many_run(waiting, graph, changed, force) >= WORTH_IT and meanwhile.enter_context(preloaded()):
+            get_run_logger().info("loading PyTorch, MLflow and DVC once for all stages")
+        states = _run_stages(waiting, workers, graph, changed, force, params)
+    try:
+        publish(params)
+    except Exception as error:  # of MLflow, Prefect or a file: the stages have succeeded all the same
+        get_run_logger().warning(f"the results are not on this run's page: {type(error).__name__}: {error}")
+    if branch:
+        publish_results(branch)
+    return _final_state(states)
+
+
+def _how_many_run(stages: list[str], graph: Graph, changed: set[str], force: Callable[[str], bool]) -> int:
+    """Of stages, each after what it needs: those that are to run, and those that need these."""
+    run: set[str] = set()
+    for name in stages:
+        if name in changed or force(name) or not run.isdisjoint(graph.needs(name)):
+            run.add(name)
+    return len(run)
+
+
+def _run_stages(
+    waiting: list[str], workers: int, graph: Graph, changed: set[str], force: Callable[[str], bool], params: Params
+) -> dict[str, State[Any]]:
+    """Runs each stage as soon as what it needs is done; the state in which each ended."""
+    timeouts = params.flow.timeouts.model_dump()
     mlflow = _Mlflow(params)
     futures: dict[str, PrefectFuture[Any]] = {}
     running: dict[PrefectFuture[Any], str] = {}
@@ -147,13 +174,7 @@ def _walk(
             done = next(as_completed(list(running)))
             done.wait()  # until then its state is what the server last heard
             running.pop(done)
-    try:
-        publish(params)
-    except Exception as error:  # of MLflow, Prefect or a file: the stages have succeeded all the same
-        get_run_logger().warning(f"the results are not on this run's page: {type(error).__name__}: {error}")
-    if branch:
-        publish_results(branch)
-    return _final_state({name: future.state for name, future in futures.items()})
+    return {name: future.state for name, future in futures.items()}
 
 
 class _Mlflow:

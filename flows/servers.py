@@ -1,4 +1,4 @@
-"""`trackway up`, `down`, `status`: Prefect's server, MLflow's and the process that serves the deployments.
+"""`trackway up`, `down`, `status`: Prefect's server, MLflow's, the process that serves the deployments, the warm one.
 
 If `tracking` in params.yaml is a tracking server, there is one already: none is started, and links lead there.
 
@@ -34,11 +34,13 @@ import psutil
 import requests
 
 from flows import access
+from flows.executors import answers
 from learn.errors import ServerError
 from learn.params import Params
 from tasks.address import address
 from tasks.stage import write_atomically
 from tasks.tracking import prepare_store
+from tasks.warm import SOCKET, place
 
 FOLDER = Path(".servers")
 STATE = FOLDER / "servers.json"
@@ -46,7 +48,7 @@ CONFIG = FOLDER / "supervisord.conf"
 MARK = "TRACKWAY_SERVERS"  # the environment variable by which the processes of one `up` are known
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 BETWEEN_LINES = 4  # seconds, while something is waited for
-PATIENCE = 120  # seconds until all three answer; the first start makes Prefect's and MLflow's tables
+PATIENCE = 120  # seconds until all answer; the first start makes Prefect's and MLflow's tables
 DEPLOYMENTS = ["pipeline", "retrain"]
 POLL = 3  # seconds between two times that the serving process asks Prefect's server what to start
 QUIET = 60  # seconds without such a question after which the serving process does not answer
@@ -62,6 +64,7 @@ class Servers:
     mlflow_port: int
     elsewhere: str | None = None  # the address of the MLflow server, if it is none of ours
     host: str = access.LOCAL  # where they listen
+    warm: bool = False  # whether there is a warm process for stages
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -76,7 +79,7 @@ class Servers:
     @property
     def ours(self) -> list[str]:
         """What `up` starts, watches and stops, in the order in which it starts."""
-        return ["prefect", *([] if self.elsewhere else ["mlflow"]), "serve"]
+        return ["prefect", *([] if self.elsewhere else ["mlflow"]), "serve", *(["warm"] if self.warm else [])]
 
     @property
     def api(self) -> str:
@@ -99,6 +102,8 @@ class Servers:
         try:
             if name == "serve":
                 return self._serving()
+            if name == "warm":
+                return self.warm and answers()
             address = self.api if name == "prefect" else self.addresses[name]
             return requests.get(f"{address}/health", timeout=2).ok
         except (requests.RequestException, xmlrpc.client.Fault):
@@ -158,7 +163,7 @@ def mlflow_address(params: Params) -> str:
 
 
 def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Servers:
-    """Starts the three and returns when they answer. Raises ServerError, and then nothing is left running."""
+    """Starts them and returns when they answer. Raises ServerError, and then nothing is left running."""
     access.check_access(host)
     down()  # what may be left where a supervisor was killed
     store = address(params.tracking or "sqlite:///mlruns/mlflow.db")
@@ -169,7 +174,8 @@ def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Ser
         prepare_store(params.tracking)
     home = Path(tempfile.mkdtemp(prefix="trackway-"))
     socket_file = str(home / "supervisor.sock")
-    servers = Servers(secrets.token_hex(8), socket_file, prefect_port, mlflow_port, store.page, host)
+    warm = place() == SOCKET
+    servers = Servers(secrets.token_hex(8), socket_file, prefect_port, mlflow_port, store.page, host, warm)
     make_private(FOLDER, Path(".prefect"))
     umask = os.umask(0o077)
     try:
@@ -223,6 +229,9 @@ def _wait(servers: Servers) -> None:
     for name in servers.ours:
         while not servers.answering(name):
             state = servers.states()[name]
+            if name == "warm" and state == "FATAL":
+                print(f"stages start cold: {log_file(name)} says why")
+                break
             if state == "FATAL" or time.monotonic() > deadline:
                 lines = log_file(name).read_text(errors="replace").splitlines()[-20:]
                 raise ServerError(
@@ -232,7 +241,8 @@ def _wait(servers: Servers) -> None:
                 said = time.monotonic()
                 print(f"waiting for {name} to answer")
             time.sleep(0.3)
-        print(f"{name} answers")
+        else:
+            print(f"{name} answers")
 
 
 def down() -> bool:
@@ -304,6 +314,7 @@ def _config(servers: Servers, umask: int) -> str:
         "prefect": f"{uvicorn} --port {servers.prefect_port} --factory flows.guard:prefect",
         "mlflow": f"{uvicorn} --port {servers.mlflow_port} --factory flows.guard:mlflow",
         "serve": f"{python} -m flows.deployments",
+        "warm": f"{python} -m flows.executors.warm {SOCKET}",
     }
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -316,6 +327,8 @@ def _config(servers: Servers, umask: int) -> str:
     }
     if not access.is_loopback(servers.host):  # the guard checks both; MLflow itself knows this machine's names only
         environment |= {"MLFLOW_SERVER_ALLOWED_HOSTS": "*", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*"}
+    # Its forks become stages of any shell in this folder: they have that shell's environment, and outlive `down`.
+    warm = {"PATH": environment["PATH"], MARK: ""}
     config: dict[str, dict[str, Any]] = {
         "supervisord": {
             "logfile": FOLDER / "supervisord.log",
@@ -332,11 +345,13 @@ def _config(servers: Servers, umask: int) -> str:
         config[f"program:{name}"] = {
             "command": commands[name],
             "umask": f"{umask:03o}",
-            "environment": ",".join(f'{key}="{value}"' for key, value in environment.items()),
+            "environment": ",".join(
+                f'{key}="{value}"' for key, value in (warm if name == "warm" else environment).items()
+            ),
             "priority": str(priority),
             "autorestart": "true",
-            "startsecs": "3",
-            "startretries": "5",
+            "startsecs": "20" if name == "warm" else "3",  # it ends after its imports if it cannot fork
+            "startretries": "1" if name == "warm" else "5",
             "stopasgroup": "true",
             "killasgroup": "true",
             "stopwaitsecs": "20",

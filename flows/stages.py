@@ -31,7 +31,8 @@ from prefect.utilities.urls import url_for
 
 from flows.notify import notify
 from learn.errors import DeviceError, NetworkError, NotFiniteError
-from tasks.stage import LIFELINE, WAITING
+from tasks.lifeline import LIFELINE
+from tasks.stage import WAITING
 from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
 
 LAST_LINES = 40  # of a stage's output, among which its error is looked for
@@ -127,7 +128,7 @@ def _process(*arguments: str, waiting: Path) -> Iterator[subprocess.Popen[str]]:
         FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # an ephemeral server has no page
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
+        [sys.executable, "-m", "tasks.warm", "dvc", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from flows.access import HOST, LOCAL, for_clients, for_server
 from flows.servers import make_private
 from learn.errors import ServerError
-from tasks.stage import LIFELINE
+from tasks.lifeline import LIFELINE
 
 PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
 

@@ -4,3 +4,10 @@ import sys
 
 if sys.platform == "win32":
     sys.exit("error: Trackway runs on Linux and macOS; on Windows, run it inside WSL (learn.microsoft.com/windows/wsl)")
+
+if sys.argv[:1] == ["-m"]:  # `python -m tasks.STAGE`, before anything else is imported
+    module = next((word for word in sys.orig_argv if word.startswith("tasks.")), "")
+    if module not in ("", "tasks.warm"):
+        from tasks.warm import begin
+
+        begin(module)

@@ -13,10 +13,7 @@ import math
 import os
 import resource
 import shutil
-import signal
 import sys
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -39,10 +36,7 @@ if TYPE_CHECKING:
 # Written once the parameters have passed `learn.checks`, which needs torch: the next stage need not import it again.
 CHECKED = Path(".dvc/tmp/params-checked")
 REPORT = "report.json"  # in data/transformed/D/: what the checks of photos found
-LIFELINE = "TRACKWAY_LIFELINE"  # the environment variable by which a flow asks its stages to end with it
 WAITING = "TRACKWAY_WAITING"  # the environment variable in which a flow names a file: it is there while a stage waits
-BY_DVC = "DVC_STAGE"  # the environment variable in which DVC names the stage that it runs
-BETWEEN_LOOKS = 0.5  # seconds: how soon a stage sees that its DVC has ended
 LOCKS = Path(".dvc/tmp/stages")  # a lock for each stage
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a full or read-only disk
 
@@ -54,7 +48,6 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     name = parser.parse_args().name.removeprefix(f"{stage.__name__}@")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     collect_garbage_rarely()
-    end_with_starter()
     try:
         params = checked_params()
         with _one_process(stage.__name__, name):
@@ -82,36 +75,6 @@ def cannot_write(what: str, error: OSError) -> str:
         f"{what} cannot write{f' {file}' if file else ''}: {error.strerror}; "
         "nothing is half written: make room or give the right to write, and run it again"
     )
-
-
-def end_with_starter() -> None:
-    """Ends this process with the flow or the DVC that started it, even if that is killed.
-
-    A flow's stages have a pipe from it as standard input, which is closed when it ends. DVC is the parent process, or
-    that of the shell in which DVC runs the stage.
-    """
-
-    def wait_for_flow() -> None:
-        os.read(0, 1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def wait_for_dvc() -> None:
-        import psutil
-
-        with suppress(psutil.Error):  # one of them is gone
-            parent = psutil.Process(os.getppid())
-            shell = parent if parent.name() == Path(os.environ.get("SHELL") or "/bin/sh").name else None
-            dvc = shell.ppid() if shell else parent.pid
-            while os.getppid() == parent.pid and (shell is None or shell.ppid() == dvc):
-                time.sleep(BETWEEN_LOOKS)
-        with suppress(OSError):
-            print("error: DVC, which started this stage, has ended; so does the stage", file=sys.stderr)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if os.environ.get(LIFELINE):
-        threading.Thread(target=wait_for_flow, daemon=True).start()
-    if os.environ.get(BY_DVC):
-        threading.Thread(target=wait_for_dvc, daemon=True).start()
 
 
 def _one_process(kind: str, name: str) -> AbstractContextManager[None]:

@@ -79,6 +79,15 @@ HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last a
 BETWEEN_BEATS = 30.0  # seconds
 NO_BEAT = 300.0  # seconds without a heartbeat, after which a writer on another machine is taken for dead
 NOTE = "mlflow.note.content"
+MLFLOW_SETTINGS = {  # environment variables, which MLflow reads while it is imported or later
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the store's password
+    # MLflow would ask a silent server again for minutes, and say nothing: here it is said at once, and waited for.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; a server may take some to store a large file
+}
 DIRTY, DIFF = "git.dirty", "git.diff"  # a tag and an artifact
 UNCOMMITTED = f"Trained with uncommitted changes: its code is git's commit and the artifact `{DIFF}`."
 SILENCE = re.compile(r"\[Errno \d+\] [\w ]+|Connection (?:refused|broken)|[Tt]imed out|too many \d+ error responses")
@@ -123,7 +132,8 @@ class TrainingRun:
             address(uri)  # a variable that is not set is told before any work
             command = [sys.executable, "-m", "tasks.tracking", dataset, experiment]
             environment = os.environ | {TRACKING: uri}
-            self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment)
+            # In a group of its own: a Ctrl-C in the terminal is for the training.
+            self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, process_group=0)
             self._sender = ThreadPoolExecutor(1)  # a pipe holds little, and its reader may still be importing
             self._sent: deque[Future[None]] = deque()
 
@@ -639,13 +649,8 @@ def prepare_store(uri: str) -> None:
 def _store(tracking: str) -> Iterator[MlflowClient]:
     """A client of the store, which is made if it is missing. MLflow's failures come out as TrackingError."""
     store = address(tracking)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print the store's password
-    # MLflow would ask a silent server again for minutes, and say nothing: here it is said at once, and waited for.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds; a server may take some to store a large file
+    for name, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
     import logging
 
     logging.getLogger("alembic").setLevel("WARNING")

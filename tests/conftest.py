@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,7 @@ from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
 
+from tasks.warm import SOCKET, SWITCH
 from tests.support.mlflow_server import Door, MlflowServer
 from tests.support.postgres import Postgres, cluster, programs
 
@@ -143,6 +145,41 @@ def make_project(folder: Path) -> Project:
     return project
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm_stages() -> Iterator[None]:
+    """A warm process for all tests of a worker: they take half the time. What it must equal is the cold `by_repro`."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):  # a socket's path must be short
+        place = Path(folder, "warm.sock")
+        with warm_process(ROOT, str(place)):
+            patch.setenv(SWITCH, str(place))
+            yield
+
+
+@contextmanager
+def warm_process(folder: Path, place: str = SOCKET, python: str = sys.executable) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts one in a folder; beside its socket is its log, which says what it has forked for."""
+    log = (folder / place).with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [python, "-m", "flows.executors.warm", place]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        wait_until((folder / place).exists, 10)
+        yield process
+
+
+@pytest.fixture
+def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold."""
+    monkeypatch.delenv(SWITCH, raising=False)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A project in which nothing has run yet."""
@@ -151,10 +188,10 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which the Prefect flow has run everything. Not to be changed."""
+    """A project in which the Prefect flow has run everything, warm. Not to be changed."""
 
     def run(project: Project) -> None:
-        log = project.run("python", "-m", "flows.cli", "run").stdout
+        log = project.run("python", "-m", "flows.cli", "run", **{SWITCH: ""}).stdout
         (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
 
     return made_once("by-flow", run, tmp_path_factory)
@@ -162,8 +199,8 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def by_repro(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which a bare `dvc repro` has run everything. Not to be changed."""
-    return made_once("by-repro", lambda project: project.run("dvc", "repro"), tmp_path_factory)
+    """A project in which a bare `dvc repro` has run everything, cold. Not to be changed."""
+    return made_once("by-repro", lambda project: project.run("dvc", "repro", **{SWITCH: "off"}), tmp_path_factory)
 
 
 def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempPathFactory) -> Project:
@@ -257,7 +294,7 @@ def served(by_flow: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     project = Served(folder, *(f"http://127.0.0.1:{ports[name]}" for name in ("prefect", "mlflow")))
     project.edit("params.yaml", "  schedules:", f"  schedules:\n    {SCHEDULE}")
     options = (f"--{name}-port={port}" for name, port in ports.items())
-    project.run(*TRACKWAY, "up", *options, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3")
+    project.run(*TRACKWAY, "up", *options, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{SWITCH: ""})
     yield project
     project.run(*TRACKWAY, "down")
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from learn.errors import DeviceError
 from tasks.gpu import alone_on_gpu
 from tests.conftest import ROOT, TRACKWAY, Project, Served, wait_until
 from tests.tasks.test_tracking import LOAD_CHAMPION, run_of
+
+pytestmark = pytest.mark.usefixtures("as_shipped")
 
 RUN = (*TRACKWAY, "run", "digits")
 LONG = "    epochs: 30\n", "    epochs: 30000\n"
@@ -141,6 +144,7 @@ class Terminal:
 
     def __init__(self, project: Project, *command: str) -> None:
         self.screen, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (50, 200))  # without columns there is no room for a progress bar
         self.seen = ""
         self.command = subprocess.Popen(
             ["setsid", "--ctty", *command],

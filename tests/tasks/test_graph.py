@@ -16,7 +16,8 @@ from tests.tasks.test_tracking import LOAD_CHAMPION, runs
 # of models (each model's own file is a dep), and checks, which stop a stage or let it pass.
 NO_MATTER = {
     "learn/errors.py", "learn/checks.py", "learn/trial.py", "learn/plots.py", "learn/models/__init__.py",
-    "tasks/address.py", "tasks/git.py", "tasks/gpu.py", "tasks/inputs.py", "tasks/journal.py", "tasks/tracking.py",
+    "tasks/address.py", "tasks/git.py", "tasks/gpu.py", "tasks/inputs.py", "tasks/journal.py", "tasks/lifeline.py",
+    "tasks/tracking.py", "tasks/warm.py",
 }  # fmt: skip
 
 # learn/params.py knows the names in DATASETS and METRICS, so every stage imports both; these stages use them for

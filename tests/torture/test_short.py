@@ -12,6 +12,8 @@ from tests.torture.__main__ import lost
 from tests.torture.common import Ground, Scenario
 from tests.torture.kills import after_a_row
 
+pytestmark = pytest.mark.usefixtures("as_shipped")
+
 BLOBS = ["train@blobs-linear", "evaluate@blobs-linear", "register@blobs"]
 
 

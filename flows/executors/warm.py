@@ -1,0 +1,266 @@
+"""A process that has imported the heavy libraries and run nothing: it forks once for each stage.
+
+    python -m flows.executors.warm SOCKET
+
+It ends when its standard input is closed, which is a pipe from the flow or the supervisor that started it, or when a
+library was installed meanwhile. tasks/warm.py is the other side. It imports libraries, never this project's modules, so
+a fork runs the code as it is then. No computation, no thread, no CUDA before the fork: OpenMP and CUDA hang or break
+after one (pytorch.org/docs/stable/notes/multiprocessing.html); `check_forkable` refuses to serve otherwise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import logging
+import multiprocessing.util
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from socketserver import BaseRequestHandler, ForkingMixIn, UnixStreamServer
+from typing import Any, NoReturn
+
+from tasks import warm
+
+LIBRARIES = (
+    "torch._dynamo", "torch.export", "torchvision.transforms.v2", "torchinfo",
+    "sklearn.datasets", "sklearn.metrics", "sklearn.model_selection",
+    "matplotlib.figure", "matplotlib.backends.backend_agg",
+    "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.artifact.local_artifact_repo", "mlflow.store.db.utils",
+    "dvc.cli", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache",
+    "dvc_data.index", "networkx",
+    "pydantic", "ruamel.yaml", "PIL.Image", "filelock", "tenacity", "tqdm", "psutil", "requests",
+)  # fmt: skip
+THREADS = {"jemalloc_bg_thd"}  # pyarrow's, which waits for memory to give back, and survives a fork
+MOST = 64  # forks at a time; more run cold
+BETWEEN_LOOKS = 0.5  # seconds
+
+
+class Server(ForkingMixIn, UnixStreamServer):
+    """Each request is answered by a fork, the keeper; the keeper forks once more, and that fork does the work.
+
+    So the keeper can tell how the work ended, also by a crash; and work that has begun outlives this process.
+    """
+
+    request_queue_size = 128
+    timeout = BETWEEN_LOOKS
+
+    def __init__(self, place: Path) -> None:
+        """Listens from now on, for this user alone; whoever asks waits until all is imported."""
+        self.place = place
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}.{os.getpid()}")
+        super().__init__(str(partial), Keeper)
+        partial.rename(place)
+        self.inode = place.stat().st_ino
+        self.libraries = warm.libraries()
+
+    def serve(self) -> None:
+        self.conditions = warm.conditions()
+        while warm.libraries() == self.libraries and not select.select([0], [], [], 0)[0]:
+            self.handle_request()
+            self.collect_children()
+        with suppress(FileNotFoundError):
+            if self.place.stat().st_ino == self.inode:  # or another one listens there by now
+                self.place.unlink()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return len(self.active_children or ()) < MOST
+
+
+class Keeper(BaseRequestHandler):
+    """Starts the work, passes signals on to it, and says how it ended. If the client is killed, so is the work."""
+
+    server: Server
+
+    def handle(self) -> None:
+        client: socket.socket = self.request
+        os.setsid()
+        for number in warm.PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+        self.server.socket.close()
+        if not (read := _read(client)):
+            return  # somebody asked whether this process listens
+        request, streams = read
+        other = [key for key, value in self.server.conditions.items() if request["conditions"].get(key) != value]
+        print(
+            request["module"], *request["arguments"], f"(cold: another {', '.join(other)})" if other else "", flush=True
+        )
+        if other:
+            client.sendall(warm.REFUSED)
+            return
+        lifeline, ours = os.pipe()
+        if (pid := os.fork()) == 0:
+            client.close()
+            os.close(ours)
+            _work(request, streams, lifeline)
+        client.sendall(warm.ACCEPTED)
+        for stream in (lifeline, *streams):
+            os.close(stream)
+        threading.Thread(target=self._tell_the_end, args=[client, pid], daemon=True).start()
+        try:
+            while signals := client.recv(1):
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signals[0])
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @staticmethod
+    def _tell_the_end(client: socket.socket, pid: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        with suppress(OSError):
+            client.sendall(status.to_bytes(warm.SENT))
+            client.shutdown(socket.SHUT_RDWR)
+
+
+def _read(client: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """A request and its three streams."""
+    length, streams, _, _ = socket.recv_fds(client, warm.SENT, 3)
+    if not length:
+        return None
+    text = client.recv(int.from_bytes(length), socket.MSG_WAITALL)
+    return json.loads(text), streams
+
+
+def _work(request: dict[str, Any], streams: list[int], lifeline: int) -> NoReturn:
+    """Becomes `python -m MODULE ARGUMENTS`, started where the client was."""
+    code = 1
+    try:
+        os.setsid()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request["folder"])
+        os.umask(request["umask"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        by_line = os.isatty(1) or "PYTHONUNBUFFERED" in os.environ
+        sys.stdout.reconfigure(line_buffering=by_line)  # type: ignore[union-attr]
+        for number in request["ignored"]:
+            signal.signal(number, signal.SIG_IGN)
+        if signal.SIGINT not in request["ignored"]:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Thread(target=_end_with_keeper, args=[lifeline], daemon=True).start()
+        _as_if_new()
+        sys.path[0] = request["folder"]
+        sys.argv = [request["module"], *request["arguments"]]
+        code = _run(request["module"])
+    finally:
+        os._exit(code)
+
+
+def _end_with_keeper(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _as_if_new() -> None:
+    """What a new process has and a fork has not: random numbers of its own, as many BLAS threads as there are, and at
+    its end nothing to take apart that the libraries made (multiprocessing's forks do the same)."""
+    import numpy as np
+
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    for at_the_end in (logging.shutdown, multiprocessing.util._exit_function):  # type: ignore[attr-defined]
+        atexit.register(at_the_end)
+
+    np.random.seed()
+    for library, threads in BLAS:
+        library.set_num_threads(threads)
+
+
+def _run(module: str) -> int:
+    """Runs it; its exit code, as Python's own end would give it. Then all has ended but the process."""
+    code: object = None
+    try:
+        if module == "dvc":
+            from tasks.atomic_dvc import replace_writes
+
+            replace_writes()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        code = error.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    with suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    return code or 0
+
+
+BLAS: list[tuple[Any, int]] = []  # the libraries for linear algebra, and how many threads each would have
+
+
+def preload() -> None:
+    """Imports the libraries and forgets this project's modules. BLAS gets its threads in each fork."""
+    before = dict(os.environ)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from tasks.tracking import MLFLOW_SETTINGS  # it imports NumPy
+
+    os.environ |= MLFLOW_SETTINGS | before | {"OPENBLAS_NUM_THREADS": "1"}
+    gc.disable()  # imports make millions of objects and no garbage
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    os.environ.clear()
+    os.environ.update(before)
+    from threadpoolctl import ThreadpoolController
+
+    asked = (before.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+    threads = next((int(number) for number in asked if number.isdecimal()), len(warm.cores()))
+    BLAS.extend(
+        (library, threads) for library in ThreadpoolController().select(internal_api="openblas").lib_controllers
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("learn", "tasks", "flows", "catalog")]:
+        del sys.modules[name]
+    gc.enable()
+    gc.freeze()
+
+
+def check_forkable() -> None:
+    """Exits if a library has started a thread or CUDA, which a fork would lose or break. CUDA's library may be loaded,
+    not initialized."""
+    import torch
+
+    tasks = Path("/proc/self/task")
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir() if task.name != str(os.getpid())]
+    if others := set(names) - THREADS:
+        sys.exit(f"error: stages run cold, for a library has started threads: {', '.join(sorted(others))}")
+    if torch.cuda.is_initialized():
+        sys.exit("error: stages run cold, for a library has initialized CUDA")
+
+
+def main() -> None:
+    os.umask(0o077)
+    server = Server(Path(sys.argv[1]))
+    start = time.monotonic()
+    preload()
+    check_forkable()
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    print(f"ready after {time.monotonic() - start:.1f} s", flush=True)
+    server.serve()
+    os._exit(0)  # Python's own end would print pages of what nanobind's libraries leak
+
+
+if __name__ == "__main__":
+    main()
