@@ -58,10 +58,10 @@ def _code(folder: str, names: list[str]) -> set[str]:
     return {"models"} & set(names) if Path(folder).name == "learn" else set()
 
 
-def run(folder: Path, *command: str, output: Callable[[str], object] = str) -> float:
-    """Runs a command in a project; its seconds. output: is given what it printed."""
+def run(folder: Path, *command: str, output: Callable[[str], object] = str, **variables: str) -> float:
+    """Runs a command in a project; its seconds. output: is given what it printed. variables: of the environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")}
+    environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")} | variables
     if found := mirror():
         environment["DATA_MIRROR"] = str(found)
     start = time.perf_counter()

@@ -77,15 +77,21 @@ def prediction_grid(
 ) -> Figure:
     """images: (N, C, H, W), N up to some 36; the predicted class above each, red and with the true one where wrong."""
     rows = -(-len(images) // columns)
+    _, _, height, width = images.shape
+    above, between = 0.35 * height, 0.1 * width  # pixels of an image: room for two lines of title, and beside it
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
-    grid = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in grid:
-        axes.axis("off")
-    for axes, image, target, prediction in zip(grid, images, targets, predictions, strict=False):
-        axes.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray")
+    axes = figure.subplots()  # one for all: each takes as long to lay out as twenty images to draw
+    for number, (image, target, prediction) in enumerate(zip(images, targets, predictions, strict=True)):
+        row, column = divmod(number, columns)
+        left, top = column * (width + between), row * (height + above)
+        pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        axes.imshow(pixels, cmap="gray", extent=(left, left + width, top + height, top))
         right = target == prediction
         title = classes[prediction] if right else f"{classes[prediction]}\n(true: {classes[target]})"
-        axes.set_title(title, fontsize=8, color="green" if right else "red")
+        color = "green" if right else "red"
+        axes.text(left + width / 2, top, title, ha="center", va="bottom", fontsize=8, color=color)
+    axes.set(xlim=(-between, columns * (width + between)), ylim=(rows * (height + above) - above, -above))
+    axes.axis("off")
     return figure
 
 
