@@ -146,7 +146,8 @@ def run(
             servers.down()
         print("loading DVC, Prefect and MLflow")
         if (running := servers.running()) and running.password:
-            os.environ |= for_clients(running.password)  # before Prefect is imported
+            os.environ |= for_clients(running.password)
+        _renew_prefect()
         from flows.pipeline import run_pipeline
 
         state = run_pipeline(targets, workers, force, publish)
@@ -157,6 +158,15 @@ def run(
         print(f"error: the flow ended {state.name}\n{state.message}", file=sys.stderr)
         raise typer.Exit(1)
     print(next_steps())
+
+
+def _renew_prefect() -> None:
+    """Prefect reads its settings when it is imported; in a fork of the warm process that was long ago."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.logging.configuration import setup_logging
+
+    refresh_global_settings_context()
+    setup_logging()
 
 
 def next_steps() -> str:

@@ -19,6 +19,9 @@ from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from learn.errors import GraphError, ParamsError, did_you_mean
 from learn.params import PARAMS_FILE, Params, read_yaml
+from tasks.atomic_dvc import parse_once
+
+parse_once()
 
 DVC_FILE = Path("dvc.yaml")
 FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # one flow at a time works in a folder

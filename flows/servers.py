@@ -51,6 +51,10 @@ BETWEEN_LINES = 4  # seconds, while something is waited for
 PATIENCE = 120  # seconds until all answer; the first start makes Prefect's and MLflow's tables
 DEPLOYMENTS = ["pipeline", "retrain"]
 POLL = 3  # seconds between two times that the serving process asks Prefect's server what to start
+COMMAND = (  # libraries of the `trackway` command, beside those of stages
+    "typer rich.table prefect prefect.client.orchestration prefect.flow_engine prefect.task_engine prefect.artifacts "
+    "apprise supervisor.xmlrpc"
+)
 QUIET = 60  # seconds without such a question after which the serving process does not answer
 
 
@@ -314,7 +318,7 @@ def _config(servers: Servers, umask: int) -> str:
         "prefect": f"{uvicorn} --port {servers.prefect_port} --factory flows.guard:prefect",
         "mlflow": f"{uvicorn} --port {servers.mlflow_port} --factory flows.guard:mlflow",
         "serve": f"{python} -m flows.deployments",
-        "warm": f"{python} -m flows.executors.warm {SOCKET}",
+        "warm": f"{python} -m flows.executors.warm {SOCKET} {COMMAND}",
     }
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

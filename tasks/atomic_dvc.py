@@ -1,13 +1,16 @@
-"""DVC's own files, written whole or not at all: `python -m tasks.atomic_dvc` sees to it in this environment.
+"""DVC's own files, written whole or not at all, and params.yaml parsed once: `python -m tasks.atomic_dvc` sees to it
+in this environment.
 
 DVC writes dvc.lock in place and takes 0.2 seconds for it after each stage. Stopped or killed in that time it leaves a
 part of it, and DVC then reads the file as corrupted, or takes stages for never run. So a line in the environment's
-site-packages imports this module into each process of DVC, where it replaces two functions.
+site-packages imports this module into each process of DVC, where it replaces two functions, and its reader of YAML:
+DVC parses params.yaml once for each stage that it looks at (github.com/treeverse/dvc/issues/2671).
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sys
 import sysconfig
@@ -18,13 +21,40 @@ from typing import IO, Any
 
 LINE = (
     "import sys; any(word.rpartition('/')[2] == 'dvc' for word in sys.orig_argv[1:3]) "
-    "and __import__('importlib').import_module('tasks.atomic_dvc').replace_writes()\n"
+    "and __import__('importlib').import_module('tasks.atomic_dvc').mend()\n"
 )
 
 
 def install() -> None:
     """Writes the line into `trackway.pth`, which Python reads when it starts; see Python's module `site`."""
     Path(sysconfig.get_path("purelib"), "trackway.pth").write_text(LINE, encoding="utf-8")
+
+
+def mend() -> None:
+    """What a process of DVC gets."""
+    replace_writes()
+    parse_once()
+
+
+def parse_once() -> None:
+    """A YAML file that has not changed since it was read is not parsed again in this process."""
+    from dvc.fs import LocalFileSystem
+    from dvc.utils.serialize import LOADERS, load_yaml
+
+    parsed: dict[tuple[str, bytes], bytes] = {}
+
+    def load(path: str, fs: Any = None, **arguments: Any) -> Any:
+        local = fs is None or isinstance(fs, LocalFileSystem)  # or a git revision
+        if arguments or not (local and Path(path).is_file()):
+            return load_yaml(path, fs, **arguments)
+        key = path, Path(path).read_bytes()
+        if key not in parsed:
+            data = load_yaml(path, fs)
+            parsed.clear()
+            parsed[key] = pickle.dumps(data)
+        return pickle.loads(parsed[key])  # a new copy, for DVC changes what it reads
+
+    LOADERS[".yaml"] = load
 
 
 def replace_writes() -> None:

@@ -1,7 +1,8 @@
 """A process that has imported the heavy libraries and run nothing: it forks once for each stage.
 
-    python -m flows.executors.warm SOCKET
+    python -m flows.executors.warm SOCKET [LIBRARY ...]
 
+LIBRARY: what it imports beside those that stages need; `trackway up` names those of the `trackway` command.
 It ends when its standard input is closed, which is a pipe from the flow or the supervisor that started it, or when a
 library was installed meanwhile. tasks/warm.py is the other side. It imports libraries, never this project's modules, so
 a fork runs the code as it is then. No computation, no thread, no CUDA before the fork: OpenMP and CUDA hang or break
@@ -188,9 +189,9 @@ def _run(module: str) -> int:
     code: object = None
     try:
         if module == "dvc":
-            from tasks.atomic_dvc import replace_writes
+            from tasks.atomic_dvc import mend
 
-            replace_writes()
+            mend()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as error:
         code = error.code
@@ -212,7 +213,7 @@ def _run(module: str) -> int:
 BLAS: list[tuple[Any, int]] = []  # the libraries for linear algebra, and how many threads each would have
 
 
-def preload() -> None:
+def preload(further: list[str]) -> None:
     """Imports the libraries and forgets this project's modules. BLAS gets its threads in each fork."""
     before = dict(os.environ)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -220,7 +221,7 @@ def preload() -> None:
 
     os.environ |= MLFLOW_SETTINGS | before | {"OPENBLAS_NUM_THREADS": "1"}
     gc.disable()  # imports make millions of objects and no garbage
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *further):
         importlib.import_module(name)
     os.environ.clear()
     os.environ.update(before)
@@ -254,7 +255,7 @@ def main() -> None:
     os.umask(0o077)
     server = Server(Path(sys.argv[1]))
     start = time.monotonic()
-    preload()
+    preload(sys.argv[2:])
     check_forkable()
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     print(f"ready after {time.monotonic() - start:.1f} s", flush=True)
