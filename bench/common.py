@@ -36,26 +36,15 @@ def project() -> Iterator[Path]:
     """A copy of the working tree without anything that was made in it."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "project"
-        made = shutil.ignore_patterns(
-            "data",
-            "models",
-            "metrics",
-            "plots",
-            "mlruns",
-            ".venv",
-            ".prefect",
-            "cache",
-            "tmp",
-            "dvc.lock",
-            "__pycache__",
-        )
-        shutil.copytree(ROOT, target, ignore=lambda at, names: made(at, names) - _code(at, names))
+        kept = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in kept:
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, target / name)
         yield target
-
-
-def _code(folder: str, names: list[str]) -> set[str]:
-    """learn/models is code, whatever its name."""
-    return {"models"} & set(names) if Path(folder).name == "learn" else set()
 
 
 def run(folder: Path, *command: str, output: Callable[[str], object] = str, **variables: str) -> float:

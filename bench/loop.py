@@ -17,10 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from bench.common import in_turns, median, median_ratio, mirror, own_process, show
-from learn.build import build_loss, build_model, build_optimizer
-from learn.datasets import FashionMNIST
-from learn.loop import State, fit, use_device
-from learn.parts import Part
+from learn.data.datasets.fashion_mnist import FashionMNIST
+from learn.training.build import build_loss, build_model, build_optimizer
+from learn.training.device import use_device
+from learn.training.loop import fit
+from learn.training.splits import Split
+from learn.training.state import State
 
 TIMES = 3
 SOURCE = FashionMNIST("fashion_mnist")
@@ -76,15 +78,15 @@ def our_loop(name: str, arguments: dict, epochs: int, memory_format: str) -> tup
     inputs, targets = _arrays()
     format_ = getattr(torch, {"contiguous": "contiguous_format"}.get(memory_format, memory_format))
     parts = [
-        Part(part, torch.from_numpy(inputs[at]), torch.from_numpy(targets[at]), 255.0, format_)
+        Split(part, torch.from_numpy(inputs[at]), torch.from_numpy(targets[at]), 255.0, format_)
         for part, at in (("train", np.s_[:60_000]), ("test", np.s_[60_000:]))
     ]
     model = _model(name, arguments).to(memory_format=format_)
     state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
-    objective = build_loss("CrossEntropyLoss", {}, SOURCE.classes)
+    criterion = build_loss("CrossEntropyLoss", {}, SOURCE.classes)
     torch.manual_seed(42)
     start = time.perf_counter()
-    *_, last = fit(state, *parts, objective, epochs=epochs, batch_size=32)
+    *_, last = fit(state, *parts, criterion, epochs=epochs, batch_size=32)
     return time.perf_counter() - start, last.metrics["test/loss_batch_mean"]
 
 

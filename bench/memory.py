@@ -19,7 +19,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import torch, torchinfo, torch._dynamo, tqdm, numpy
-import learn.build, learn.loop, learn.parts, tasks.train
+import learn.training.build, learn.training.loop, learn.training.splits, tasks.train
 from tasks.stage import checked_params
 
 def status(key):
@@ -43,19 +43,19 @@ TRANSFORM = """
 import json, os, sys
 from pathlib import Path
 import imagehash, numpy, scipy.fftpack, tqdm, PIL.Image
-import learn.datasets, learn.params, tasks.photos
+import learn.data.datasets.images, tasks.params, tasks.photos
 PIL.Image.init()
 
 def status(key):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith(key)) / 1024
 
 classes, photos, size = ("cat", "dog"), int(sys.argv[1]), int(sys.argv[2])
-source = learn.datasets.Images("images", "there", "0", classes, photos, 0)
-dataset = learn.params.Dataset(
+source = learn.data.datasets.images.Images("images", "there", "0", classes, photos, 0)
+dataset = tasks.params.Dataset(
     source=source,
-    split=learn.params.Split(test=0.2, shuffle=True, seed=0),
-    transform=learn.params.Transform(resize=size, mode="RGB", broken="stop"),
-    champion=learn.params.Champion(metric="accuracy"),
+    split=tasks.params.Split(test=0.2, shuffle=True, seed=0),
+    transform=tasks.params.Transform(resize=size, mode="RGB", broken="stop"),
+    champion=tasks.params.Champion(metric="accuracy"),
 )
 index = numpy.random.default_rng(0).permutation(photos)
 parts = {"train": index[: photos * 4 // 5], "test": index[photos * 4 // 5 :]}
@@ -63,7 +63,7 @@ Path("/proc/self/clear_refs").write_text("5")
 before = status("VmHWM")
 Path("made").mkdir(exist_ok=True)
 sys.stdout = open(os.devnull, "w")
-tasks.photos.transform_photos("pets", dataset, parts, Path("made"))
+tasks.photos.transform_photos("pets", dataset, parts, dict.fromkeys(parts, Path("made")))
 print(json.dumps([before, status("VmHWM")]), file=sys.__stdout__)
 """
 SETS = ((70_000, 28, 28), (5_000, 600, 224), (300, 4000, 224))  # photos, their width and height, what they become

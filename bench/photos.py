@@ -21,13 +21,16 @@ from torchvision.transforms import v2
 
 from bench.common import in_turns, median, median_ratio, mirror, own_process, show
 from bench.loop import course_epoch
-from learn.archives import gather
-from learn.augment import Augmentation
-from learn.build import build_loss, build_model, build_optimizer
-from learn.datasets import DATASETS
-from learn.loop import State, fit, use_device
-from learn.params import Champion, Dataset, Split, Transform
-from learn.parts import Info, load_part
+from learn.data.datasets import DATASETS
+from learn.data.photos.archives import gather
+from learn.data.transformed import Info
+from learn.training.augment import Augmentation
+from learn.training.build import build_loss, build_model, build_optimizer
+from learn.training.device import use_device
+from learn.training.loop import fit
+from learn.training.splits import load_split
+from learn.training.state import State
+from tasks.params import Champion, Dataset, Split, Transform
 from tasks.photos import transform_photos
 
 TIMES = 5
@@ -110,10 +113,10 @@ def course_way(raw: Path) -> float:
 
 def our_way(made: Path) -> float:
     use_device("cpu", CORES)
-    state, objective = _new_state(torch.channels_last), build_loss("CrossEntropyLoss", {}, SOURCE.classes)
-    train, test = (load_part(made, part, memory_format="channels_last") for part in ("train", "test"))
+    state, criterion = _new_state(torch.channels_last), build_loss("CrossEntropyLoss", {}, SOURCE.classes)
+    train, test = (load_split(made, part, memory_format="channels_last") for part in ("train", "test"))
     start = time.perf_counter()
-    list(fit(state, train, test, objective, epochs=1, batch_size=BATCH))
+    list(fit(state, train, test, criterion, epochs=1, batch_size=BATCH))
     return time.perf_counter() - start
 
 
@@ -126,7 +129,7 @@ def _new_state(memory_format: torch.memory_format) -> State:
 
 def _augment(raw: Path, made: Path) -> list[str]:
     """TrivialAugmentWide alone, on all training photos; the usual way has its photos decoded and resized already."""
-    train = load_part(made, "train")
+    train = load_split(made, "train")
     trivial = v2.TrivialAugmentWide(num_magnitude_bins=31)
 
     class PerSample(torch.utils.data.Dataset[torch.Tensor]):
@@ -168,7 +171,7 @@ def _transform(dataset: Dataset, parts: dict[str, np.ndarray], raw: Path, made: 
 
     def ours() -> float:
         start = time.perf_counter()
-        transform_photos("food", dataset, parts, made)
+        transform_photos("food", dataset, parts, dict.fromkeys(parts, made))
         return time.perf_counter() - start
 
     rows = []
@@ -195,9 +198,11 @@ STREAM = """
 import sys, threading, time
 from pathlib import Path
 import numpy as np, torch
-from learn.build import build_loss, build_model, build_optimizer
-from learn.loop import State, fit, use_device
-from learn.parts import Part, load_part
+from learn.training.build import build_loss, build_model, build_optimizer
+from learn.training.device import use_device
+from learn.training.loop import fit
+from learn.training.state import State
+from learn.training.splits import Split, load_split
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -207,13 +212,13 @@ use_device("cpu", 1)
 folder, memory = Path(sys.argv[1]), sys.argv[2]
 model = build_model("mlp", {"hidden_units": [10], "activation": "ReLU"}, (3, 64, 64), 3)
 state = State(model, build_optimizer("SGD", {"lr": 0.01}, model))
-objective = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
+criterion = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
 before = most = anonymous()
-part = load_part(folder, "train", streamed=memory == "streamed")
-test = Part("test", part.inputs.new_zeros((32, 3, 64, 64)), torch.zeros(32).long(), 255.0, part.memory_format)
+part = load_split(folder, "train", streamed=memory == "streamed")
+test = Split("test", part.inputs.new_zeros((32, 3, 64, 64)), torch.zeros(32).long(), 255.0, part.memory_format)
 if memory == "resident":
     inputs = torch.from_numpy(np.load(folder / "train-inputs.npy"))
-    part = Part("train", inputs, part.targets, 255.0, part.memory_format)
+    part = Split("train", inputs, part.targets, 255.0, part.memory_format)
 
 def watch():
     global most
@@ -222,7 +227,7 @@ def watch():
         time.sleep(0.05)
 
 threading.Thread(target=watch, daemon=True).start()
-(epoch,) = fit(state, part, test, objective, epochs=1, batch_size=32)
+(epoch,) = fit(state, part, test, criterion, epochs=1, batch_size=32)
 print(epoch.seconds, most - before)
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from learn.errors import ParamsError, did_you_mean
-from learn.params import parse_params, read_yaml
+from tasks.params import parse_params, read_yaml
 from tasks.stage import write_atomically
 
 CATALOG = Path(__file__).parent.parent / "catalog"

@@ -20,7 +20,7 @@ from flows import servers
 from flows.access import LOCAL, check_access, for_clients
 from flows.catalog import add_to_params, entries
 from learn.errors import TrackwayError
-from learn.params import PARAMS_FILE, load_params, read_yaml
+from tasks.params import PARAMS_FILE, load_params, read_yaml
 from tasks.stage import MENDABLE, cannot_write, collect_garbage_rarely, end_at_once
 
 app = typer.Typer(
@@ -116,7 +116,7 @@ def check() -> None:
     _in_project()
     from flows.deployments import deployments
     from flows.graph import Graph
-    from learn.loop import use_device
+    from learn.training.device import use_device
     from tasks.address import address
     from tasks.stage import checked_params
 

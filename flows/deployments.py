@@ -35,7 +35,7 @@ from flows.graph import FLOW_LOCK
 from flows.notify import remember_addresses
 from flows.pipeline import pipeline, retrain
 from learn.errors import ParamsError, TrackwayError
-from learn.params import PARAMS_FILE, Params
+from tasks.params import PARAMS_FILE, Params
 from tasks.stage import checked_params
 
 SLUG = str(PARAMS_FILE)  # how the names of its schedules begin on Prefect's page

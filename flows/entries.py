@@ -26,9 +26,9 @@ from ruamel.yaml import YAML
 
 from flows.graph import FLOW_LOCK, KINDS, Graph
 from learn.errors import GraphError, ParamsError, TrackingError, did_you_mean
-from learn.params import PARAMS_FILE, Params, load_params, parse_params, read_yaml
 from tasks import stage
 from tasks.address import address
+from tasks.params import PARAMS_FILE, Params, load_params, parse_params, read_yaml
 from tasks.stage import checked_params, write_atomically
 from tasks.tracking import rename_dataset, rename_run, sha256
 
@@ -351,11 +351,18 @@ class _Move:
         found = dict(entry)
         for kind in ("deps", "outs"):
             if kind in entry:
-                items = [{**item, "path": self._paths.get(item["path"], item["path"])} for item in entry[kind]]
+                items = [{**item, "path": self._path(item["path"])} for item in entry[kind]]
                 found[kind] = sorted(items, key=lambda item: item["path"])
         if "params" in entry:
             found["params"] = {file: self._values(values) for file, values in entry["params"].items()}
         return found
+
+    def _path(self, path: str) -> str:
+        """A path of dvc.lock's, which may lie in a folder that is moved."""
+        for before, after in self._paths.items():
+            if path == before or path.startswith(f"{before}/"):
+                return after + path.removeprefix(before)
+        return path
 
     def _values(self, values: dict[str, Any]) -> dict[str, Any]:
         start = f"{self.section}.{self.old}"

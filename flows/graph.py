@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from ruamel.yaml import YAML
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from learn.errors import GraphError, ParamsError, did_you_mean
-from learn.params import PARAMS_FILE, Params, read_yaml
 from tasks.atomic_dvc import parse_once
+from tasks.params import PARAMS_FILE, Params, read_yaml
 
 parse_once()
 
@@ -109,6 +110,9 @@ class Graph:
             else:
                 out.remove()
                 gone.append(out.def_path)
+                if (folder := Path(out.fs_path).parent).name == out.stage.addressing.partition("@")[2]:
+                    with suppress(OSError):  # another output is still in it
+                        folder.rmdir()
         return gone, kept
 
     def needs(self, name: str) -> list[str]:

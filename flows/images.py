@@ -8,11 +8,11 @@ from pathlib import Path
 from string import Template
 
 from flows.catalog import merge, open_params, write_params
-from learn.archives import Gathered, gather, tree_digest
-from learn.datasets import Images
+from learn.data.datasets.images import Images
+from learn.data.photos.archives import Gathered, gather, tree_digest
+from learn.data.photos.decode import Mode, unwritable
 from learn.errors import DataError, ParamsError
-from learn.params import load_params
-from learn.photos import Mode, unwritable
+from tasks.params import load_params
 from tasks.stage import atomic_folder, raw_folder
 
 # YAML reads JSON, so values from outside stand in it as JSON and cannot be anything else.

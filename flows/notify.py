@@ -14,7 +14,7 @@ import apprise
 import requests
 
 from learn.errors import TrackwayError
-from learn.params import Params, load_params
+from tasks.params import Params, load_params
 from tasks.stage import write_atomically
 
 KNOWN = Path(".dvc/tmp/notify.json")  # the addresses when params.yaml was last right

@@ -33,8 +33,8 @@ from flows.results import publish
 from flows.stages import TASKS, all_stopped_at_the_end
 from flows.temporary import start_temporary_server
 from learn.errors import TrackingError, TrackwayError
-from learn.params import Params
 from tasks.address import address
+from tasks.params import Params
 from tasks.register import is_complete
 from tasks.stage import checked_params, one_at_a_time
 

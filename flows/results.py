@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flows.servers import mlflow_address
 from learn.errors import TrackingError
-from learn.params import Params
+from tasks.params import Params
 from tasks.register import measured, ranked
 from tasks.stage import metrics_file, report_file
 from tasks.tracking import STATE_DICT, tracked

@@ -36,11 +36,11 @@ import requests
 from flows import access
 from flows.executors import answers
 from learn.errors import ServerError
-from learn.params import Params
 from tasks.address import address
+from tasks.params import Params
 from tasks.stage import write_atomically
 from tasks.tracking import prepare_store
-from tasks.warm import SOCKET, place
+from tasks.warm import own_place, place
 
 FOLDER = Path(".servers")
 STATE = FOLDER / "servers.json"
@@ -178,7 +178,7 @@ def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Ser
         prepare_store(params.tracking)
     home = Path(tempfile.mkdtemp(prefix="trackway-"))
     socket_file = str(home / "supervisor.sock")
-    warm = place() == SOCKET
+    warm = place() == own_place()
     servers = Servers(secrets.token_hex(8), socket_file, prefect_port, mlflow_port, store.page, host, warm)
     make_private(FOLDER, Path(".prefect"))
     umask = os.umask(0o077)
@@ -318,7 +318,7 @@ def _config(servers: Servers, umask: int) -> str:
         "prefect": f"{uvicorn} --port {servers.prefect_port} --factory flows.guard:prefect",
         "mlflow": f"{uvicorn} --port {servers.mlflow_port} --factory flows.guard:mlflow",
         "serve": f"{python} -m flows.deployments",
-        "warm": f"{python} -m flows.executors.warm {SOCKET} {COMMAND}",
+        "warm": f"{python} -m flows.executors.warm {shlex.quote(own_place())} {COMMAND}",
     }
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -24,7 +24,6 @@ import psutil
 from prefect import Task, get_run_logger, runtime
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging.loggers import task_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.urls import url_for
@@ -32,11 +31,12 @@ from prefect.utilities.urls import url_for
 from flows.notify import notify
 from learn.errors import DeviceError, NetworkError, NotFiniteError
 from tasks.lifeline import LIFELINE
+from tasks.outcome import OUTCOME, told
 from tasks.stage import WAITING
 from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
 
 LAST_LINES = 40  # of a stage's output, among which its error is looked for
-TELLING = (DeviceError, NetworkError, NotFiniteError)  # the failures that decide whether a stage is tried again
+TELLING = {error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)}  # they decide on another try
 PATIENCE = 5.0  # seconds that a stage has to end when it is asked to; then it is killed
 
 _running: set[subprocess.Popen[str]] = set()
@@ -57,7 +57,7 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     done, too_long = threading.Event(), threading.Event()
     with (
         tempfile.TemporaryDirectory() as folder,
-        _process("--wait-for-lock", "repro", *options, name, waiting=(waiting := Path(folder) / "waiting")) as process,
+        _process("--wait-for-lock", "repro", *options, name, folder=Path(folder)) as process,
     ):
 
         def watch(left: float) -> None:
@@ -65,7 +65,7 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
                 before = time.monotonic()
                 if done.wait(min(left, 1)):
                     return
-                left -= 0 if waiting.exists() else time.monotonic() - before
+                left -= 0 if (Path(folder) / "waiting").exists() else time.monotonic() - before
             too_long.set()
             _end([process])
 
@@ -78,6 +78,7 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
                 log.info(line)
         code = process.wait()
         done.set()
+        outcome = told(Path(folder) / "outcome.json")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():
@@ -88,13 +89,16 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
             f"flow.timeouts.{kind} in params.yaml says how long it may take",
         )
     if code:
+        error = outcome.error if outcome else ""
         return Failed(
-            name=next((error.__name__ for error in TELLING if error.last_line in last), "Failed"),
+            name=error if error in TELLING else "Failed",
             message=f"{name} failed with exit code {code}: {_cause(last) or f'dvc repro {name} says why'}",
         )
-    if not last:  # every stage that runs says something, and --quiet keeps DVC from it
+    if not outcome:  # every stage that runs leaves one
         return Completed(name="Cached", message="up to date, or restored from DVC's cache")
-    return Completed(message=last[-1])
+    if outcome.champion:
+        notify("new champion", outcome.champion, log)
+    return Completed(message=outcome.summary)
 
 
 def _cause(lines: Iterable[str]) -> str:
@@ -114,16 +118,17 @@ logging.getLogger("prefect.task_runs").addFilter(_SaysIt())
 
 
 @contextmanager
-def _process(*arguments: str, waiting: Path) -> Iterator[subprocess.Popen[str]]:
+def _process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """DVC with a stage below it, in a session of its own: a Ctrl-C in the terminal reaches the flow alone.
 
-    waiting: the file that is there while the stage waits for another one.
+    folder: for what the stage says: a file that is there while it waits for another one, and its outcome.
     """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml says python
         "PYTHONUNBUFFERED": "1",
         LIFELINE: "stdin",
-        WAITING: str(waiting),
+        WAITING: str(folder / "waiting"),
+        OUTCOME: str(folder / "outcome.json"),
         FLOW_RUN: str(runtime.flow_run.id),
         FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # an ephemeral server has no page
     }
@@ -181,11 +186,6 @@ def _by_chance(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__)
 
 
-def _tell_champion(task: Task[..., Any], run: TaskRun, state: State[Any]) -> None:
-    if state.message and " is champion " in state.message:
-        notify("new champion", state.message, task_run_logger(run, task))
-
-
 def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
     """The Prefect task of a kind of stage. One cache decides what runs, DVC's: Prefect's stays off."""
     return Task(
@@ -211,5 +211,5 @@ TASKS = {
     "transform": _task("transform"),
     "train": _task("train", retries=1, retry_condition_fn=_by_chance),
     "evaluate": _task("evaluate"),
-    "register": _task("register", on_completion=[_tell_champion]),
+    "register": _task("register"),
 }

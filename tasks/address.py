@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from learn.errors import TrackingError
-from learn.params import PARAMS_FILE, STORES
+from tasks.params import PARAMS_FILE, STORES
 
 SQLITE = "sqlite:///"
 NAME = re.compile(r"\$(?:(\w+)|\{(\w+)\})")

@@ -20,11 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from learn.archives import gather, tree_digest
-from learn.datasets import Downloaded, Generated, Images, Photos, PizzaSteakSushi
+from learn.data.datasets.images import Images
+from learn.data.datasets.pizza_steak_sushi import PizzaSteakSushi
+from learn.data.photos.archives import gather, tree_digest
+from learn.data.source import Downloaded, Generated, Photos
 from learn.errors import DataError, DownloadError, NetworkError
-from learn.params import PARAMS_FILE, Params
 from tasks.inputs import watched
+from tasks.params import PARAMS_FILE, Params
 from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, scratch
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ START = 60.0  # seconds that a transfer has to begin; from then on it must have 
 SLOWEST = 16 * 2**10  # bytes a second
 
 
-def download(params: Params, name: str) -> None:
+def download(params: Params, name: str) -> str:
     """Brings a dataset's raw files into data/raw/NAME/."""
     source = params.dataset(name).source
     folder = raw_folder(name)
@@ -59,7 +61,8 @@ def download(params: Params, name: str) -> None:
             if path.name not in source.files:
                 path.unlink()
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    print(f"download {name}: {len(sizes)} files, {sum(sizes):,} bytes → {folder}")
+    print(made := f"download {name}: {len(sizes)} files, {sum(sizes):,} bytes → {folder}")
+    return made
 
 
 def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path, mirror: str | None) -> None:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from learn.errors import NotFiniteError, StoreUnreachable, only_data
-from learn.params import Params
 from tasks.gpu import alone_on_gpu, memory_told
+from tasks.params import Params
 from tasks.stage import (
+    evaluation_folder,
     history_file,
     is_streamed,
     metrics_file,
@@ -29,7 +30,7 @@ from tasks.stage import (
     report_file,
     run_stage,
     state_dict_file,
-    transformed_folder,
+    training_folder,
     write_atomically,
 )
 from tasks.tracking import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA, log_evaluation, sha256
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from learn.diagnosis import Diagnosis
-    from learn.objective import Objective
-    from learn.parts import Part
+    from learn.data.transformed import Info
+    from learn.evaluation.diagnosis import Diagnosis
+    from learn.training.criterion import Criterion
+    from learn.training.splits import Split
 
 EXAMPLES = 4  # inputs stored with the model
 GRID = 24  # pictures in the prediction grid
@@ -56,29 +58,29 @@ class Evaluation:
     counts: dict[str, int]  # parameters and epochs
     report: dict[str, Any]
     texts: dict[str, str]  # file → content, for MLflow
-    test: Part
-    objective: Objective
+    test: Split
+    criterion: Criterion
     model: nn.Module
     predictions: np.ndarray  # of the test part
 
 
-def evaluate(params: Params, name: str) -> None:
+def evaluate(params: Params, name: str) -> str:
     """Measures a trained experiment on the test part and, if there is one, the validation part; on a GPU alone."""
     print(f"evaluate {name}: loading PyTorch")
-    from learn.loop import use_device
+    from learn.training.device import use_device
 
     device = use_device(params.device, params.threads)
     memory = f"free its memory, set memory: streamed, or a smaller experiments.{name}.batch_size"
     with alone_on_gpu(f"evaluate {name}", device), memory_told(f"evaluate {name}", device, lambda: memory):
         found = measured(params, name)
-    dataset, objective = params.experiment(name).dataset, found.objective
+    dataset, criterion = params.experiment(name).dataset, found.criterion
     targets = found.test.targets.cpu().numpy()
-    write_atomically(predictions_file(name), _as_csv(targets, found.predictions, objective.classes))
+    write_atomically(predictions_file(name), _as_csv(targets, found.predictions, criterion.classes))
     write_atomically(report_file(dataset, name), _as_json(found.report))
     write_atomically(metrics_file(dataset, name), _as_json(as_row(found)))
     for part, values in found.metrics.items():
         print(f"evaluate {name}: {part} " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
-    print(f"evaluate {name}: {found.diagnosis.text}")
+    print(made := f"evaluate {name}: {found.diagnosis.text}")
     if params.tracking:
         try:
             log(params, name, found)
@@ -87,37 +89,39 @@ def evaluate(params: Params, name: str) -> None:
                 f"evaluate {name}: {error}. What was measured is kept; "
                 f"register@{dataset} or `trackway relog` brings it to MLflow"
             )
+    return made
 
 
 def measured(params: Params, name: str) -> Evaluation:
     """Measures a trained experiment on its held-out parts, and writes nothing."""
     import torch
 
-    from learn.build import build_loss, build_model
-    from learn.diagnosis import diagnose
-    from learn.loop import use_device
-    from learn.metrics import confusion, per_class, report
-    from learn.parts import Info, load_part, part_bytes
+    from learn.data.transformed import Info
+    from learn.evaluation.diagnosis import diagnose
+    from learn.evaluation.metrics import confusion, per_class, report
+    from learn.training.build import build_loss, build_model
+    from learn.training.device import use_device
+    from learn.training.splits import load_split, split_bytes
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
-    folder = transformed_folder(experiment.dataset)
-    info = Info.read(folder)
-    names = list(dict.fromkeys([info.held_out, "test"]))
-    streamed = is_streamed(params.memory, part_bytes(folder, *names), device)
+    info = Info.read(training_folder(experiment.dataset))
+    folders = {part: part_folder(experiment.dataset, info, part) for part in (info.held_out, "test")}
+    size = sum(split_bytes(folder, part) for part, folder in folders.items())
+    streamed = is_streamed(params.memory, size, device)
     parts = {
-        part: load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
-        for part in names
+        part: load_split(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
+        for part, folder in folders.items()
     }
     test = parts["test"]
-    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
-    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
+    criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
+    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, criterion.output_size)
     with only_data(state_dict_file(name), f"train@{name}"):
         model.load_state_dict(torch.load(state_dict_file(name), weights_only=True, map_location="cpu"))
     model = model.to(device, memory_format=test.memory_format)  # type: ignore[call-overload]
 
     batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-    scored = {part: _scored(model, loaded, objective, batch_size, info.classes) for part, loaded in parts.items()}
+    scored = {part: _scored(model, loaded, criterion, batch_size, info.classes) for part, loaded in parts.items()}
     metrics, predictions = {part: values for part, (values, _) in scored.items()}, scored["test"][1]
     targets = test.targets.cpu().numpy()
     history = _history(name)
@@ -127,28 +131,33 @@ def measured(params: Params, name: str) -> Evaluation:
         "experiment": name,
         "dataset": experiment.dataset,
         STATE_DICT: sha256(state_dict_file(name)),
-        TEST_DATA: _md5(folder, "test"),
+        TEST_DATA: _md5(folders["test"], "test"),
         "diagnosis": vars(diagnosis),
     }
     if info.held_out != "test":
-        details[VALIDATION_DATA] = _md5(folder, "validation")
+        details[VALIDATION_DATA] = _md5(folders["validation"], "validation")
     texts = {}
     if info.classes:
         details["per_class"] = per_class(targets, predictions, info.classes)
         details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
         texts["classification_report.txt"] = report(targets, predictions, info.classes)
-    return Evaluation(metrics, diagnosis, counts, details, texts, test, objective, model, predictions)
+    return Evaluation(metrics, diagnosis, counts, details, texts, test, criterion, model, predictions)
+
+
+def part_folder(dataset: str, info: Info, part: str) -> Path:
+    """Where a part of a dataset is. info: of what its trainings read."""
+    return training_folder(dataset) if part in info.samples else evaluation_folder(dataset)
 
 
 def _scored(
-    model: nn.Module, part: Part, objective: Objective, batch_size: int | None, classes: tuple[str, ...]
+    model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None, classes: tuple[str, ...]
 ) -> tuple[dict[str, float], np.ndarray]:
     """Every metric of the model on a part, and its predictions. Raises NotFiniteError for what is NaN or infinite."""
-    from learn.loop import measure
-    from learn.metrics import scores
+    from learn.evaluation.metrics import scores
+    from learn.training.evaluate import evaluate_split
 
-    measured, logits = measure(model, part, objective, batch_size)
-    predictions = objective.predict(logits).numpy()
+    measured, logits = evaluate_split(model, part, criterion, batch_size)
+    predictions = criterion.predict(logits).numpy()
     metrics: dict[str, float] = {key.removeprefix(f"{part.name}/"): value for key, value in measured.items()}
     metrics |= scores(part.targets.cpu().numpy(), predictions, classes)
     for key, value in metrics.items():
@@ -170,15 +179,15 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     """The rest of the run in MLflow."""
     import torch
 
-    from learn.parts import Info
-    from learn.trial import why_not_exported
+    from learn.data.transformed import Info
+    from learn.training.batch_check import why_not_exported
 
     experiment, test = params.experiment(name), found.test
     model = found.model.to(torch.device("cpu"), memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     figures = _figures(name, found)
     if experiment.augmentation:
         figures["augmentation"] = _augmented(params, name)
-    info = Info.read(transformed_folder(experiment.dataset))
+    info = Info.read(training_folder(experiment.dataset))
     example = test.batch(slice(0, EXAMPLES))[0].cpu().contiguous()
     if reason := why_not_exported(model, example):
         print(
@@ -214,12 +223,12 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
     """The pictures of a run; the model is on the CPU."""
     import torch
 
-    from learn import plots
-    from learn.metrics import confusion
+    from learn.evaluation import plots
+    from learn.evaluation.metrics import confusion
 
     test, model, predictions = found.test, found.model, found.predictions
     figures = {"loss_curves": plots.loss_curves(_history(name))}
-    targets, classes = test.targets.cpu().numpy(), found.objective.classes
+    targets, classes = test.targets.cpu().numpy(), found.criterion.classes
     if not classes:
         return figures | {"predictions": plots.regression_fit(targets, predictions)}
     figures["confusion_matrix"] = plots.confusion_matrix(confusion(targets, predictions, classes), classes)
@@ -227,7 +236,7 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
 
         def predict(points: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
-                return found.objective.predict(model(torch.from_numpy(points))).numpy()
+                return found.criterion.predict(model(torch.from_numpy(points))).numpy()
 
         points = test.batch(slice(None))[0].cpu().numpy()
         figures["decision_boundary"] = plots.decision_boundary(predict, points, targets, classes)
@@ -241,13 +250,14 @@ def _augmented(params: Params, name: str) -> Figure:
     """What augmentation does: a row a photo, as it is and then as training may see it."""
     import torch
 
-    from learn import plots
-    from learn.augment import Augmentation, value_span
-    from learn.parts import Info, load_part
+    from learn.data.transformed import Info
+    from learn.evaluation import plots
+    from learn.training.augment import Augmentation, value_span
+    from learn.training.splits import load_split
 
     experiment = params.experiment(name)
-    folder = transformed_folder(experiment.dataset)
-    info, train = Info.read(folder), load_part(folder, "train")
+    folder = training_folder(experiment.dataset)
+    info, train = Info.read(folder), load_split(folder, "train")
     chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # photos stand class by class
     ((inputs, targets),) = train.batches([chosen])
     steps = [(step.name, step.arguments) for step in experiment.augmentation or []]

@@ -12,13 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from learn.errors import ParamsError
-from learn.params import Params
+from tasks.params import Params
 from tasks.stage import atomic_folder, run_stage
 
 EXPERIMENTS = Path("data/experiments")
 
 
-def group(params: Params, name: str) -> None:
+def group(params: Params, name: str) -> str:
     """Writes which experiments each dataset has. name: the section, experiments."""
     if name != EXPERIMENTS.name:
         raise ParamsError([f"{name} cannot be grouped; it must be {EXPERIMENTS.name}"])
@@ -26,7 +26,8 @@ def group(params: Params, name: str) -> None:
         for dataset in params.datasets:
             names = "".join(f"{experiment}\n" for experiment in sorted(params.experiments_of(dataset)))
             (partial / f"{dataset}.txt").write_text(names, encoding="utf-8")
-    print(f"group: {len(params.experiments)} experiments of {len(params.datasets)} datasets → {EXPERIMENTS}")
+    print(made := f"group: {len(params.experiments)} experiments of {len(params.datasets)} datasets → {EXPERIMENTS}")
+    return made
 
 
 if __name__ == "__main__":

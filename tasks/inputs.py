@@ -1,7 +1,7 @@
 """What a stage reads that dvc.yaml does not list: a change of it would make no stage run again, silently.
 
-Users write code in a model's file, `learn/datasets.py` and `learn/metrics.py`. What these import from the project must
-be among the deps of the stages that run them, and so must the files that a dataset's class opens.
+Users write code in a dataset's file, in a model's, and in `learn/evaluation/metrics.py`. What these import from the
+project must be among the deps of the stages that run them, and so must the files that a dataset's class opens.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from typing import Any
 
 import learn
 from learn.errors import DataError, GraphError, TrackwayError
-from learn.params import PARAMS_FILE, Params, read_yaml
+from tasks.params import PARAMS_FILE, Params, read_yaml
 
 DVC_YAML = Path("dvc.yaml")
 # Code that cannot change what a stage writes: errors, and packages that say nothing or only list what there is.
 NO_MATTER = {Path("learn/__init__.py"), Path("learn/errors.py")}
 NO_DATA = ("__pycache__", ".egg-info", ".dist-info")  # folders
 # The files in which users write, and the kinds of stages that run what is in them.
-FILES = {
-    Path("learn/datasets.py"): ("download", "split", "transform"),
-    Path("learn/metrics.py"): ("evaluate", "register"),
+METRICS_FILE = Path("learn/evaluation/metrics.py")
+OF_METRICS = ("evaluate", "register")
+FOLDERS = {  # in dvc.yaml a file of them is called by the name that stands in params.yaml
+    Path("learn/data/datasets"): ("${item.source.name}", ("download", "split", "transform")),
+    Path("learn/models"): ("${item.model.name}", ("train", "evaluate")),
 }
-OF_A_MODEL = ("train", "evaluate")
+LISTS = {folder / "__init__.py" for folder in FOLDERS}
 
 
-def deps(graph: Any, kind: str, model: str = "") -> set[Path]:
-    """The deps of a kind of stage. graph: dvc.yaml. model: the name that stands for ${item.model.name} there."""
+def deps(graph: Any, kind: str, name: str = "") -> set[Path]:
+    """The deps of a kind of stage. graph: dvc.yaml. name: of the dataset's or model's file, where one is meant."""
     try:
-        listed = [str(dep).replace("${item.model.name}", model) for dep in graph["stages"][kind]["do"]["deps"]]
+        listed = [str(dep) for dep in graph["stages"][kind]["do"]["deps"]]
+        for placeholder, _ in FOLDERS.values():
+            listed = [dep.replace(placeholder, name) for dep in listed]
     except (KeyError, TypeError):
         raise GraphError(f"stages.{kind}.do.deps is missing in {DVC_YAML}; it must list what the stage reads") from None
     return {Path(os.path.normpath(dep)) for dep in listed}
@@ -46,20 +50,25 @@ def deps(graph: Any, kind: str, model: str = "") -> set[Path]:
 
 def helpers() -> set[Path]:
     """The files of the project, outside `learn`, that a file in which users write imports, or one that these import."""
-    starts = [*FILES, *(file.relative_to(_root()) for file in (_root() / "learn/models").glob("*.py"))]
+    written = [file.relative_to(_root()) for folder in FOLDERS for file in (_root() / folder).glob("*.py")]
+    starts = [METRICS_FILE, *(file for file in written if file not in LISTS)]
     found = {file for start in starts for _, _, file in _imports(start)}
     return {_root() / file for file in found if file.parts[0] != "learn"}
 
 
 def check_imports(params: Params) -> None:
     """Raises GraphError with a line for each import of project code that is no dependency of the stage that runs it."""
-    starts = [(file, kind, "") for file, kinds in FILES.items() for kind in kinds]
-    models = sorted({experiment.model.name for experiment in params.experiments.values()})
-    starts += [(_model_file(name), kind, name) for name in models for kind in OF_A_MODEL]
+    used = (
+        {dataset.source.name for dataset in params.datasets.values()},
+        {experiment.model.name for experiment in params.experiments.values()},
+    )
+    starts = [(METRICS_FILE, kind, "") for kind in OF_METRICS]
+    for (folder, (_, kinds)), names in zip(FOLDERS.items(), used, strict=True):
+        starts += [(folder / f"{name}.py", kind, name) for name in sorted(names) for kind in kinds]
     graph = read_yaml(DVC_YAML)
     problems: dict[tuple[Path, int, Path], list[str]] = {}
-    for start, kind, model in starts:
-        listed = deps(graph, kind, model)
+    for start, kind, name in starts:
+        listed = deps(graph, kind, name)
         for importer, line, file in _imports(start):
             if not _is_in(file, listed) and file != start:
                 problems.setdefault((importer, line, file), []).append(kind)
@@ -73,10 +82,6 @@ def _problem(importer: Path, line: int, file: Path, kinds: list[str]) -> str:
         f"change of it would go unseen. Write what is needed into {importer}, or list {file} there below deps of "
         f"{' and '.join(kinds)}"
     )
-
-
-def _model_file(name: str) -> Path:
-    return Path("learn/models") / f"{name}.py"
 
 
 def _imports(start: Path) -> list[tuple[Path, int, Path]]:
@@ -140,7 +145,8 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 def _files(module: str) -> Iterator[Path]:
     """The files of the project that importing a.b.c runs: of a package that is more than a folder, and the module's.
 
-    `learn/models/__init__.py` runs with each model; it is named only where something is imported out of it.
+    The list of models runs with each model, that of datasets with each dataset; they are named only where something is
+    imported out of them.
     """
     parts = module.split(".")
     last: Path | None = None
@@ -150,7 +156,7 @@ def _files(module: str) -> Iterator[Path]:
         file = next((file for file in candidates if (_root() / file).is_file()), None)
         if file is None and not (_root() / base).is_dir():
             break
-        if last and last.name == "__init__.py" and last != Path("learn/models/__init__.py") and _says(last):
+        if last and last.name == "__init__.py" and last not in LISTS and _says(last):
             yield last
         last = file
     if last and (last.name != "__init__.py" or _says(last)):

@@ -7,7 +7,6 @@ every run that is trained on them.
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import sys
 import threading
@@ -18,15 +17,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from joblib import cpu_count
 
-from learn.datasets import Images, Photos
+from learn.data.datasets.images import Images
+from learn.data.photos.decode import Mode, PhotoError, open_photo, photo_pixels, to_array
+from learn.data.source import Photos
 from learn.errors import DataError
-from learn.params import Dataset
-from learn.photos import Mode, PhotoError, open_photo, photo_pixels, to_array
+from tasks.params import Dataset
 from tasks.stage import REPORT, raw_folder, save_array
 
 NEAR = 4  # of 64 bits in which the perceptual hashes of near-duplicates may differ
@@ -72,8 +72,10 @@ class Problem:
     files: list[str]
 
 
-def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], into: Path) -> dict[str, int]:
-    """Writes each part's inputs, targets and the report; returns the number of samples in each.
+def transform_photos(
+    name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]
+) -> dict[str, Any]:
+    """Writes each part's inputs and targets into its folder; returns the report.
 
     parts: part → indices into the source's photos. Raises DataError, with all of them named, where files are broken
     and `transform.broken` is stop.
@@ -89,10 +91,11 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
 
     with tqdm(total=len(files), desc=f"transform {name}", unit="photo", disable=not sys.stderr.isatty()) as bar:
         for part, index in parts.items():
-            found = _write_inputs(dataset, raw_folder(name), names, index, into / f"{part}-inputs.npy", bar.update)
+            file = folders[part] / f"{part}-inputs.npy"
+            found = _write_inputs(dataset, raw_folder(name), names, index, file, bar.update)
             known[part], reasons = found
             broken |= reasons
-            save_array(into / f"{part}-targets.npy", labels[known[part]["number"]])
+            save_array(folders[part] / f"{part}-targets.npy", labels[known[part]["number"]])
     again = ""
     if isinstance(source, Images):
         again = f" and run trackway add-images {name} {shlex.quote(source.path)} again"
@@ -106,7 +109,6 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
     problems_found = problems(source.classes, names, known, labels, broken, settings.resize)
     counts = _counts(source.classes, known, labels)
     report = {"photos": counts, "problems": [vars(problem) for problem in problems_found]}
-    (into / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for problem in problems_found:
         print(f"transform {name}: {problem.kind}: {problem.text}")
         for line in problem.files[:SHOWN]:
@@ -116,7 +118,7 @@ def transform_photos(name: str, dataset: Dataset, parts: dict[str, np.ndarray], 
     for part, kept in known.items():
         if not len(kept):
             raise DataError(f"the {part} part of {name} has no photo that can be read; it must have some")
-    return {part: len(photos) for part, photos in known.items()}
+    return report
 
 
 def _write_inputs(

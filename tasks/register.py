@@ -13,14 +13,16 @@ import json
 import math
 from typing import Any, TypeGuard
 
-from learn.metrics import METRICS
-from learn.params import Params
+from learn.evaluation.metrics import METRICS
+from tasks.outcome import Outcome
+from tasks.params import Params
 from tasks.stage import comparison_file, metrics_file, report_file, run_stage, state_dict_file, write_atomically
 from tasks.tracking import (
     STATE_DICT,
     TEST_DATA,
     VALIDATION_DATA,
     Candidate,
+    Verdict,
     flatten,
     lacks_champion,
     missing_parts,
@@ -30,7 +32,7 @@ from tasks.tracking import (
 )
 
 
-def register(params: Params, name: str) -> None:
+def register(params: Params, name: str) -> Outcome:
     """Compares the experiments of a dataset and registers the best one's model, if it beats the present champion."""
     keep = {path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)}
     for file in metrics_file(name, "*").parent.glob("*"):
@@ -43,7 +45,9 @@ def register(params: Params, name: str) -> None:
         if broken := why_champion_broken(params.tracking, name):
             print(f"register {name}: the champion cannot be loaded: {broken}")
         complete(params, params.tracking, name)
-    print(f"register {name}: {register_best(params, name, rows)}")
+    verdict = register_best(params, name, rows)
+    print(made := f"register {name}: {verdict.text}")
+    return Outcome(made, champion=made if verdict.is_new else "")
 
 
 def complete(params: Params, uri: str, name: str) -> None:
@@ -92,13 +96,13 @@ def compared(params: Params, name: str) -> list[dict[str, Any]]:
     return ranked(rows, dataset.split.held_out, dataset.champion.metric)
 
 
-def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
+def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verdict:
     """Registers the model of the first row, if it beats the present champion; returns what happened.
 
     A model that predicts one class for everything is passed over: its metric says how common that class is.
     """
     if not rows:
-        return "no experiments"
+        return Verdict("no experiments")
     dataset = params.dataset(name)
     part, metric = dataset.split.held_out, dataset.champion.metric
     if part == "test":
@@ -110,7 +114,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> str:
         else:
             learned.append(row)
     if not learned:
-        return "no champion: no experiment can be"
+        return Verdict("no champion: no experiment can be")
     best = learned[0]["experiment"]
     report = json.loads(report_file(name, best).read_bytes())
     candidate = Candidate(

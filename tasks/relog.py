@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from learn.errors import TrackingError
-from learn.params import Params
 from tasks.evaluate import log, measured
+from tasks.params import Params
 from tasks.register import compared, register_best
 from tasks.stage import history_file, metrics_file, report_file, state_dict_file
 from tasks.tracking import REBUILT, files_message, missing_parts, sha256, why_champion_broken, write_run
@@ -41,7 +41,7 @@ def relog(params: Params) -> None:
             if name in left_out:
                 print(f"relog {name}: no champion without all its experiments; next: dvc repro register@{name}")
             else:
-                print(f"relog {name}: {register_best(params, name, compared(params, name))}")
+                print(f"relog {name}: {register_best(params, name, compared(params, name)).text}")
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from learn.datasets import Source
+from learn.data.indices import split_indices
 from learn.errors import DataError
-from learn.params import Params, Split
 from tasks.inputs import watched
+from tasks.params import Params
 from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, split_folder
 
 
-def split(params: Params, name: str) -> None:
+def split(params: Params, name: str) -> str:
     """Writes train.npy, test.npy and, where asked for, validation.npy: indices into the raw samples."""
     dataset = params.dataset(name)
     with watched("split", name, raw_folder(name)):
@@ -24,7 +24,7 @@ def split(params: Params, name: str) -> None:
         if len(targets) != (said := sum(dataset.source.sizes)):
             raise DataError(f"datasets.{name}.source gives {len(targets):,} targets; its sizes say {said:,} samples")
     try:
-        parts = split_indices(targets, dataset.split, dataset.source)
+        parts = split_indices(targets, *dataset.source.sizes, **dataset.split.model_dump())
     except ValueError as error:  # scikit-learn's: too few samples of a class
         raise DataError(f"datasets.{name}.split cannot be done: {error}") from error
     if (missing := _missing(targets, parts, dataset.source.classes)) and not dataset.split.shuffle:
@@ -36,7 +36,9 @@ def split(params: Params, name: str) -> None:
     with atomic_folder(folder) as partial:
         for part, index in parts.items():
             save_array(partial / f"{part}.npy", index)
-    print(f"split {name}: " + ", ".join(f"{part} {len(index):,}" for part, index in parts.items()) + f" → {folder}")
+    sizes = ", ".join(f"{part} {len(index):,}" for part, index in parts.items())
+    print(made := f"split {name}: {sizes} → {folder}")
+    return made
 
 
 def _missing(targets: np.ndarray, parts: dict[str, np.ndarray], classes: tuple[str, ...]) -> list[str]:
@@ -45,33 +47,6 @@ def _missing(targets: np.ndarray, parts: dict[str, np.ndarray], classes: tuple[s
         return []
     train, validation = (set(targets[parts[part]].tolist()) for part in ("train", "validation"))
     return [classes[target] for target in sorted(train - validation)]
-
-
-def split_indices(targets: np.ndarray, settings: Split, source: Source) -> dict[str, np.ndarray]:
-    """Part → indices (n,) int64. targets: (N,) or (N, 1), the official test set last."""
-    from sklearn.model_selection import train_test_split
-
-    free, official = source.sizes
-    sizes = settings.sizes(free, official)
-
-    def part(index: np.ndarray, size: int) -> list[np.ndarray]:
-        return train_test_split(
-            index,
-            test_size=size,
-            shuffle=settings.shuffle,
-            random_state=settings.seed if settings.shuffle else None,
-            stratify=targets[index] if settings.stratify else None,
-        )
-
-    train = np.arange(free)
-    parts = {}
-    if settings.test == "official":
-        parts["test"] = np.arange(free, free + official)
-    else:
-        train, parts["test"] = part(train, sizes["test"])
-    if settings.validation:
-        train, parts["validation"] = part(train, sizes["validation"])
-    return {"train": train, **parts}
 
 
 if __name__ == "__main__":

@@ -24,16 +24,18 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 import learn
+from learn.data.transformed import EVALUATION, TRAINING
 from learn.errors import TrackwayError
-from learn.params import PARAMS_FILE, Params, load_params
 from tasks.inputs import DVC_YAML, check_imports, helpers
+from tasks.outcome import Outcome, tell
+from tasks.params import PARAMS_FILE, Params, load_params
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from filelock import FileLock
 
-# Written once the parameters have passed `learn.checks`, which needs torch: the next stage need not import it again.
+# Written once the parameters have passed tasks/params/preflight.py: the next stage need not import torch for it.
 CHECKED = Path(".dvc/tmp/params-checked")
 REPORT = "report.json"  # in data/transformed/D/: what the checks of photos found
 WAITING = "TRACKWAY_WAITING"  # the environment variable in which a flow names a file: it is there while a stage waits
@@ -41,8 +43,11 @@ LOCKS = Path(".dvc/tmp/stages")  # a lock for each stage
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a full or read-only disk
 
 
-def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
-    """The command line of a stage, `python -m tasks.STAGE NAME`. A user's mistake ends in its message, exit code 1."""
+def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
+    """The command line of a stage, `python -m tasks.STAGE NAME`. A user's mistake ends in its message, exit code 1.
+
+    stage: returns what it made, in a line that it has printed.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=stage.__doc__)
     parser.add_argument("name", help=f"one of the {what} in {PARAMS_FILE}, or the stage's name in DVC: KIND@NAME")
     name = parser.parse_args().name.removeprefix(f"{stage.__name__}@")
@@ -51,8 +56,10 @@ def run_stage(stage: Callable[[Params, str], None], what: str) -> None:
     try:
         params = checked_params()
         with _one_process(stage.__name__, name):
-            stage(params, name)
+            made = stage(params, name)
+        tell(made if isinstance(made, Outcome) else Outcome(made))
     except TrackwayError as error:
+        tell(Outcome(error.as_message(), error=type(error).__name__))
         print(error.as_message(), file=sys.stderr)
         sys.exit(error.exit_code)
     except FileNotFoundError as error:
@@ -104,13 +111,14 @@ def end_at_once(code: int = 0) -> NoReturn:
 def checked_params(path: Path = PARAMS_FILE) -> Params:
     """The parameters, after every check that needs no work; the slow ones run once a change. Raises ParamsError,
     and GraphError if a stage would run code that dvc.yaml does not list."""
-    files = [path, DVC_YAML, *sorted(Path(learn.__file__).parent.rglob("*.py")), *sorted(helpers())]
+    code = (Path(learn.__file__).parent, Path(__file__).parent / "params")
+    files = [path, DVC_YAML, *sorted(file for folder in code for file in folder.rglob("*.py")), *sorted(helpers())]
     digest = hashlib.sha256(version("torch").encode())
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
     if CHECKED.is_file() and CHECKED.read_text() == digest.hexdigest():
         return load_params(path)
-    from learn.checks import check
+    from tasks.params.preflight import check
 
     params = check(path)
     check_imports(params)
@@ -129,6 +137,16 @@ def split_folder(dataset: str) -> Path:
 
 def transformed_folder(dataset: str) -> Path:
     return Path("data/transformed") / dataset
+
+
+def training_folder(dataset: str) -> Path:
+    """What a training reads."""
+    return transformed_folder(dataset) / TRAINING
+
+
+def evaluation_folder(dataset: str) -> Path:
+    """What an evaluation reads beside that."""
+    return transformed_folder(dataset) / EVALUATION
 
 
 def state_dict_file(experiment: str) -> Path:

@@ -38,12 +38,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from learn.errors import StoreUnreachable, TrackingError
-from learn.metrics import METRICS
+from learn.evaluation.metrics import METRICS
 from tasks.address import address, project_folder
 from tasks.git import uncommitted
 from tasks.journal import Journal
 from tasks.journal import folder as journals
-from tasks.stage import REPORT, collect_garbage_rarely, end_at_once, transformed_folder
+from tasks.stage import REPORT, collect_garbage_rarely, end_at_once, training_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -484,7 +484,8 @@ class Delivery:
         client.log_text(self.run_id, message["summary"], "summary.txt")
         if diff:
             client.log_text(self.run_id, diff, DIFF)
-        if (report := self._file(links.path) / REPORT).is_file():
+        report = self._file(links.path).parent / REPORT
+        if report.is_file() and json.loads(report.read_bytes()):
             client.log_artifact(self.run_id, str(report), "data")
         self.has_begun = True
 
@@ -613,7 +614,7 @@ def _links(stage_name: str, dataset: str) -> Links:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    path = transformed_folder(dataset).as_posix()
+    path = training_folder(dataset).as_posix()
     tags = {STAGE: stage_name}
     if flow_run := os.environ.get(FLOW_RUN):
         tags["prefect.flow_run"] = flow_run
@@ -1050,8 +1051,16 @@ class Candidate:
         return {EXPERIMENT: self.experiment, STATE_DICT: self.state_dict, **self.data, **metrics}
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the alias `champion`."""
+
+    text: str
+    is_new: bool = False
+
+
 @_patiently
-def register_champion(uri: str | None, dataset: str, best: Candidate, experiments: Collection[str]) -> str:
+def register_champion(uri: str | None, dataset: str, best: Candidate, experiments: Collection[str]) -> Verdict:
     """Gives the alias `champion` to the candidate where it beats the present one; returns what happened, as a sentence.
 
     It wins if there is no champion, if it is better by its metric on the part that decides, if the present one was
@@ -1059,22 +1068,22 @@ def register_champion(uri: str | None, dataset: str, best: Candidate, experiment
     Stopped anywhere and called again, it ends in the same state.
     """
     if not uri:
-        return "no champion: tracking is off"
+        return Verdict("no champion: tracking is off")
     with _store(uri) as client, _alone(uri):
         run = _find_run(client, dataset, best.experiment, best.state_dict)
         if run is None or not (model_id := _whole_model(client, run)):
             kept = run is None or NO_MODEL not in run.data.tags
             why = "next: trackway relog" if kept else "evaluate says why it cannot be kept"
-            return f"no new champion: MLflow has no model of {best.experiment}; {why}"
+            return Verdict(f"no new champion: MLflow has no model of {best.experiment}; {why}")
         replaced = ""
         if current := _champion(client, dataset):
             if _why_version_broken(client, current):
                 replaced = f"; version {current.version} was, and cannot be loaded"
             elif _is_of(current, run, experiments):
                 _describe(client, current, best)
-                return f"{best.experiment} stays champion (version {current.version})"
+                return Verdict(f"{best.experiment} stays champion (version {current.version})")
             elif STATE_DICT not in current.tags:
-                return (
+                return Verdict(
                     f"version {current.version} stays champion: it was registered by hand and cannot be compared; "
                     f"to let {best.experiment} be it, take the alias away on MLflow's page, then trackway relog"
                 )
@@ -1082,14 +1091,16 @@ def register_champion(uri: str | None, dataset: str, best: Candidate, experiment
                 replaced = f"; {was} (version {current.version}) was, and is no experiment of {dataset} any more"
             value = _measured_on_the_same(current.tags, best)
             if not replaced and value is not None and not METRICS[best.metric].beats(best.value, value):
-                return (
+                return Verdict(
                     f"{current.tags[EXPERIMENT]} (version {current.version}, {best.part} {best.metric} {value:.4f}) "
                     f"stays champion; {best.experiment} has {best.value:.4f}"
                 )
         version = _version_of(client, dataset, run, model_id, best, experiments)
         _describe(client, version, best)
         client.set_registered_model_alias(dataset, CHAMPION, version.version)
-        return f"{best.experiment} is champion (version {version.version}, {best.result}){replaced}"
+        return Verdict(
+            f"{best.experiment} is champion (version {version.version}, {best.result}){replaced}", is_new=True
+        )
 
 
 def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:

@@ -1,4 +1,4 @@
-"""`data/transformed/D/` → `models/E/model.pt` and `plots/history/E.csv`, and a run in MLflow.
+"""`data/transformed/D/training/` → `models/E/model.pt` and `plots/history/E.csv`, and a run in MLflow.
 
 python -m tasks.train digits-mlp
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.errors import BatchError
-from learn.params import Params
 from tasks.gpu import alone_on_gpu, free_memory, memory_told
+from tasks.params import Params
 from tasks.stage import (
     atomic_folder,
     history_file,
@@ -23,7 +23,7 @@ from tasks.stage import (
     last_state_dict_file,
     run_stage,
     state_dict_file,
-    transformed_folder,
+    training_folder,
     write_atomically,
 )
 from tasks.tracking import TrainingRun, flatten
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from learn.augment import Augmentation
-    from learn.loop import Epoch
-    from learn.objective import Objective
-    from learn.parts import Part
+    from learn.training.augment import Augmentation
+    from learn.training.criterion import Criterion
+    from learn.training.loop import Epoch
+    from learn.training.splits import Split
 
 
 STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
@@ -47,9 +47,9 @@ class Plan:
     """What is known before the first epoch."""
 
     device: torch.device
-    training: Part
-    held_out: Part
-    objective: Objective
+    training: Split
+    held_out: Split
+    criterion: Criterion
     model: nn.Module
     augment: Augmentation | None
     batch_size: int | None
@@ -62,39 +62,40 @@ def plan(params: Params, name: str) -> Plan:
     import torch
     import torchinfo
 
-    from learn.augment import Augmentation, value_span
-    from learn.build import build_loss, build_model, build_optimizer
-    from learn.loop import use_device
-    from learn.parts import Info, load_part, part_bytes
-    from learn.trial import try_batches
+    from learn.data.transformed import Info
+    from learn.training.augment import Augmentation, value_span
+    from learn.training.batch_check import try_batches
+    from learn.training.build import build_loss, build_model, build_optimizer
+    from learn.training.device import use_device
+    from learn.training.splits import load_split, split_bytes
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
-    folder = transformed_folder(experiment.dataset)
+    folder = training_folder(experiment.dataset)
     info = Info.read(folder)
     parts = ("train", info.held_out)
-    streamed = is_streamed(params.memory, part_bytes(folder, *parts), device)
+    streamed = is_streamed(params.memory, split_bytes(folder, *parts), device)
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
         training, held_out = (
-            load_part(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
+            load_split(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
             for part in parts
         )
-    objective = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
+    criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
     torch.manual_seed(experiment.seed)
-    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, objective.output_size)
+    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, criterion.output_size)
     with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
         model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
     batch_size = None if experiment.batch_size == "full" else experiment.batch_size
     samples = min(batch_size or len(training), len(training))
     try:
-        try_batches(model, objective, *training.batch(slice(0, 2)), len(training), batch_size)
+        try_batches(model, criterion, *training.batch(slice(0, 2)), len(training), batch_size)
     except BatchError as error:
         raise BatchError(f"experiments.{name}: {error}") from error
     augment = None
     if experiment.augmentation:
         steps = [(step.name, step.arguments) for step in experiment.augmentation]
         augment = Augmentation(steps, len(info.classes), info.scale, value_span(training))
-    planned = Plan(device, training, held_out, objective, model, augment, batch_size, None, {})
+    planned = Plan(device, training, held_out, criterion, model, augment, batch_size, None, {})
 
     def advice() -> str:
         optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
@@ -122,7 +123,7 @@ def plan(params: Params, name: str) -> Plan:
     return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
 
 
-def train(params: Params, name: str) -> None:
+def train(params: Params, name: str) -> str:
     """Trains an experiment; torch is imported while MLflow's process starts."""
     experiment = params.experiment(name)
     with TrainingRun(params.tracking, experiment.dataset, name) as run, ExitStack() as stack:
@@ -131,16 +132,20 @@ def train(params: Params, name: str) -> None:
         import torchinfo
         from tqdm import tqdm
 
-        from learn.build import build_optimizer, build_scheduler
-        from learn.loop import Best, State, fit, refuse_not_finite_weights, use_device
-        from learn.parts import StreamedPart
+        from learn.training.build import build_optimizer, build_scheduler
+        from learn.training.device import use_device
+        from learn.training.early_stopping import EarlyStopping
+        from learn.training.evaluate import refuse_not_finite_weights
+        from learn.training.loop import fit
+        from learn.training.splits import StreamedSplit
+        from learn.training.state import State
 
         stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
         planned = plan(params, name)
         training, held_out, model, summary = planned.training, planned.held_out, planned.model, planned.summary
         print(
             f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {planned.device}, "
-            f"inputs {'streamed' if isinstance(training, StreamedPart) else 'resident'}"
+            f"inputs {'streamed' if isinstance(training, StreamedSplit) else 'resident'}"
         )
         if sys.stdout.isatty():
             print(summary)
@@ -156,8 +161,9 @@ def train(params: Params, name: str) -> None:
         if experiment.reseed:
             torch.manual_seed(experiment.seed)
         history: list[Epoch] = []
-        state = State(model, optimizer, scheduler)
-        best = Best(model, experiment.early_stopping.patience) if experiment.early_stopping else None
+        stop = experiment.early_stopping
+        best = EarlyStopping(model, stop.patience) if stop else None
+        state = State(model, optimizer, scheduler, early_stopping=best)
         size = f"{planned.batch_size or len(training):,}"
         told = memory_told(
             f"train {name}: for a batch of {size}", planned.device, lambda: _what_fits(name, planned, optimizer)
@@ -169,7 +175,7 @@ def train(params: Params, name: str) -> None:
                 state,
                 training,
                 held_out,
-                planned.objective,
+                planned.criterion,
                 epochs=experiment.epochs,
                 batch_size=planned.batch_size,
                 augment=planned.augment,
@@ -178,12 +184,11 @@ def train(params: Params, name: str) -> None:
                 history.append(epoch)
                 run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
                 line = _line(epoch, held_out.name)
+                made = f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}"
                 bar.set_postfix_str(line, refresh=False)
                 bar.update()
                 if bar.disable and epoch.number % said == 0:
-                    print(f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}")
-                if best and best.is_over(epoch.metrics[f"{held_out.name}/loss"]):
-                    break
+                    print(made)
 
         refuse_not_finite_weights(model)
         with atomic_folder(state_dict_file(name).parent) as partial:
@@ -194,11 +199,12 @@ def train(params: Params, name: str) -> None:
                 _save(last, partial / last_state_dict_file(name).name)
         write_atomically(history_file(name), _as_csv(history))
         run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
+    return made
 
 
 def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
     """The end of the message about a full device: a batch size of which a step of training passes now."""
-    from learn.trial import largest_batch
+    from learn.training.batch_check import largest_batch
 
     def step(samples: int) -> None:
         optimizer.state.clear()
@@ -208,7 +214,7 @@ def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
-            loss = planned.objective(planned.model(inputs), targets)
+            loss = planned.criterion(planned.model(inputs), targets)
             loss.backward()
             return loss
 

@@ -1,5 +1,9 @@
 """`data/raw/D/` and `data/split/D/` → `data/transformed/D/`: each part's inputs and targets, ready for batches.
 
+training/     the train part and the one that is measured after each epoch: validation, or else test
+evaluation/   the test part, if there is a validation part
+report.json   what the checks of photos found
+
     python -m tasks.transform digits
 
 The deterministic work is done here, once: images as uint8, everything else as float32, in files to be memory-mapped.
@@ -7,22 +11,22 @@ The deterministic work is done here, once: images as uint8, everything else as f
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from learn.datasets import Photos
+from learn.data.source import Photos, Source
+from learn.data.transformed import EVALUATION, INFO, TRAINING, Info, folder_of, resize
 from learn.errors import only_data
-from learn.params import Dataset, Params
-from learn.parts import INFO, Info
-from learn.transforms import resize
 from tasks.inputs import watched
+from tasks.params import Dataset, Params
 from tasks.photos import transform_photos
-from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, split_folder, transformed_folder
+from tasks.stage import REPORT, atomic_folder, raw_folder, run_stage, save_array, split_folder, transformed_folder
 
 
-def transform(params: Params, name: str) -> None:
-    """Writes PART-inputs.npy, PART-targets.npy, info.json and, for photos, report.json."""
+def transform(params: Params, name: str) -> str:
+    """Writes PART-inputs.npy and PART-targets.npy into their folders, info.json into each, and the report."""
     dataset = params.dataset(name)
     folder = transformed_folder(name)
     parts = {}
@@ -30,17 +34,33 @@ def transform(params: Params, name: str) -> None:
         with only_data(path, f"split@{name}"):
             parts[path.stem] = np.load(path)
     with atomic_folder(folder) as partial:
+        folders = {part: partial / folder_of(part, parts) for part in parts}
+        for kind in (TRAINING, EVALUATION):
+            (partial / kind).mkdir()
         if isinstance(dataset.source, Photos):
-            samples = transform_photos(name, dataset, parts, partial)
+            report = transform_photos(name, dataset, parts, folders)
         else:
-            samples = _transform_arrays(name, dataset, parts, partial)
-        info = Info(dataset.shape, dataset.source.classes, dataset.source.scale, samples)
-        (partial / INFO).write_text(info.to_json(), encoding="utf-8")
-    print(f"transform {name}: inputs {info.shape}, {sum(samples.values()):,} samples → {folder}")
+            report = {}
+            _transform_arrays(name, dataset, parts, folders)
+        (partial / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        shape, samples = _write_info(dataset.source, partial, folders)
+    print(made := f"transform {name}: inputs {shape}, {sum(samples.values()):,} samples → {folder}")
+    return made
 
 
-def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], into: Path) -> dict[str, int]:
-    """Writes each part's inputs and targets; returns the number of samples in each."""
+def _write_info(source: Source, partial: Path, folders: dict[str, Path]) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Into both folders; returns the shape of one input, and part → number of samples."""
+    inputs = {part: np.load(folder / f"{part}-inputs.npy", mmap_mode="r").shape for part, folder in folders.items()}
+    shape = inputs["train"][1:]
+    for kind in (TRAINING, EVALUATION):
+        samples = {part: inputs[part][0] for part, folder in folders.items() if folder.name == kind}
+        text = Info(shape, source.classes, source.scale, samples).to_json()
+        (partial / kind / INFO).write_text(text, encoding="utf-8")
+    return shape, {part: size for part, (size, *_) in inputs.items()}
+
+
+def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]) -> None:
+    """Writes each part's inputs and targets into its folder."""
     with watched("transform", name, raw_folder(name)):
         inputs, targets = dataset.source.read(raw_folder(name))
         dataset.source.check(name, inputs, targets)
@@ -48,9 +68,8 @@ def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray],
         chosen = inputs[index]
         if dataset.transform.resize:
             chosen = resize(chosen, dataset.transform.resize)
-        save_array(into / f"{part}-inputs.npy", chosen)
-        save_array(into / f"{part}-targets.npy", targets[index])
-    return {part: len(index) for part, index in parts.items()}
+        save_array(folders[part] / f"{part}-inputs.npy", chosen)
+        save_array(folders[part] / f"{part}-targets.npy", targets[index])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 from tasks.lifeline import end_with_starter
 
 SWITCH = "TRACKWAY_WARM"  # the environment variable: `off`, or another socket than that of this folder
-SOCKET = ".dvc/tmp/warm.sock"  # relative: a socket's path may have 107 bytes only
 STAGES = ("group", "download", "split", "transform", "train", "evaluate", "register")
 ACCEPTED, REFUSED = b"+", b"-"  # what is answered to a request; after ACCEPTED comes how the fork ended
 SENT = 8  # bytes of a number: the length of a request, and how a fork ended
@@ -75,10 +74,17 @@ def hand_over(module: str, arguments: list[str]) -> None:
         os._exit(128 + signal.SIGINT)
 
 
-def place(environment: dict[str, str] | None = None) -> str | None:
+def place() -> str | None:
     """The socket; None if there is to be none."""
-    named = (os.environ if environment is None else environment).get(SWITCH)
-    return None if named == "off" else named or SOCKET
+    named = os.environ.get(SWITCH)
+    return None if named == "off" else named or own_place()
+
+
+def own_place() -> str:
+    """The socket of this folder. It lies outside, for it could not be copied with it, and its path may have 100 bytes
+    only."""
+    folder = sha256(os.fsencode(Path.cwd())).hexdigest()[:16]
+    return f"{os.environ.get('TMPDIR') or '/tmp'}/trackway-{os.getuid()}/{folder}.sock"
 
 
 def connect(place: str | None) -> socket.socket | None:

@@ -28,7 +28,7 @@ from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
 
-from tasks.warm import SOCKET, SWITCH
+from tasks.warm import SWITCH
 from tests.support.mlflow_server import Door, MlflowServer
 from tests.support.postgres import Postgres, cluster, programs
 
@@ -153,24 +153,24 @@ def warm_stages() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
     ):  # a socket's path must be short
         place = Path(folder, "warm.sock")
-        with warm_process(ROOT, str(place)):
+        with warm_process(ROOT, place, place.with_suffix(".log")):
             patch.setenv(SWITCH, str(place))
             yield
 
 
 @contextmanager
-def warm_process(folder: Path, place: str = SOCKET, python: str = sys.executable) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts one in a folder; beside its socket is its log, which says what it has forked for."""
-    log = (folder / place).with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [python, "-m", "flows.executors.warm", place]
+def warm_process(
+    folder: Path, place: Path, log: Path, python: str = sys.executable
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts one in a folder, which ends with this; its log says what it has forked for."""
+    command = [python, "-m", "flows.executors.warm", str(place)]
     with (
         log.open("w") as output,
         subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
         ) as process,
     ):
-        wait_until((folder / place).exists, 10)
+        wait_until(place.exists, 10)
         yield process
 
 

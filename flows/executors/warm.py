@@ -61,7 +61,9 @@ class Server(ForkingMixIn, UnixStreamServer):
     def __init__(self, place: Path) -> None:
         """Listens from now on, for this user alone; whoever asks waits until all is imported."""
         self.place = place
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        if (found := place.parent.stat()).st_uid != os.getuid() or found.st_mode & 0o077:
+            sys.exit(f"error: stages run cold, for {place.parent} is open to others; it must be yours alone")
         partial = place.with_name(f".{place.name}.{os.getpid()}")
         super().__init__(str(partial), Keeper)
         partial.rename(place)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from learn.models.blocks.activation import activation_layers
+
 
 class MLP(nn.Module):
     """inputs (N, *input_shape), flattened → logits (N, output_size).
@@ -35,21 +37,12 @@ class MLP(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         units = math.prod(input_shape)
         for width in hidden_units:
-            layers += [nn.Linear(units, width), *_activation(activation)]
+            layers += [nn.Linear(units, width), *activation_layers(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             units = width
-        layers += [nn.Linear(units, output_size), *_activation(output_activation)]
+        layers += [nn.Linear(units, output_size), *activation_layers(output_activation)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
-
-
-def _activation(name: str | None) -> list[nn.Module]:
-    if name is None:
-        return []
-    cls = getattr(nn, name, None)
-    if not (isinstance(cls, type) and cls.__module__ == "torch.nn.modules.activation"):
-        raise ValueError(f"activation {name!r} is no activation of torch.nn; ReLU, GELU, Tanh, ... or null")
-    return [cls()]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from learn.params import load_params
+from tasks.params import load_params
 from tests.conftest import ROOT, Project
 
 
@@ -120,7 +120,7 @@ def test_results_come_before_and_after_runs(project: Project, by_flow: Project) 
 def test_results_rank_what_was_measured_and_say_what_was_not(finished: Project) -> None:
     """A metric that was just added is in no file yet; a NaN comes last, whichever stands first in params.yaml."""
     code = 'METRICS["matthews"] = Metric("classification", "higher", _sklearn("matthews_corrcoef"))\n'
-    with (finished.folder / "learn/metrics.py").open("a") as stream:
+    with (finished.folder / "learn/evaluation/metrics.py").open("a") as stream:
         stream.write(f"\n\n{code}")
     finished.edit(
         "params.yaml",

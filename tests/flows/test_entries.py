@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from learn.params import load_params
+from tasks.params import load_params
 from tests.conftest import Project
 from tests.flows.test_cli import trackway
 from tests.flows.test_servers import LONG

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learn.params import load_params
+from tasks.params import load_params
 from tests.conftest import ROOT, TRACKWAY, Project, make_project
 
 NUMBERS = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))["photos"]["food-tinyvgg"]

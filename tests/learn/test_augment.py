@@ -6,11 +6,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from learn.augment import Augmentation, augmentations, value_span
-from learn.build import BuildError, build_loss, build_model, build_optimizer
 from learn.errors import DataError
-from learn.loop import State, fit
-from learn.parts import Part
+from learn.training.augment import Augmentation, augmentations, value_span
+from learn.training.build import BuildError, build_loss, build_model, build_optimizer
+from learn.training.loop import fit
+from learn.training.splits import Split
+from learn.training.state import State
 from tests.learn.test_loop import TEST, TRAIN
 
 IMAGES = torch.arange(8 * 3 * 16 * 16).reshape(8, 3, 16, 16).remainder(251).to(torch.uint8)
@@ -69,8 +70,8 @@ def test_images_of_another_scale_are_augmented_as_if_white_were_255() -> None:
 
 
 def test_floats_are_transformed_within_their_span() -> None:
-    def part(images: torch.Tensor, scale: float = 1.0) -> Part:
-        return Part("train", images, TARGETS, scale, torch.contiguous_format)
+    def part(images: torch.Tensor, scale: float = 1.0) -> Split:
+        return Split("train", images, TARGETS, scale, torch.contiguous_format)
 
     def augmented(images: torch.Tensor, *steps: tuple[str, dict]) -> torch.Tensor:
         return Augmentation(steps, 3, 1.0, value_span(part(images)))(images, TARGETS, 5)[0]
@@ -97,25 +98,25 @@ def trained(augment: Augmentation | None) -> list[float]:
     torch.manual_seed(42)
     model = build_model("mlp", {"hidden_units": [8], "activation": "ReLU"}, (1, 4, 4), 3)
     state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
-    objective = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
+    criterion = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
     torch.manual_seed(42)
     return [
         epoch.metrics["train/loss"]
-        for epoch in fit(state, TRAIN, TEST, objective, epochs=6, batch_size=32, augment=augment)
+        for epoch in fit(state, TRAIN, TEST, criterion, epochs=6, batch_size=32, augment=augment)
     ]
 
 
 def test_a_training_repeats_to_the_bit_and_sees_the_same_batches_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
-    batches = Part.batches
+    batches = Split.batches
 
-    def noted(self: Part, order):  # type: ignore[no-untyped-def]
+    def noted(self: Split, order):  # type: ignore[no-untyped-def]
         if self is TRAIN:
             order = list(order)
             seen.extend(index.tolist() for index in order)
         return batches(self, order)
 
-    monkeypatch.setattr(Part, "batches", noted)
+    monkeypatch.setattr(Split, "batches", noted)
     flip = augmentation(("RandomHorizontalFlip", {}))
     first = trained(flip)
     with_flip, seen[:] = list(seen), []

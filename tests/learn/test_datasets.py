@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from learn.datasets import FashionMNIST, Generated, Line, _read_idx
-from learn.params import load_params
+from learn.data.datasets.fashion_mnist import FashionMNIST, _read_idx
+from learn.data.datasets.line import Line
+from learn.data.source import Generated
+from tasks.params import load_params
 from tests.conftest import ROOT
 
 GENERATED = [

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from learn.diagnosis import REMEDIES, diagnose
-from learn.params import Experiment
+from learn.evaluation.diagnosis import REMEDIES, diagnose
+from tasks.params import Experiment
 
 CLASSES = ("pizza", "steak", "sushi")
 MIXED = np.array([0, 1, 2, 1])

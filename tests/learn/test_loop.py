@@ -12,21 +12,25 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from learn.build import build_loss, build_model, build_optimizer, build_scheduler
 from learn.errors import DeviceError
-from learn.loop import Epoch, State, fit, measure, shuffled, use_device
-from learn.objective import Objective
-from learn.parts import Part
+from learn.training.build import build_loss, build_model, build_optimizer, build_scheduler
+from learn.training.criterion import Criterion
+from learn.training.device import use_device
+from learn.training.evaluate import evaluate_split
+from learn.training.loop import Epoch, fit
+from learn.training.order import shuffled
+from learn.training.splits import Split
+from learn.training.state import State
 
 SAMPLES, CLASSES, BATCH = 70, 3, 32  # the last batch is short: 6 samples
 
 
-def part(name: str, seed: int) -> Part:
+def part(name: str, seed: int) -> Split:
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
     noise = torch.randint(0, 120, (SAMPLES, 1, 4, 4), generator=generator)
     inputs = (noise + 60 * targets.view(-1, 1, 1, 1)).to(torch.uint8)
-    return Part(name, inputs, targets, 255.0, torch.contiguous_format)
+    return Split(name, inputs, targets, 255.0, torch.contiguous_format)
 
 
 TRAIN, TEST = part("train", 1), part("test", 2)
@@ -43,7 +47,7 @@ class WithDropout(nn.Module):
         return self.layers(x)
 
 
-def objective() -> Objective:
+def criterion() -> Criterion:
     return build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
 
 
@@ -55,7 +59,7 @@ def new_state(model: type[nn.Module] = WithDropout, name: str = "SGD", **argumen
 
 
 def trained(state: State, epochs: int, batch_size: int | None = BATCH) -> list[Epoch]:
-    return list(fit(state, TRAIN, TEST, objective(), epochs=epochs, batch_size=batch_size))
+    return list(fit(state, TRAIN, TEST, criterion(), epochs=epochs, batch_size=batch_size))
 
 
 def the_course_s_loop(epochs: int) -> tuple[list[dict[str, float]], nn.Module]:
@@ -115,7 +119,7 @@ def test_batches_are_those_of_a_shuffling_data_loader() -> None:
 
 def test_the_mean_over_samples_differs_from_the_mean_over_batches_where_the_last_one_is_short() -> None:
     model = WithDropout()
-    metrics, logits = measure(model, TEST, objective(), BATCH)
+    metrics, logits = evaluate_split(model, TEST, criterion(), BATCH)
     inputs, targets = TEST.batch(slice(None))
     with torch.inference_mode():
         whole = nn.functional.cross_entropy(model(inputs), targets).item()

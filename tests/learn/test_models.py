@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from learn.build import build_model
 from learn.models import MODELS
+from learn.training.build import build_model
 
 
 def test_each_model_stands_in_the_file_of_its_name() -> None:

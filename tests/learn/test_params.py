@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from learn.checks import check
 from learn.errors import ParamsError
-from learn.params import load_params
+from tasks.params import load_params
+from tasks.params.preflight import check
 from tests.conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")

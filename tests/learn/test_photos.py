@@ -15,11 +15,11 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from learn import archives
-from learn.archives import Gathered, gather, tree_digest
+from learn.data.photos import archives
+from learn.data.photos.archives import Gathered, gather, tree_digest
+from learn.data.photos.decode import PhotoError, find_classes, open_photo, to_array
+from learn.data.photos.folders import PhotoFolder, image_folder
 from learn.errors import DataError
-from learn.folders import PhotoFolder, image_folder
-from learn.photos import PhotoError, find_classes, open_photo, to_array
 
 ORIENTATION = 0x0112  # EXIF's tag
 RED, BLUE = (250, 10, 10), (10, 10, 250)

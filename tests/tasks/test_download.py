@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from learn.datasets import Downloaded, PizzaSteakSushi
+from learn.data.datasets.pizza_steak_sushi import PizzaSteakSushi
+from learn.data.source import Downloaded
 from learn.errors import DownloadError, NetworkError
 from tasks import download
 from tasks.download import fetch, fetch_photos

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, TRACKWAY, Project, wait_until
 from tests.tasks.test_tracking import LOAD_CHAMPION, runs
 
-# Code that a stage imports and that cannot change its outputs: messages, locks, tracking, pictures for MLflow, the list
-# of models (each model's own file is a dep), and checks, which stop a stage or let it pass.
-NO_MATTER = {
-    "learn/errors.py", "learn/checks.py", "learn/trial.py", "learn/plots.py", "learn/models/__init__.py",
-    "tasks/address.py", "tasks/git.py", "tasks/gpu.py", "tasks/inputs.py", "tasks/journal.py", "tasks/lifeline.py",
-    "tasks/tracking.py", "tasks/warm.py",
-}  # fmt: skip
-
-# learn/params.py knows the names in DATASETS and METRICS, so every stage imports both; these stages use them for
-# nothing else: a new dataset must not train anything again, nor a new metric.
-FOR_NAMES_ONLY = {
-    "download": {"learn/metrics.py"},
-    "split": {"learn/metrics.py"},
-    "transform": {"learn/metrics.py"},
-    "train": {"learn/datasets.py", "learn/metrics.py", "learn/photos.py"},
-    "evaluate": {"learn/datasets.py", "learn/photos.py"},
-    "register": {"learn/datasets.py", "learn/photos.py"},
-    "group": {"learn/datasets.py", "learn/metrics.py", "learn/photos.py"},
+# Code that a stage imports and does not depend on, and why a change of it cannot change what the stage writes.
+PLUMBING = {
+    "learn/errors.py": "messages",
+    "tasks/params/": "reads and checks params.yaml, whose values are in dvc.lock; defaults stand in learn/",
+    "tasks/address.py": "where MLflow's store is",
+    "tasks/git.py": "what MLflow is told",
+    "tasks/gpu.py": "a lock, and a message",
+    "tasks/inputs.py": "checks",
+    "tasks/journal.py": "what MLflow is told",
+    "tasks/lifeline.py": "when a process ends",
+    "tasks/outcome.py": "what a flow is told",
+    "tasks/stage.py": "the command line, locks, paths, atomic writing",
+    "tasks/tracking.py": "what MLflow is told",
+    "tasks/warm.py": "where a process runs",
+    "learn/evaluation/plots.py": "pictures for MLflow",
 }
+# tasks/params/ knows the names in DATASETS, MODELS and METRICS, so every stage imports these lists and what they list:
+# a new dataset or model must run nothing again, nor a new metric train anything.
+FOR_NAMES_ONLY = ("learn/data/", "learn/models/", "learn/evaluation/metrics.py", "learn/training/defaults.py")
+READ_ONLY = {"train": ("learn/data/transformed.py",), "evaluate": ("learn/data/transformed.py",)}  # as it was written
 
 TRACE = """
 import atexit, json, runpy, sys
@@ -63,10 +66,24 @@ runpy.run_module("tasks." + kind, run_name="__main__")
 def test_a_stage_lists_the_code_that_it_runs_and_no_other(finished: Project, kind: str, name: str) -> None:
     finished.run("python", "-c", TRACE, kind, name)
     imported = set(json.loads(finished.read("imports.json"))) | {f"tasks/{kind}.py"}
-    models = {f for f in imported if f.startswith("learn/models/") and not f.endswith("tiny_vgg.py")}
-    packages = {f for f in imported if f.endswith("__init__.py")}
-    listed = {dep.replace("${item.model.name}", "tiny_vgg") for dep in _deps(kind) if dep.endswith(".py")}
-    assert listed == imported - models - packages - NO_MATTER - FOR_NAMES_ONLY[kind]
+    imported = {file for file in imported if not file.endswith("__init__.py")}
+    used = {dep for dep in _code(kind) if any(_lies_in(file, dep) for file in imported)}
+    assert used == _code(kind), "a stage must not run again for code that it does not import"
+    unlisted = {file for file in imported if not any(_lies_in(file, dep) for dep in _code(kind))}
+    left = {file for file in unlisted if not file.startswith((*PLUMBING, *FOR_NAMES_ONLY, *READ_ONLY.get(kind, ())))}
+    assert not left
+    assert len(_code(kind)) <= 6
+
+
+def _code(kind: str) -> set[str]:
+    """The code among the deps of a kind of stage, of digits and digits-cnn."""
+    names = {"${item.model.name}": "tiny_vgg", "${item.source.name}": "digits"}
+    found = {dep.replace(old, new) for dep in _deps(kind) for old, new in names.items() if old in dep or "$" not in dep}
+    return {dep for dep in found if dep.startswith(("learn/", "tasks/"))}
+
+
+def _lies_in(file: str, dep: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
 
 
 def _deps(kind: str) -> list[str]:
@@ -126,16 +143,81 @@ def test_an_experiment_that_is_gone_leaves_the_comparison_and_the_championship(f
     assert "circles-linear" not in finished.read("metrics/circles.csv")
 
 
-def test_code_that_cannot_matter_makes_nothing_run_again(finished: Project) -> None:
-    """A new model is a new file and an entry in MODELS; pictures and tracking are not among DVC's outputs."""
-    (finished.folder / "learn/models/new.py").write_text("# a new model\n")
-    for file in ("learn/models/__init__.py", "learn/plots.py", "tasks/tracking.py"):
-        finished.edit(file, '"""', '"""New. ')
-    assert "up to date" in finished.run("dvc", "status").stdout
-    finished.edit("learn/loop.py", '"""', '"""New. ')
-    status = finished.run("dvc", "status").stdout
-    assert "train@digits-mlp" in status
-    assert "transform@digits" not in status
+COMMENT = ('"""', '"""New. ')  # in the first line of a file
+# What is changed, in which file, and which stages it makes stale themselves; what these write decides on others.
+CHANGES = {
+    "a message": ("tasks/params/messages.py", *COMMENT, ""),
+    "a comment in the schema": ("tasks/params/experiment.py", *COMMENT, ""),
+    "a comment in what the stages share": ("tasks/stage.py", *COMMENT, ""),
+    "tracking": ("tasks/tracking.py", *COMMENT, ""),
+    "a figure": ("learn/evaluation/plots.py", *COMMENT, ""),
+    "a schedule": ("params.yaml", "  schedules:", "  schedules:\n    - {deployment: pipeline, interval: 600}", ""),
+    "a new dataset": ("learn/data/datasets/__init__.py", *COMMENT, ""),
+    "a new model": ("learn/models/__init__.py", *COMMENT, ""),
+    "a new metric": ("learn/evaluation/metrics.py", *COMMENT, "evaluate register"),
+    "a threshold of the photos' checks": ("tasks/photos.py", "NEAR = 4", "NEAR = 5", "transform"),
+    "a changed dataset": ("learn/data/datasets/digits.py", *COMMENT, "download@digits split@digits transform@digits"),
+    "a changed model": ("learn/models/tiny_vgg.py", *COMMENT, "train@digits-cnn evaluate@digits-cnn"),
+    "a changed block": ("learn/models/blocks/activation.py", *COMMENT, "train evaluate"),
+    "the loop": ("learn/training/loop.py", *COMMENT, "train evaluate"),
+    "a default of training": ("learn/training/defaults.py", "RESEED = True", "RESEED = False", "train evaluate"),
+    "a default of splits": ("learn/data/indices.py", "STRATIFY = False", "STRATIFY = True", "split"),
+    "a default of transforms": (
+        "learn/data/transformed.py",
+        "RESIZE = MODE = BROKEN = None",
+        "MODE = BROKEN = None\nRESIZE = 8",
+        "transform",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_makes_stale_what_it_can_change_and_no_more(finished: Project, change: str) -> None:
+    file, old, new, stale = CHANGES[change]
+    finished.edit(file, old, new)
+    listed = finished.run("dvc", "stage", "list", "--name-only").stdout.split()
+    expected = {name for name in listed for word in stale.split() if word in (name, name.partition("@")[0])}
+    status = json.loads(finished.run("dvc", "status", "--json").stdout)
+    own = {name for name, why in status.items() if any(_is_code(reason) for reason in why)}
+    assert own == expected
+
+
+def _is_code(reason: object) -> bool:
+    """Whether one of the reasons why a stage is stale is that its code changed."""
+    changed = reason.get("changed deps", {}) if isinstance(reason, dict) else {}
+    return any(path.startswith(("learn", "tasks")) for path in changed)
+
+
+def test_a_threshold_of_the_checks_trains_nothing_again(finished: Project) -> None:
+    """Nor does a changed test part, if there is a validation part: it is measured again."""
+    finished.edit("tasks/photos.py", "NEAR = 4", "NEAR = 5")
+    log = finished.run("dvc", "repro").stdout
+    assert {line.split("'")[1].partition("@")[0] for line in log.splitlines() if line.startswith("Running")} == {
+        "transform"
+    }
+    file = finished.folder / "data/transformed/digits/evaluation/test-inputs.npy"
+    pictures = np.load(file)
+    file.unlink()  # it may be a link into the cache
+    np.save(file, pictures[::-1])
+    status = json.loads(finished.run("dvc", "status", "--json", "train@digits-mlp", "evaluate@digits-mlp").stdout)
+    assert "evaluate@digits-mlp" in status
+    assert "train@digits-mlp" not in status
+
+
+def test_every_default_that_shapes_results_stands_in_code_that_stages_depend_on() -> None:
+    for file in ("experiment", "dataset"):
+        tree = ast.parse((ROOT / f"tasks/params/{file}.py").read_text(encoding="utf-8"))
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("learn.")
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            for field in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(field, ast.AnnAssign) and field.value and not isinstance(field.value, ast.Call):
+                    assert isinstance(field.value, ast.Name), ast.unparse(field)
+                    assert field.value.id in imported, ast.unparse(field)
 
 
 def test_dvc_s_commands_work_as_its_users_expect(finished: Project) -> None:

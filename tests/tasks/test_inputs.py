@@ -19,16 +19,16 @@ from torch import nn
 import layers.names as names
 from learn.errors import ParamsError
 from learn.models.line import Line
-from . import blocks
+from . import parts
 
 if TYPE_CHECKING:
-    from learn.datasets import Source
+    from learn.data.source import Source
 
 
-class Wide(blocks.Wide):
+class Wide(parts.Wide):
     pass
 """
-BLOCKS = """
+PARTS = """
 import torch
 from torch import nn
 
@@ -42,6 +42,12 @@ class Wide(nn.Module):
         return self.layers(x)
 """
 POINTS = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from learn.data.source import Generated
+
 
 @dataclass(frozen=True)
 class Points(Generated):
@@ -58,9 +64,6 @@ class Points(Generated):
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
         table = np.loadtxt(self.file, delimiter=",", dtype=np.float32)
         return table[:, :1], table[:, 1:]
-
-
-DATASETS["points"] = Points
 """
 SECTION = """  points:
     source: {name: points, file: points.csv}
@@ -68,6 +71,12 @@ SECTION = """  points:
     transform: {}
     champion: {metric: mae}
 """
+
+
+def add_points(project: Project) -> None:
+    (project.folder / "learn/data/datasets/points.py").write_text(POINTS)
+    with (project.folder / "learn/data/datasets/__init__.py").open("a") as stream:
+        stream.write('\nfrom learn.data.datasets.points import Points\n\nDATASETS["points"] = Points\n')
 
 
 def refused(project: Project, *command: str) -> str:
@@ -80,9 +89,9 @@ def refused(project: Project, *command: str) -> str:
 def test_code_that_a_model_imports_must_be_listed_and_then_makes_its_stages_stale(finished: Project) -> None:
     models = finished.folder / "learn/models"
     (models / "wide.py").write_text(WIDE)
-    (models / "blocks.py").write_text(BLOCKS)
+    (models / "parts.py").write_text(PARTS)
     (finished.folder / "layers").mkdir()
-    (finished.folder / "layers/names.py").write_text("import learn.models.blocks\n")
+    (finished.folder / "layers/names.py").write_text("import learn.models.parts\n")
     finished.edit(
         "learn/models/__init__.py", "from learn.models.mlp", "from learn.models.wide import Wide\nfrom learn.models.mlp"
     )
@@ -90,25 +99,25 @@ def test_code_that_a_model_imports_must_be_listed_and_then_makes_its_stages_stal
     finished.edit("params.yaml", "{name: mlp, hidden_units: [64], activation: ReLU}", "{name: wide}")
     for command in ((*TRACKWAY, "check"), ("dvc", "repro", "train@digits-mlp")):
         shown = refused(finished, *command)
-        for line, file in ((7, "layers/names.py"), (9, "learn/models/line.py"), (10, "learn/models/blocks.py")):
+        for line, file in ((7, "layers/names.py"), (9, "learn/models/line.py"), (10, "learn/models/parts.py")):
             assert (
                 f"error: learn/models/wide.py, line {line}, imports {file}, which is no dependency of train and "
                 "evaluate in dvc.yaml: a change of it would go unseen. Write what is needed into learn/models/wide.py, "
                 f"or list {file} there below deps of train and evaluate"
             ) in shown
-        assert "layers/names.py, line 1, imports learn/models/blocks.py" in shown
+        assert "layers/names.py, line 1, imports learn/models/parts.py" in shown
         assert shown.count("would go unseen") == 4, "errors.py cannot matter, nor what only a type checker reads"
 
     finished.edit("learn/models/wide.py", "from learn.models.line import Line\n", "")
     graph, listed = finished.read("dvc.yaml"), "        - learn/models/${item.model.name}.py\n"
     assert graph.count(listed) == 2
-    listing = graph.replace(listed, f"        - layers\n        - learn/models/blocks.py\n{listed}")
+    listing = graph.replace(listed, f"        - layers\n        - learn/models/parts.py\n{listed}")
     (finished.folder / "dvc.yaml").write_text(listing)
     finished.run(*TRACKWAY, "check")
     finished.run("dvc", "repro", "train@digits-mlp")
     assert "up to date" in finished.run("dvc", "status", "train@digits-mlp").stdout
-    finished.edit("learn/models/blocks.py", "nn.Flatten()", "nn.Flatten(1)")
-    assert "learn/models/blocks.py" in finished.run("dvc", "status", "train@digits-mlp").stdout
+    finished.edit("learn/models/parts.py", "nn.Flatten()", "nn.Flatten(1)")
+    assert "learn/models/parts.py" in finished.run("dvc", "status", "train@digits-mlp").stdout
 
 
 def test_a_file_that_a_dataset_opens_must_be_listed_and_then_makes_its_stages_stale(project: Project) -> None:
@@ -116,8 +125,7 @@ def test_a_file_that_a_dataset_opens_must_be_listed_and_then_makes_its_stages_st
     file = project.folder / where
     file.parent.mkdir()
     file.write_text("".join(f"{x},{2 * x}\n" for x in range(8)))
-    datasets = project.folder / "learn/datasets.py"
-    datasets.write_text(datasets.read_text() + POINTS)
+    add_points(project)
     project.edit("params.yaml", "datasets:\n", f"datasets:\n{SECTION.replace('points.csv', where)}")
     project.edit("params.yaml", "dataset: line\n", "dataset: points\n")
     shown = refused(project, "dvc", "repro", "download@points")
@@ -137,8 +145,7 @@ def test_a_file_that_a_dataset_opens_must_be_listed_and_then_makes_its_stages_st
 def test_a_dataset_that_is_not_what_its_class_says_is_refused_before_it_is_used(project: Project) -> None:
     file = project.folder / "points.csv"
     file.write_text("".join(f"{x},{2 * x}\n" for x in range(8)))
-    datasets = project.folder / "learn/datasets.py"
-    datasets.write_text(datasets.read_text() + POINTS)
+    add_points(project)
     project.edit("params.yaml", "datasets:\n", f"datasets:\n{SECTION}")
     project.edit("params.yaml", "dataset: line\n", "dataset: points\n")
     project.edit("dvc.yaml", "        - tasks/download.py\n", "        - points.csv\n        - tasks/download.py\n")
@@ -154,7 +161,7 @@ def test_a_dataset_that_is_not_what_its_class_says_is_refused_before_it_is_used(
     ):
         file.write_text(content)
         if ",1," in content:
-            project.edit("learn/datasets.py", "table[:, :1], table[:, 1:]", "table[:, :2], table[:, 2:]")
+            project.edit("learn/data/datasets/points.py", "table[:, :1], table[:, 1:]", "table[:, :2], table[:, 2:]")
         assert message in refused(project, "dvc", "repro", "download@points")
     file.write_text(whole.replace("3,6", "3,six"))
     done = project.run("dvc", "repro", "download@points", check=False)

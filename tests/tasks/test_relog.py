@@ -7,7 +7,7 @@ from collections import Counter
 
 import mlflow
 
-from learn.params import load_params
+from tasks.params import load_params
 from tests.conftest import ROOT, Project
 from tests.tasks.test_tracking import artifacts, run_of, runs
 

@@ -1,28 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from learn.datasets import Generated
-from learn.params import Split
-from tasks.split import split_indices
+from learn.data.indices import split_indices
+from tasks.params import Split
 
 
-@dataclass(frozen=True)
-class Sized(Generated):
-    free: int = 100
-    official: int = 0
-    shape = (1,)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        return self.free, self.official
-
-    def generate(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((self.free + self.official, 1), np.float32), np.zeros(self.free + self.official, np.int64)
+def indices(targets: np.ndarray, split: Split, free: int = 100, official: int = 0) -> dict[str, np.ndarray]:
+    return split_indices(targets, free, official, **split.model_dump())
 
 
 SETTINGS = [
@@ -37,7 +24,7 @@ SETTINGS = [
 def test_the_parts_are_disjoint_complete_and_as_large_as_foretold(settings: dict[str, object]) -> None:
     split = Split(seed=42, **settings)  # type: ignore[arg-type]
     targets = np.arange(100) % 4
-    parts = split_indices(targets, split, Sized("x"))
+    parts = indices(targets, split)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(100))
     assert {part: len(index) for part, index in parts.items()} == {k: n for k, n in split.sizes(100, 0).items() if n}
     if split.stratify:
@@ -50,7 +37,7 @@ def test_the_same_seed_gives_the_same_parts_and_another_seed_others() -> None:
     targets = np.zeros(100, np.int64)
 
     def test_part(seed: int) -> list[int]:
-        return split_indices(targets, Split(test=0.2, shuffle=True, seed=seed), Sized("x"))["test"].tolist()
+        return indices(targets, Split(test=0.2, shuffle=True, seed=seed))["test"].tolist()
 
     assert test_part(42) == test_part(42) != test_part(43)
 
@@ -58,20 +45,20 @@ def test_the_same_seed_gives_the_same_parts_and_another_seed_others() -> None:
 def test_it_draws_the_course_s_parts() -> None:
     x = np.arange(100)
     train, test = train_test_split(x, test_size=0.2, random_state=42)
-    parts = split_indices(np.zeros(100, np.int64), Split(test=0.2, shuffle=True, seed=42), Sized("x"))
+    parts = indices(np.zeros(100, np.int64), Split(test=0.2, shuffle=True, seed=42))
     assert np.array_equal(parts["train"], train)
     assert np.array_equal(parts["test"], test)
 
 
 def test_without_shuffling_the_first_samples_are_for_training() -> None:
-    parts = split_indices(np.zeros((50, 1)), Split(test=0.2, shuffle=False, seed=0), Sized("x", free=50))
+    parts = indices(np.zeros((50, 1)), Split(test=0.2, shuffle=False, seed=0), free=50)
     assert parts["train"].tolist() == list(range(40))
     assert parts["test"].tolist() == list(range(40, 50))
 
 
 def test_an_official_test_part_stays_as_it_is() -> None:
     split = Split(test="official", validation=0.1, shuffle=True, stratify=True, seed=1)
-    parts = split_indices(np.arange(120) % 2, split, Sized("x", free=100, official=20))
+    parts = indices(np.arange(120) % 2, split, free=100, official=20)
     assert parts["test"].tolist() == list(range(100, 120))
     assert len(parts["validation"]) == 10
     assert len(parts["train"]) == 90

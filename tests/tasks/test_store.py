@@ -115,6 +115,7 @@ def long_training(project: Project) -> Iterator[subprocess.Popen[bytes]]:
         training.wait()
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_run_whose_processes_were_all_killed_is_marked_by_the_next(finished: Project) -> None:
     with long_training(finished) as training:
         (writer,) = psutil.Process(training.pid).children()

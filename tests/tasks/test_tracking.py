@@ -17,7 +17,7 @@ import pytest
 import torch
 from mlflow.entities import Run
 
-from learn.params import load_params
+from tasks.params import load_params
 from tasks.tracking import TRACKING, flatten, sha256
 from tests.conftest import ROOT, Project
 
@@ -119,7 +119,7 @@ def test_the_model_of_a_run_predicts_for_any_batch_size(
     served = mlflow.pyfunc.load_model(uri)
     loaded = mlflow.pytorch.load_model(uri)
     # eager, from the state_dict
-    from learn.build import build_model
+    from learn.training.build import build_model
 
     size = info.signature.outputs.inputs[0].shape[1]
     model = build_model(*_model(name), dataset.shape, size)
@@ -192,7 +192,7 @@ def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Pro
     assert {"digits-mlp", "99.90%", f"{numbers['accuracy']:.2%}"} <= set(line.split())
     finished.run("python", "-c", LOAD_CHAMPION)
 
-    inputs = finished.folder / "data/transformed/digits/validation-inputs.npy"
+    inputs = finished.folder / "data/transformed/digits/training/validation-inputs.npy"
     pictures = np.load(inputs)
     inputs.unlink()  # it may be a link into DVC's cache
     np.save(inputs, np.broadcast_to(pictures[:1], pictures.shape))

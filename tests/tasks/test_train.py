@@ -14,10 +14,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from learn.build import build_loss, build_model, build_optimizer
 from learn.errors import DeviceError
-from learn.loop import State, fit
-from learn.parts import Info, StreamedPart, load_part
+from learn.training.build import build_loss, build_model, build_optimizer
+from learn.training.loop import fit
+from learn.training.splits import Info, StreamedSplit, load_split
+from learn.training.state import State
 from tasks.stage import is_streamed
 from tests.conftest import ROOT, TRACKWAY, Project
 
@@ -53,8 +54,8 @@ def test_a_streamed_part_gives_the_batches_of_a_resident_one(tmp_path: Path) -> 
     np.save(tmp_path / "train-inputs.npy", rng.integers(0, 255, (100, 1, 4, 4), dtype=np.uint8))
     np.save(tmp_path / "train-targets.npy", rng.integers(0, 3, 100))
     (tmp_path / "info.json").write_text(Info((1, 4, 4), ("a", "b", "c"), 255.0, {"train": 100}).to_json())
-    resident, streamed = load_part(tmp_path, "train"), load_part(tmp_path, "train", streamed=True)
-    assert isinstance(streamed, StreamedPart)
+    resident, streamed = load_split(tmp_path, "train"), load_split(tmp_path, "train", streamed=True)
+    assert isinstance(streamed, StreamedSplit)
     assert len(streamed) == len(resident) == 100
     order = [*torch.randperm(100).split(7), slice(3, 50), slice(None)]
     for mine, theirs in zip(streamed.batches(order), resident.batches(order), strict=True):
@@ -65,8 +66,8 @@ def test_a_streamed_part_gives_the_batches_of_a_resident_one(tmp_path: Path) -> 
         torch.manual_seed(42)
         model = build_model("mlp", {"hidden_units": [8], "activation": "ReLU"}, (1, 4, 4), 3)
         state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
-        objective = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
-        return [e.metrics["train/loss"] for e in fit(state, part, part, objective, epochs=3, batch_size=8)]
+        criterion = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
+        return [e.metrics["train/loss"] for e in fit(state, part, part, criterion, epochs=3, batch_size=8)]
 
     assert losses(resident) == losses(streamed)
 
@@ -75,21 +76,22 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np, psutil, torch
-from learn.build import build_loss, build_model, build_optimizer
+from learn.training.build import build_loss, build_model, build_optimizer
 from learn.errors import DeviceError
-from learn.loop import State, fit
-from learn.parts import load_part, part_bytes
+from learn.training.loop import fit
+from learn.training.state import State
+from learn.training.splits import load_split, split_bytes
 from tasks.stage import is_streamed
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 model = build_model("mlp", {"hidden_units": [4], "activation": "ReLU"}, (3, 32, 32), 2)
 state = State(model, build_optimizer("SGD", {"lr": 0.01}, model))
-objective = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
+criterion = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
 used = int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmData")).split()[1])
 resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + 2**28, resource.RLIM_INFINITY))
-streamed = is_streamed(sys.argv[2], part_bytes(folder, "train"), torch.device("cpu"))
-part = load_part(folder, "train", streamed=streamed)
+streamed = is_streamed(sys.argv[2], split_bytes(folder, "train"), torch.device("cpu"))
+part = load_split(folder, "train", streamed=streamed)
 for epoch in fit(state, part, part, build_loss("CrossEntropyLoss", {}, ("a", "b")), epochs=1, batch_size=256):
     print("streamed" if streamed else "resident", epoch.samples)
 """
@@ -151,11 +153,13 @@ WEIGHTED = {
 }
 
 PREDICT = """
+from pathlib import Path
 import numpy as np, torch
 from tasks.tracking import load_model
 for dataset, scale in (("digits", 16), ("circles", 1)):
     model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
-    inputs, targets = (np.load(f"data/transformed/{dataset}/test-{kind}.npy") for kind in ("inputs", "targets"))
+    (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
+    inputs, targets = (np.load(file.with_name(f"test-{kind}.npy")) for kind in ("inputs", "targets"))
     logits = model(torch.from_numpy(inputs / np.float32(scale)))
     classes = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
     print(dataset, about.loss, (classes.numpy() == targets).mean())
@@ -270,7 +274,7 @@ def test_no_stage_ends_well_with_numbers_that_are_not_finite(finished: Project) 
         return done.stdout
 
     def spoil(part: str, value: float) -> None:
-        inputs = finished.folder / f"data/transformed/blobs/{part}-inputs.npy"
+        inputs = next((finished.folder / "data/transformed/blobs").glob(f"*/{part}-inputs.npy"))
         array = np.load(inputs)
         array[7] = value
         inputs.unlink()  # a link to DVC's cache, perhaps
@@ -294,6 +298,12 @@ def test_no_stage_ends_well_with_numbers_that_are_not_finite(finished: Project) 
 
 
 WAVES = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from learn.data.source import Generated
+
 
 @dataclass(frozen=True)
 class Waves(Generated):
@@ -314,9 +324,6 @@ class Waves(Generated):
         wave = np.sin(np.arange(8) + np.random.default_rng(0).uniform(0, 6, (120, 1)))[:, None, :].repeat(8, 1)
         x = np.where(y[:, None, None] == 1, wave, wave.transpose(0, 2, 1))
         return x[:, None].astype(np.float32), y.astype(np.int64)
-
-
-DATASETS["waves"] = Waves
 """
 
 # The one takes the values above 0 out of a batch, the other one decides by them: meta tensors have no values.
@@ -365,7 +372,7 @@ PREDICT_WAVES = """
 import numpy as np, torch
 from tasks.tracking import load_model
 model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
-inputs, targets = (np.load(f"data/transformed/waves/test-{kind}.npy") for kind in ("inputs", "targets"))
+inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
 print((torch.cat([model(batch) for batch in batches]).argmax(1).numpy() == targets).mean())
 """
@@ -373,8 +380,9 @@ print((torch.cat([model(batch) for batch in batches]).argmax(1).numpy() == targe
 
 def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
     """Images of floats, resized and augmented; models that look at values; BatchNorm; arrays of another dtype."""
-    datasets = finished.read("learn/datasets.py")
-    (finished.folder / "learn/datasets.py").write_text(datasets + WAVES)
+    (finished.folder / "learn/data/datasets/waves.py").write_text(WAVES)
+    with (finished.folder / "learn/data/datasets/__init__.py").open("a") as stream:
+        stream.write('\nfrom learn.data.datasets.waves import Waves\n\nDATASETS["waves"] = Waves\n')
     models = finished.read("learn/models/__init__.py")
     for name, statement in MODELS.items():
         code = MODEL.format(name=name.title(), statement=statement)
@@ -383,7 +391,7 @@ def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
     (finished.folder / "learn/models/__init__.py").write_text(models)
     finished.edit("params.yaml", "\nexperiments:\n", SECTIONS)
     finished.run("dvc", "repro", "register@waves")
-    inputs = np.load(finished.folder / "data/transformed/waves/train-inputs.npy")
+    inputs = np.load(finished.folder / "data/transformed/waves/training/train-inputs.npy")
     assert inputs.shape == (90, 1, 12, 12)
     assert inputs.dtype == np.float32
     assert -1 <= inputs.min() < -0.9 < 0.9 < inputs.max() <= 1
@@ -398,7 +406,7 @@ def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
 
     # fewer samples than params.yaml can tell, as with photos that are left out: a last batch of one
     for kind in ("inputs", "targets"):
-        file = finished.folder / f"data/transformed/waves/train-{kind}.npy"
+        file = finished.folder / f"data/transformed/waves/training/train-{kind}.npy"
         array = np.load(file)
         file.unlink()
         np.save(file, array[:81])
@@ -410,7 +418,7 @@ def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
     )
     assert "set batch_size to 15, which leaves none" in done.stdout
 
-    finished.edit("learn/datasets.py", "x[:, None].astype(np.float32)", "x[:, None].astype(np.float64)")
+    finished.edit("learn/data/datasets/waves.py", "x[:, None].astype(np.float32)", "x[:, None].astype(np.float64)")
     done = finished.run("dvc", "repro", "train@waves-one", check=False)
     assert (
         "error: experiments.waves-one: dtype: the inputs are float64, the model's parameters float32: "

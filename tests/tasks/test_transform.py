@@ -5,29 +5,32 @@ import pytest
 import torch
 from PIL import Image
 
-from learn.parts import Info, load_part
-from learn.transforms import resize
+from learn.data.transformed import Info, resize
+from learn.training.splits import load_split
 from tests.conftest import Project
 
 
 def test_the_parts_hold_the_raw_samples_and_are_memory_mapped(by_flow: Project) -> None:
-    folder = by_flow.folder / "data/transformed/digits"
-    info = Info.read(folder)
-    assert info.shape == (1, 8, 8)
-    assert info.samples == {"train": 1257, "validation": 180, "test": 360}
-    assert info.held_out == "validation"
+    transformed = by_flow.folder / "data/transformed/digits"
+    infos = {kind: Info.read(transformed / kind) for kind in ("training", "evaluation")}
+    assert infos["training"].shape == infos["evaluation"].shape == (1, 8, 8)
+    assert infos["training"].samples == {"train": 1257, "validation": 180}
+    assert infos["evaluation"].samples == {"test": 360}
+    assert infos["training"].held_out == "validation"
     raw = np.load(by_flow.folder / "data/raw/digits/inputs.npy")
-    for name, samples in info.samples.items():
+    for name, samples, folder in (
+        (name, samples, transformed / kind) for kind, info in infos.items() for name, samples in info.samples.items()
+    ):
         index = np.load(by_flow.folder / f"data/split/digits/{name}.npy")
         assert isinstance(np.load(folder / f"{name}-inputs.npy", mmap_mode="r"), np.memmap)
-        part = load_part(folder, name)
+        part = load_split(folder, name)
         assert len(part) == samples
         assert part.inputs.dtype == torch.uint8
         assert np.array_equal(part.inputs.numpy(), raw[index])
 
 
 def test_a_batch_is_what_to_tensor_makes(by_flow: Project) -> None:
-    part = load_part(by_flow.folder / "data/transformed/digits", "test", memory_format="channels_last")
+    part = load_split(by_flow.folder / "data/transformed/digits/evaluation", "test", memory_format="channels_last")
     inputs, targets = part.batch(torch.tensor([3, 1]))
     assert torch.equal(inputs, part.inputs[[3, 1]].to(torch.float32).div(16))
     assert inputs.is_contiguous(memory_format=torch.channels_last)
@@ -65,4 +68,4 @@ def test_resizing_is_a_setting_of_the_dataset(finished: Project) -> None:
     )
     done = finished.stage("transform@digits")
     assert "inputs (1, 12, 12), 1,797 samples" in done.stdout
-    assert np.load(finished.folder / "data/transformed/digits/test-inputs.npy").shape == (360, 1, 12, 12)
+    assert np.load(finished.folder / "data/transformed/digits/evaluation/test-inputs.npy").shape == (360, 1, 12, 12)

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from bench.memory import transform_peak
 from learn.errors import ParamsError
-from learn.params import read_yaml
+from tasks.params import read_yaml
 from tests.conftest import ROOT, TRACKWAY, Project
 
 # Out of both kinds of quotes, a command within, commands after it
@@ -126,7 +126,8 @@ def test_what_is_no_honest_picture_is_refused_or_read_in_little_memory(tmp_path:
     ):
         (tmp_path / name).write_bytes(content)
     reading = (
-        "import resource, sys, warnings; from pathlib import Path; from learn.photos import PhotoError, open_photo\n"
+        "import resource, sys, warnings; from pathlib import Path\n"
+        "from learn.data.photos.decode import PhotoError, open_photo\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
         "warnings.simplefilter('ignore')\n"
         "for name in sys.argv[1:]:\n"
@@ -177,7 +178,12 @@ def test_no_pickle_is_loaded(finished: Project) -> None:
         ("evaluate@digits-mlp", "models/digits-mlp/model.pt", "train@digits-mlp", b""),
         ("split@digits", "data/raw/digits/targets.npy", "download@digits", objects.read_bytes()),
         ("transform@digits", "data/split/digits/train.npy", "split@digits", pickled),
-        ("train@digits-mlp", "data/transformed/digits/train-inputs.npy", "transform@digits", objects.read_bytes()),
+        (
+            "train@digits-mlp",
+            "data/transformed/digits/training/train-inputs.npy",
+            "transform@digits",
+            objects.read_bytes(),
+        ),
     ):
         path = finished.folder / file
         whole = path.read_bytes()

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learn.build import BuildError, check_arguments
 from learn.errors import DataError
+from learn.training.build import BuildError, check_arguments
 
 if TYPE_CHECKING:
-    from learn.parts import Part
+    from learn.training.splits import Split
 
 
 def augmentations() -> dict[str, Any]:
@@ -43,7 +43,7 @@ _NOT = ("Transform", "Compose", "Lambda", "RandomApply", "RandomChoice", "Random
 MIXES = ("MixUp", "CutMix")  # of two samples and their classes: on the whole batch
 
 
-def value_span(part: Part) -> tuple[float, float]:
+def value_span(part: Split) -> tuple[float, float]:
     """The values of a part's stored inputs that transforms shall take for black and white.
 
     For integers 0 and the scale; for floats 0 and 1, or the smallest and the largest if one lies outside. Raises

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Self
 
+from learn.data.photos.decode import SUFFIXES, find_photos, unwritable
 from learn.errors import DataError, printable
-from learn.photos import SUFFIXES, find_photos, unwritable
 
 if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
     from backports import tarfile  # type: ignore[no-redef]

@@ -1,6 +1,6 @@
 """A batch without data through model and loss, before any work: the three most common errors, told in full.
 
-    try_batches(model, objective, *training.batch(slice(0, 2)), samples=len(training), batch_size=32)
+    try_batches(model, criterion, *training.batch(slice(0, 2)), samples=len(training), batch_size=32)
 
 Shape: which layer, what it is given, what it expects. Dtype: what the loss wants. (The device: `use_device`.) On the
 `meta` device tensors have shapes and dtypes and no memory, so this takes milliseconds, however large the model. Only a
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from learn.errors import BatchError
-from learn.objective import Objective
+from learn.training.criterion import Criterion
 
 
 class NeedsDataError(BatchError):
@@ -26,7 +26,7 @@ class NeedsDataError(BatchError):
 
 def try_batches(
     model: nn.Module,
-    objective: Objective,
+    criterion: Criterion,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     samples: int,
@@ -38,11 +38,11 @@ def try_batches(
     """
     size = min(batch_size or samples, samples)
     last = samples % size or size
-    try_batch(model, objective, inputs, targets, max(size, 2))
+    try_batch(model, criterion, inputs, targets, max(size, 2))
     if 1 < last == size:
         return
     try:
-        try_batch(model, objective, inputs, targets, last)
+        try_batch(model, criterion, inputs, targets, last)
     except NeedsDataError:
         raise
     except BatchError as error:
@@ -58,7 +58,7 @@ def try_batches(
 
 def try_batch(
     model: nn.Module,
-    objective: Objective,
+    criterion: Criterion,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     samples: int | None = None,
@@ -71,20 +71,20 @@ def try_batch(
     are.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if problem := _dtype_problem(objective, tensors, inputs, targets):
+    if problem := _dtype_problem(criterion, tensors, inputs, targets):
         raise BatchError(problem)
     samples = samples or len(inputs)
     without_data = [torch.empty((samples, *t.shape[1:]), dtype=t.dtype, device="meta") for t in (inputs, targets)]
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     try:
-        _run(model, on_meta, objective.to("meta"), *without_data)
+        _run(model, on_meta, criterion.to("meta"), *without_data)
     except BatchError as error:
         if not needs_data(error):
             raise
         if inputs.is_meta or any(tensor.is_meta for tensor in tensors.values()):
             raise NeedsDataError(str(error)) from error
         copies = {name: tensor.clone() for name, tensor in model.named_buffers()}  # BatchNorm writes to its own
-        _run(model, copies, objective, inputs[:samples], targets[:samples])
+        _run(model, copies, criterion, inputs[:samples], targets[:samples])
 
 
 def why_not_exported(model: nn.Module, inputs: torch.Tensor) -> str | None:
@@ -117,7 +117,7 @@ def needs_data(error: BaseException | None) -> bool:
 def _run(
     model: nn.Module,
     tensors: dict[str, torch.Tensor],
-    objective: Objective,
+    criterion: Criterion,
     inputs: torch.Tensor,
     targets: torch.Tensor,
 ) -> None:
@@ -138,13 +138,13 @@ def _run(
     finally:
         for hook in hooks:
             hook.remove()
-    if logits.shape != (len(inputs), objective.output_size):
+    if logits.shape != (len(inputs), criterion.output_size):
         raise BatchError(
-            f"model gives {tuple(logits.shape[1:])} a sample; {_name(objective)} wants ({objective.output_size},)"
+            f"model gives {tuple(logits.shape[1:])} a sample; {_name(criterion)} wants ({criterion.output_size},)"
         )
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):
-            objective(logits, targets)
+            criterion(logits, targets)
     except Exception as error:  # each loss of torch has its own
         raise BatchError(f"loss: {_first_line(error)}") from error
 
@@ -165,12 +165,12 @@ def largest_batch(step: Callable[[int], object], too_large: int) -> int:
     return samples
 
 
-def _name(objective: Objective) -> str:
-    return type(objective.loss).__name__
+def _name(criterion: Criterion) -> str:
+    return type(criterion.loss).__name__
 
 
 def _dtype_problem(
-    objective: Objective, tensors: dict[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
+    criterion: Criterion, tensors: dict[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
 ) -> str | None:
     floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if floats and inputs.dtype not in floats:
@@ -178,14 +178,14 @@ def _dtype_problem(
         return (
             f"dtype: the inputs are {_short(inputs.dtype)}, the model's parameters {wanted}: read() must give {wanted}"
         )
-    if objective.classes and not objective.binary and targets.dtype != torch.int64:
+    if criterion.classes and not criterion.binary and targets.dtype != torch.int64:
         return (
-            f"dtype: the targets are {_short(targets.dtype)}; {_name(objective)} wants the indices of the classes in "
+            f"dtype: the targets are {_short(targets.dtype)}; {_name(criterion)} wants the indices of the classes in "
             "int64: in the dataset's read(), targets.astype(np.int64)"
         )
-    if not objective.classes and not targets.is_floating_point():
+    if not criterion.classes and not targets.is_floating_point():
         return (
-            f"dtype: the targets are {_short(targets.dtype)}; {_name(objective)} wants floats: in the dataset's "
+            f"dtype: the targets are {_short(targets.dtype)}; {_name(criterion)} wants floats: in the dataset's "
             "read(), targets.astype(np.float32)"
         )
     return None

@@ -18,7 +18,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from learn.errors import did_you_mean
 from learn.models import MODELS
-from learn.objective import Objective
+from learn.training.criterion import Criterion
 
 
 class BuildError(ValueError):
@@ -55,7 +55,7 @@ def build_model(name: str, arguments: dict[str, Any], input_shape: tuple[int, ..
     return _call(MODELS, name, arguments, input_shape, output_size)
 
 
-def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> Objective:
+def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> Criterion:
     """A loss of torch.nn for data with these classes (none: regression). A list (weight: [1, 2]) becomes a tensor."""
     given = {
         key: _tensor(key, value) if isinstance(value, list) or (key in WEIGHTS and value is not None) else value
@@ -64,11 +64,11 @@ def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -
     loss = _call(losses(), name, given)
     if getattr(loss, "reduction", "mean") == "none":
         raise BuildError("reduction", "is none; it must be mean or sum, one number a batch")
-    objective = Objective(loss, classes)
-    for key in WEIGHTS if objective.binary else ():
+    criterion = Criterion(loss, classes)
+    for key in WEIGHTS if criterion.binary else ():
         if isinstance(arguments.get(key), list) and len(arguments[key]) != 1:
             raise BuildError(key, f"is {arguments[key]}; a binary loss has one logit, so it must be one number")
-    return objective
+    return criterion
 
 
 WEIGHTS = ("weight", "pos_weight")  # the tensors among the arguments of losses

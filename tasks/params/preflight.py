@@ -2,8 +2,8 @@
 
     params = check(Path("params.yaml"))
 
-`learn/params.py` checks what the file alone can tell. Here torch adds the names and arguments of models, losses,
-optimizers and schedulers, and a trial on the `meta` device (shapes without data) tells whether a model fits its data.
+`tasks/params/` checks what the file alone can tell. Here torch adds the names and arguments of models, losses,
+optimizers and schedulers, and a batch on the `meta` device (shapes without data) tells whether a model fits its data.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from learn.augment import MIXES, Augmentation
-from learn.build import (
+from learn.errors import BatchError, ParamsError
+from learn.models import MODELS
+from learn.training.augment import MIXES, Augmentation
+from learn.training.batch_check import NeedsDataError, needs_data, try_batch, try_batches
+from learn.training.build import (
     BuildError,
     build_loss,
     build_model,
@@ -31,11 +34,8 @@ from learn.build import (
     optimizers,
     schedulers,
 )
-from learn.errors import BatchError, ParamsError
-from learn.models import MODELS
-from learn.objective import Objective
-from learn.params import PARAMS_FILE, PLATEAU, Dataset, Experiment, Params, parse_params, read_yaml
-from learn.trial import NeedsDataError, needs_data, try_batch, try_batches
+from learn.training.criterion import Criterion
+from tasks.params import PARAMS_FILE, PLATEAU, Dataset, Experiment, Params, parse_params, read_yaml
 
 
 def check(path: Path = PARAMS_FILE) -> Params:
@@ -54,7 +54,7 @@ def check(path: Path = PARAMS_FILE) -> Params:
 
 
 def _torch_problems(data: Any) -> Iterator[str]:
-    """Unknown names and arguments of every experiment; where these are right and the rest too, what its trial says."""
+    """Unknown names and arguments of every experiment; if these and the rest are right, what its batch check says."""
     sections = [data.get(key) if isinstance(data, dict) else None for key in ("datasets", "experiments")]
     datasets, experiments = (section if isinstance(section, dict) else {} for section in sections)
     for name, experiment in experiments.items():
@@ -65,7 +65,7 @@ def _torch_problems(data: Any) -> Iterator[str]:
                 dataset = Dataset.model_validate_json(json.dumps(datasets.get(parsed.dataset), default=str))
             except ValidationError:
                 continue  # reported already
-            problems = list(filter(None, [_trial(parsed, dataset)]))
+            problems = list(filter(None, [_batch_check(parsed, dataset)]))
         yield from (f"{name}.{problem}" for problem in problems)
 
 
@@ -86,18 +86,18 @@ def _name_problems(experiment: Any) -> Iterator[str]:
                     yield _located(section, error)
 
 
-def _trial(experiment: Experiment, dataset: Dataset) -> str | None:
+def _batch_check(experiment: Experiment, dataset: Dataset) -> str | None:
     """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None.
 
     A model that looks at values, in its constructor or while it runs, is built on the CPU instead and gets two samples.
     """
     try:
-        return _trial_on("meta", experiment, dataset)
+        return _batch_check_on("meta", experiment, dataset)
     except NeedsDataError:
-        return _trial_on("cpu", experiment, dataset)
+        return _batch_check_on("cpu", experiment, dataset)
 
 
-def _trial_on(device: str, experiment: Experiment, dataset: Dataset) -> str | None:
+def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> str | None:
     classes = dataset.source.classes
     images = len(dataset.shape) == 3
     if 0 in dataset.shape:
@@ -115,10 +115,10 @@ def _trial_on(device: str, experiment: Experiment, dataset: Dataset) -> str | No
     ):
         section = "loss"
         try:
-            objective = build_loss(experiment.loss.name, experiment.loss.arguments, classes)
+            criterion = build_loss(experiment.loss.name, experiment.loss.arguments, classes)
             section = "model"
             _check_types(MODELS, experiment.model.name, experiment.model.arguments)
-            model = _build_model(experiment, dataset.shape, objective)
+            model = _build_model(experiment, dataset.shape, criterion)
             section = "optimizer"
             optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
             if experiment.scheduler:
@@ -130,13 +130,13 @@ def _trial_on(device: str, experiment: Experiment, dataset: Dataset) -> str | No
             if device == "meta" and needs_data(error):
                 raise NeedsDataError(str(error)) from error
             resizable = device == "meta" and (section, error.key) == ("model", "")
-            return _located(section, error) + (_size_that_fits(experiment, dataset, objective) if resizable else "")
+            return _located(section, error) + (_size_that_fits(experiment, dataset, criterion) if resizable else "")
         try:
-            _try(model, objective, dataset.shape)
+            _try(model, criterion, dataset.shape)
             if dataset.sizes["train"] > 0:  # or it is reported already
                 batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-                batch = _samples(objective, dataset.shape)
-                try_batches(model, objective, *batch, dataset.sizes["train"], batch_size)
+                batch = _samples(criterion, dataset.shape)
+                try_batches(model, criterion, *batch, dataset.sizes["train"], batch_size)
         except NeedsDataError:
             raise
         except BatchError as error:
@@ -146,11 +146,11 @@ def _trial_on(device: str, experiment: Experiment, dataset: Dataset) -> str | No
             if what == "batch_size":
                 return str(error)
             resizable = device == "meta" and what == "shape:"
-            fits = _size_that_fits(experiment, dataset, objective) if resizable else ""
+            fits = _size_that_fits(experiment, dataset, criterion) if resizable else ""
             return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
     if experiment.loss.name in PROBABILITIES:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            outputs = _build_model(experiment, dataset.shape, objective).eval()(torch.rand(4, *dataset.shape))
+            outputs = _build_model(experiment, dataset.shape, criterion).eval()(torch.rand(4, *dataset.shape))
         wanted, fits_all = PROBABILITIES[experiment.loss.name]
         if not fits_all(outputs):
             return _loss_does_not_fit(experiment, classes, f"it takes {wanted}, and the model gives logits")
@@ -164,18 +164,18 @@ PROBABILITIES: dict[str, tuple[str, Callable[[torch.Tensor], bool]]] = {
 }
 
 
-def _build_model(experiment: Experiment, shape: tuple[int, ...], objective: Objective) -> nn.Module:
-    return build_model(experiment.model.name, experiment.model.arguments, shape, objective.output_size)
+def _build_model(experiment: Experiment, shape: tuple[int, ...], criterion: Criterion) -> nn.Module:
+    return build_model(experiment.model.name, experiment.model.arguments, shape, criterion.output_size)
 
 
-def _try(model: nn.Module, objective: Objective, shape: tuple[int, ...]) -> None:
-    samples = len(objective.classes) + 2  # unlike the number of logits, so that nothing fits by accident
-    try_batch(model, objective, *_samples(objective, shape), samples)
+def _try(model: nn.Module, criterion: Criterion, shape: tuple[int, ...]) -> None:
+    samples = len(criterion.classes) + 2  # unlike the number of logits, so that nothing fits by accident
+    try_batch(model, criterion, *_samples(criterion, shape), samples)
 
 
-def _samples(objective: Objective, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _samples(criterion: Criterion, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Two inputs and targets, on the default device."""
-    return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if objective.classes else torch.zeros(2, 1)
+    return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if criterion.classes else torch.zeros(2, 1)
 
 
 def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
@@ -197,14 +197,14 @@ def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
 LARGEST = 256  # pixels: sizes that are tried out for a message
 
 
-def _size_that_fits(experiment: Experiment, dataset: Dataset, objective: Objective) -> str:
+def _size_that_fits(experiment: Experiment, dataset: Dataset, criterion: Criterion) -> str:
     """The end of a message about images of a wrong size: the nearest size that the model takes."""
     if len(dataset.shape) != 3:
         return ""
     channels, now, _ = dataset.shape
     for size in sorted(range(1, LARGEST + 1), key=lambda size: abs(size - now)):
         try:
-            _try(_build_model(experiment, (channels, size, size), objective), objective, (channels, size, size))
+            _try(_build_model(experiment, (channels, size, size), criterion), criterion, (channels, size, size))
         except (BuildError, BatchError):
             continue
         return f"; or set datasets.{experiment.dataset}.transform.resize to {size}, which fits"

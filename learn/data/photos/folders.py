@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from learn.photos import find_classes, find_photos, open_photo
+from learn.data.photos.decode import find_classes, find_photos, open_photo
 
 Transform = Callable[[Image.Image], Any]
 

@@ -1,59 +1,34 @@
-"""A dataset's parts (train, validation, test) as `data/transformed/D/` holds them: arrays on disk, tensors in batches.
+"""A dataset's splits as the folders of `data/transformed/D/` hold them: arrays on disk, tensors in batches.
 
 PART-inputs.npy   (N, *shape) uint8 or float32, memory-mapped when read
 PART-targets.npy  (N,) int64 classes, or (N, 1) float32 for regression
-info.json         shape, classes, scale, number of samples
+info.json         shape, classes, scale, number of samples in each of the folder's splits
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learn.data.transformed import Info
 from learn.errors import only_data
 
 if TYPE_CHECKING:
     import torch
 
-INFO = "info.json"
 AHEAD = 3  # batches that are read from a file before they are asked for
 
 
 @dataclass(frozen=True)
-class Info:
-    """What there is to know about a transformed dataset."""
-
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    scale: float
-    samples: dict[str, int]  # part → N; only parts that are not empty
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def read(cls, folder: Path) -> Info:
-        with only_data(folder / INFO, f"transform@{folder.name}"):
-            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-            return cls(tuple(info["shape"]), tuple(info["classes"]), info["scale"], info["samples"])
-
-    @property
-    def held_out(self) -> str:
-        """The part that is measured after each epoch: validation where there is one."""
-        return "validation" if "validation" in self.samples else "test"
-
-
-@dataclass(frozen=True)
-class Part:
+class Split:
     """One part as whole tensors on one device; batches are cut from them by index, not sample by sample."""
 
     name: str
@@ -88,12 +63,12 @@ class Part:
         ((inputs, targets),) = self.batches([index])
         return self.prepare(inputs), targets
 
-    def to(self, device: torch.device) -> Part:
+    def to(self, device: torch.device) -> Split:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
-class StreamedPart(Part):
+class StreamedSplit(Split):
     """A part whose inputs stay in their file: a thread reads the next batches while one is trained on.
 
     The file is mapped, not loaded, and the order is random over the whole of it. `inputs` is empty, on the device that
@@ -119,17 +94,17 @@ class StreamedPart(Part):
                 ahead.extend(reader.submit(read, index) for index in islice(todo, 1))
                 yield inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
-    def to(self, device: torch.device) -> Part:
+    def to(self, device: torch.device) -> Split:
         return replace(self, inputs=self.inputs.to(device))
 
 
-def load_part(folder: Path, name: str, *, memory_format: str = "contiguous", streamed: bool = False) -> Part:
+def load_split(folder: Path, name: str, *, memory_format: str = "contiguous", streamed: bool = False) -> Split:
     """Memory-mapped: pages are read when a batch needs them, and stay the operating system's to drop."""
     import torch
 
     def mapped(kind: str, mode: Any) -> np.ndarray:
         file = folder / f"{name}-{kind}.npy"
-        with only_data(file, f"transform@{folder.name}"):
+        with only_data(file, f"transform@{folder.parent.name}"):
             return np.load(file, mmap_mode=mode)
 
     # "c", copy on write: torch warns of sharing memory that it may not write to
@@ -137,12 +112,12 @@ def load_part(folder: Path, name: str, *, memory_format: str = "contiguous", str
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     rest = (targets, Info.read(folder).scale, formats[memory_format])
     if not streamed:
-        return Part(name, torch.from_numpy(mapped("inputs", "c")), *rest)
+        return Split(name, torch.from_numpy(mapped("inputs", "c")), *rest)
     file = mapped("inputs", "r")
     file._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # or each read brings its neighbours
-    return StreamedPart(name, torch.from_numpy(np.empty((0, *file.shape[1:]), file.dtype)), *rest, file)
+    return StreamedSplit(name, torch.from_numpy(np.empty((0, *file.shape[1:]), file.dtype)), *rest, file)
 
 
-def part_bytes(folder: Path, *names: str) -> int:
+def split_bytes(folder: Path, *names: str) -> int:
     """What the inputs of these parts take as tensors."""
     return sum((folder / f"{name}-inputs.npy").stat().st_size for name in names)

@@ -10,7 +10,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Objective:
+class Criterion:
     """A loss, and the classes it tells apart (none: regression).
 
     A binary loss has one logit for two classes; every other loss one a class. For regression the targets are (N, 1).
@@ -28,7 +28,7 @@ class Objective:
         """Number of logits."""
         return 1 if self.binary or not self.classes else len(self.classes)
 
-    def to(self, device: torch.device | str) -> Objective:
+    def to(self, device: torch.device | str) -> Criterion:
         """A copy whose tensors (weight, pos_weight) are on the device; logits and targets must be there, too."""
         return replace(self, loss=copy.deepcopy(self.loss).to(device))
 

@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from learn import build
-from learn.build import build_loss
-from learn.checks import check
 from learn.errors import BatchError, DeviceError, NotFiniteError, ParamsError
-from learn.loop import Best, State, fit, use_device
-from learn.parts import Part
-from learn.trial import largest_batch, try_batch, try_batches
+from learn.training import build
+from learn.training.batch_check import largest_batch, try_batch, try_batches
+from learn.training.build import build_loss
+from learn.training.device import use_device
+from learn.training.early_stopping import EarlyStopping
+from learn.training.loop import fit
+from learn.training.splits import Split
+from learn.training.state import State
+from tasks.params.preflight import check
 from tests.conftest import ROOT
-from tests.learn.test_loop import TEST, TRAIN, new_state, objective
+from tests.learn.test_loop import TEST, TRAIN, criterion, new_state
 
 CLASSES = ("pizza", "steak", "sushi")
 
@@ -126,7 +129,7 @@ def test_a_device_that_is_not_there_is_told_with_what_is_and_how_to_ask_for_it()
 def test_a_loss_that_is_not_finite_stops_at_its_batch_with_the_cause() -> None:
     state = new_state(lr=1e30)
     with pytest.raises(NotFiniteError) as caught:
-        list(fit(state, TRAIN, TEST, objective(), epochs=3, batch_size=32))
+        list(fit(state, TRAIN, TEST, criterion(), epochs=3, batch_size=32))
     message = str(caught.value)
     assert message.startswith("epoch 1, batch ")
     assert "the loss is nan" in message or "the loss is inf" in message
@@ -136,16 +139,16 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_with_the_cause() -> None:
 def test_inputs_that_are_not_finite_are_named_as_the_cause() -> None:
     inputs = torch.rand(40, 4)
     inputs[7, 2] = torch.nan
-    part = Part("train", inputs, torch.zeros(40, dtype=torch.int64), 1.0, torch.contiguous_format)
+    part = Split("train", inputs, torch.zeros(40, dtype=torch.int64), 1.0, torch.contiguous_format)
     model = nn.Linear(4, 3)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(NotFiniteError, match="the batch's inputs are not finite: look at the dataset's raw files"):
-        list(fit(state, part, part, objective(), epochs=1, batch_size=8))
+        list(fit(state, part, part, criterion(), epochs=1, batch_size=8))
 
 
 def test_a_held_out_loss_that_is_not_finite_ends_training() -> None:
     """The last step's weights are finite and so large that the loss is not; then it is the part's inputs."""
-    line = Part("train", torch.rand(40, 1), torch.rand(40, 1), 1.0, torch.contiguous_format)
+    line = Split("train", torch.rand(40, 1), torch.rand(40, 1), 1.0, torch.contiguous_format)
     state = State(model := nn.Linear(1, 1), torch.optim.SGD(model.parameters(), lr=1e30))
     squared = build_loss("MSELoss", {}, ())
     with pytest.raises(NotFiniteError, match=r"^epoch 1: the test loss is inf; likely a learning rate .* too large"):
@@ -153,7 +156,7 @@ def test_a_held_out_loss_that_is_not_finite_ends_training() -> None:
 
     inputs = torch.rand(40, 1)
     inputs[37] = torch.inf
-    broken = Part("validation", inputs, line.targets, 1.0, torch.contiguous_format)
+    broken = Split("validation", inputs, line.targets, 1.0, torch.contiguous_format)
     state = State(model := nn.Linear(1, 1), torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(
         NotFiniteError, match=r"^epoch 1: the validation loss is \w+: the inputs of batch 5 are not fin"
@@ -170,7 +173,7 @@ def test_weights_that_leave_a_batch_nothing_are_named_as_the_cause() -> None:
 def test_clipped_gradients_change_no_parameter_by_more_than_they_may() -> None:
     state = new_state(lr=1.0)
     before = [p.detach().clone() for p in state.model.parameters()]
-    list(fit(state, TRAIN, TEST, objective(), epochs=1, batch_size=None, clip_grad_norm=1e-3))
+    list(fit(state, TRAIN, TEST, criterion(), epochs=1, batch_size=None, clip_grad_norm=1e-3))
     moved = (
         sum(float((p.detach() - q).pow(2).sum()) for p, q in zip(state.model.parameters(), before, strict=True)) ** 0.5
     )
@@ -179,12 +182,13 @@ def test_clipped_gradients_change_no_parameter_by_more_than_they_may() -> None:
 
 def test_the_best_epoch_is_kept_and_training_ends_after_patience() -> None:
     model = nn.Linear(1, 1)
-    best = Best(model, patience=2)
+    best = EarlyStopping(model, patience=2)
     over = []
     for epoch, loss in enumerate([3.0, 1.0, 2.0, 1.0], start=1):
         with torch.no_grad():
             model.weight.fill_(epoch)
-        over.append(best.is_over(loss))
+        best.look(loss)
+        over.append(best.is_over)
     assert over == [False, False, False, True]
     assert best.epoch == 2
     assert best.state_dict["weight"].item() == 2
@@ -258,7 +262,7 @@ def test_a_last_batch_of_one_sample_is_refused_where_the_model_does_not_take_it(
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 31"))
     check(path)
     with pytest.raises(BatchError, match=r"batch_size is full: of 1 samples .*; give the train part more samples"):
-        try_batches(Normalised((4,), 3), objective(), torch.rand(1, 4), torch.zeros(1).long(), 1, None)
+        try_batches(Normalised((4,), 3), criterion(), torch.rand(1, 4), torch.zeros(1).long(), 1, None)
 
 
 class Looking(nn.Module):
@@ -286,11 +290,11 @@ def test_a_model_that_looks_at_values_is_tried_with_two_samples_on_the_cpu(
     model = Looking((4,), 3, built_by_value=False)
     inputs, before = torch.rand(2, 4), {key: value.clone() for key, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    try_batches(model, objective(), inputs, torch.zeros(2).long(), 70, 32)
+    try_batches(model, criterion(), inputs, torch.zeros(2).long(), 70, 32)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     with pytest.raises(BatchError, match=r"is given .* and expects 4 features: set its in_features to 5"):
-        try_batches(model, objective(), torch.rand(2, 5), torch.zeros(2).long(), 70, 32)
+        try_batches(model, criterion(), torch.rand(2, 5), torch.zeros(2).long(), 70, 32)
 
 
 def test_photos_need_their_transform_and_others_have_no_use_for_it(tmp_path: Path) -> None:
@@ -317,8 +321,8 @@ def test_a_loss_that_is_not_finite_is_told_with_the_inputs_of_its_own_batch_on_a
     inputs = torch.zeros(640, 1, 4, 4)
     inputs[2] = float("nan")
     device = torch.device("cuda")
-    part = Part("train", inputs, torch.zeros(640).long(), 1.0, torch.contiguous_format).to(device)
+    part = Split("train", inputs, torch.zeros(640).long(), 1.0, torch.contiguous_format).to(device)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(NotFiniteError, match=r"the loss is nan; the batch's inputs are not finite"):
-        list(fit(state, part, part, objective(), epochs=1, batch_size=32))
+        list(fit(state, part, part, criterion(), epochs=1, batch_size=32))

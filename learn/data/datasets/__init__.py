@@ -1,0 +1,27 @@
+"""Datasets by their name in params.yaml: `source: {name: line, weight: 0.7, ...}`.
+
+To add one, write `learn/data/datasets/NAME.py` with its class (learn/data/source.py says what it must have) and its
+entry in DATASETS. One file a dataset: a stage depends on the file of its own dataset, so a new one makes no finished
+run stale.
+"""
+
+from __future__ import annotations
+
+from learn.data.datasets.blobs import Blobs
+from learn.data.datasets.circles import Circles
+from learn.data.datasets.digits import Digits
+from learn.data.datasets.fashion_mnist import FashionMNIST
+from learn.data.datasets.images import Images
+from learn.data.datasets.line import Line
+from learn.data.datasets.pizza_steak_sushi import PizzaSteakSushi
+from learn.data.source import Source
+
+DATASETS: dict[str, type[Source]] = {
+    "line": Line,
+    "circles": Circles,
+    "blobs": Blobs,
+    "digits": Digits,
+    "fashion_mnist": FashionMNIST,
+    "pizza_steak_sushi": PizzaSteakSushi,
+    "images": Images,
+}

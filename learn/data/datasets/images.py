@@ -1,0 +1,42 @@
+"""A user's own photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from learn.data.photos.decode import unwritable
+from learn.data.source import Photos
+
+
+@dataclass(frozen=True)
+class Images(Photos):
+    """A user's own photos, as `trackway add-images` found them; the section holds their version."""
+
+    path: str  # where they came from: a folder, an archive, or a table of files and labels
+    sha256: str  # of all of them
+    class_names: tuple[str, ...]
+    train: int  # photos
+    test: int  # photos in the official test part; 0 where there is none
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"class_names is {list(self.class_names)}; it must be two or more different names")
+        for name in self.class_names:
+            if not name or name.startswith(".") or "/" in name or "\\" in name or unwritable(name):
+                raise ValueError(
+                    f"class_names has {name!r}; each must be the name of a folder, without control characters"
+                )
+        if self.train < 1 or self.test < 0:
+            raise ValueError(f"train is {self.train} and test {self.test}; it must be train >= 1 and test >= 0")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.class_names
+
+    @property
+    def tree_sha256(self) -> str:
+        return self.sha256
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.train, self.test

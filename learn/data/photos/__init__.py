@@ -1,0 +1,1 @@
+"""Photo files: reading one, taking in folders and archives of them."""

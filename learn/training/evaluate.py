@@ -1,0 +1,66 @@
+"""A model on a split, without training: its metrics and logits; and what is not finite, with the likely cause."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from learn.errors import NotFiniteError
+from learn.training.criterion import Criterion
+from learn.training.meter import EpochMeter
+from learn.training.splits import Split
+
+
+def evaluate_split(
+    model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Metrics of the model on a part, and its logits (N, output_size) on the CPU. Advances no random generator.
+
+    Raises NotFiniteError, with the likely cause, if the loss or a logit is NaN or infinite.
+    """
+    model.eval()
+    meter = EpochMeter(criterion)
+    outputs: torch.Tensor | None = None
+    size, done = batch_size or len(part), 0
+    with torch.inference_mode():
+        for inputs, targets in part.batches(slice(start, start + size) for start in range(0, len(part), size)):
+            logits = model(part.prepare(inputs))
+            meter.add(criterion(logits, targets), logits, targets)
+            if outputs is None:
+                outputs = logits.new_empty((len(part), *logits.shape[1:]))
+            outputs[done : done + len(logits)] = logits
+            done += len(logits)
+    assert outputs is not None
+    metrics = meter.metrics(part.name)
+    if not (math.isfinite(metrics[f"{part.name}/loss"]) and outputs.isfinite().all()):
+        raise NotFiniteError(_why_not_finite(model, part, criterion, metrics[f"{part.name}/loss"], size))
+    return metrics, outputs.cpu()
+
+
+def _why_not_finite(model: nn.Module, part: Split, criterion: Criterion, loss: float, size: int) -> str:
+    if math.isfinite(loss):
+        what = f"logits of the {part.name} part are not finite"
+    else:
+        what = f"the {part.name} loss is {loss}"
+    if not_finite := [name for name, weights in model.named_parameters() if not weights.isfinite().all()]:
+        return f"{what}: the weights {not_finite[0]} are not finite; {TOO_LARGE}"
+    order = [slice(start, start + size) for start in range(0, len(part), size)]
+    for number, (inputs, targets) in enumerate(part.batches(order), start=1):
+        if not inputs.isfinite().all():
+            return f"{what}: the inputs of batch {number} are not finite; look at the dataset's raw files"
+        if criterion.divisor(targets) == 0:
+            return f"{what}: batch {number}: {NO_WEIGHT}"
+    return f"{what}; {TOO_LARGE}"
+
+
+NO_WEIGHT = "all of its targets have weight 0; give loss.weight numbers above 0, or take a larger batch_size"
+TOO_LARGE = "likely a learning rate (optimizer.lr) that is too large: try a tenth of it, or clip_grad_norm: 1.0"
+
+
+def refuse_not_finite_weights(model: nn.Module) -> None:
+    """Raises NotFiniteError if a parameter holds NaN or infinity, whether or not the loss depends on it."""
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise NotFiniteError(f"after the last step the weights {name} are not finite; {TOO_LARGE}")

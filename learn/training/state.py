@@ -1,0 +1,46 @@
+"""What training changes, to be handed out and taken back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from learn.training.early_stopping import EarlyStopping
+
+
+@dataclass
+class State:
+    """Everything that training changes. `state_dict` and `load_state_dict` allow to go on later, to the bit."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Any | None = None
+    epoch: int = 0  # epochs done
+    early_stopping: EarlyStopping | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "early_stopping": self.early_stopping.state() if self.early_stopping else None,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.early_stopping:
+            self.early_stopping.load_state(state["early_stopping"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])

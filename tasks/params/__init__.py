@@ -1,0 +1,29 @@
+"""params.yaml as frozen objects, or every mistake in it.
+
+    params = load_params(Path("params.yaml"))
+    params.experiments["digits-mlp"].optimizer.arguments["lr"]
+
+One file a section; load.py reads the whole, preflight.py asks torch. pydantic lives here and nowhere else.
+"""
+
+from tasks.params.dataset import Champion, Dataset, Split, Transform
+from tasks.params.experiment import PLATEAU, EarlyStopping, Experiment
+from tasks.params.load import PARAMS_FILE, STORES, Params, load_params, parse_params, read_yaml
+from tasks.params.section import Section
+
+__all__ = [
+    "PARAMS_FILE",
+    "PLATEAU",
+    "STORES",
+    "Champion",
+    "Dataset",
+    "EarlyStopping",
+    "Experiment",
+    "Params",
+    "Section",
+    "Split",
+    "Transform",
+    "load_params",
+    "parse_params",
+    "read_yaml",
+]

@@ -1,0 +1,140 @@
+"""One entry of `datasets` in params.yaml: where the data comes from, and what becomes of it before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from learn.data.datasets import DATASETS
+from learn.data.indices import STRATIFY, VALIDATION, split_sizes
+from learn.data.photos.decode import CHANNELS, Mode
+from learn.data.source import Photos, Source
+from learn.data.transformed import BROKEN, MODE, RESIZE
+from learn.evaluation.metrics import metrics_for
+from tasks.params.section import Section
+
+
+def _test_part(value: Any) -> Any:
+    if value != "official" and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1):
+        raise ValueError("it must be a fraction between 0 and 1, or official for the set's own test part")
+    return value
+
+
+class Split(Section):
+    """How a dataset is parted; fractions are of all samples that are not in an official test set."""
+
+    test: Annotated[Any, BeforeValidator(_test_part)]
+    validation: Annotated[float, Field(ge=0, lt=1)] = VALIDATION
+    shuffle: bool
+    stratify: bool = STRATIFY
+    seed: int = Field(ge=0, lt=2**32)
+
+    def sizes(self, free: int, official: int) -> dict[str, int]:
+        """Samples in train, validation and test, rounded as scikit-learn does (up for the smaller parts)."""
+        return split_sizes(self.test, self.validation, free, official)
+
+    @property
+    def held_out(self) -> str:
+        """The part that is measured after each epoch and ranks the experiments: validation if there is one."""
+        return "validation" if self.validation else "test"
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that must not be empty."""
+        return ["train", *(["validation"] if self.validation else []), "test"]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Split:
+        if self.stratify and not self.shuffle:
+            raise ValueError("stratify: true needs shuffle: true")
+        return self
+
+
+class Transform(Section):
+    """The deterministic part of the input pipeline, done once."""
+
+    resize: Annotated[int, Field(ge=1)] | None = RESIZE  # images: to SIZE × SIZE pixels
+    mode: Mode | None = MODE  # photos: colour or grey
+    broken: Literal["stop", "leave_out"] | None = BROKEN  # photos: what to do where files cannot be read
+
+
+class Champion(Section):
+    """What decides which experiment's model is registered."""
+
+    metric: str
+
+
+if TYPE_CHECKING:
+    AnySource = Source
+else:
+    AnySource = Annotated[
+        Union[tuple(Annotated[cls, Tag(name)] for name, cls in DATASETS.items())],  # noqa: UP007
+        Discriminator(lambda value: value.get("name") if isinstance(value, dict) else getattr(value, "name", None)),
+    ]
+
+
+class Dataset(Section):
+    """One entry of `datasets`."""
+
+    source: AnySource
+    split: Split
+    transform: Transform
+    champion: Champion
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one transformed input."""
+        channels, size = self.source.shape[0], self.transform.resize
+        if isinstance(self.source, Photos):
+            channels = CHANNELS[self.transform.mode or "RGB"]
+        return (channels, size, size) if size else self.source.shape
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples in each part."""
+        return self.split.sizes(*self.source.sizes)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """(key below the dataset, what is wrong): what only source and settings together can tell."""
+        found = []
+        if self.split.test == "official" and not self.source.sizes[1]:
+            found.append(
+                (
+                    "split.test",
+                    f"is official, but {self.source.name} has no official test set; give a fraction",
+                )
+            )
+        elif self.split.test != "official" and self.source.sizes[1]:
+            found.append(
+                (
+                    "split.test",
+                    f"is {self.split.test}, but {self.source.name} has an official test set, which stays as it is; "
+                    "it must be official",
+                )
+            )
+        else:
+            for part in self.split.parts:
+                if self.sizes[part] < 1:
+                    key = "split.test" if part == "train" else f"split.{part}"
+                    found.append(
+                        (
+                            key,
+                            f"is {getattr(self.split, key.split('.')[1])}: it leaves the {part} part empty "
+                            f"({self.source.name} has {sum(self.source.sizes)} samples)",
+                        )
+                    )
+        if self.split.stratify and not self.source.classes:
+            found.append(("split.stratify", f"is true, but {self.source.name} has no classes; it must be false"))
+        if self.transform.resize and len(self.source.shape) != 3:
+            found.append(("transform.resize", f"is {self.transform.resize}, but {self.source.name} has no images"))
+        for key, example in (("resize", "64"), ("mode", "RGB (or L, grey)"), ("broken", "stop (or leave_out)")):
+            value = getattr(self.transform, key)
+            if isinstance(self.source, Photos) and value is None:
+                found.append((f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"))
+            elif not isinstance(self.source, Photos) and value is not None and key != "resize":
+                found.append((f"transform.{key}", f"is {value}, but {self.source.name} has no photo files"))
+        allowed = metrics_for(self.source.classes)
+        if self.champion.metric not in allowed:
+            found.append(("champion.metric", f"is {self.champion.metric}; it must be one of {', '.join(allowed)}"))
+        return found

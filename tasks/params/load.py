@@ -1,0 +1,157 @@
+"""params.yaml → frozen Python objects, or one message that names every mistake.
+
+YAML is data, so it is checked as JSON is: strictly (an epoch count in quotes is an error), every key known. What only
+torch can tell (names of losses and optimizers, shapes) is checked in `tasks/params/preflight.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from learn.errors import ParamsError, did_you_mean
+from tasks.params.dataset import Dataset
+from tasks.params.experiment import PLATEAU, Experiment
+from tasks.params.flow import Flow
+from tasks.params.messages import explain
+from tasks.params.section import Section
+
+PARAMS_FILE = Path("params.yaml")
+MOST_VALUES = 1_000_000  # in the file, with each alias (*name) as what it stands for
+
+
+def _device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if not (value in ("auto", "cpu", "mps") or (kind == "cuda" and (":" not in value or index.isdecimal()))):
+        raise ValueError("it must be one of auto, cpu, cuda, cuda:INDEX, mps")
+    return value
+
+
+def _tracking(uri: str | None) -> str | None:
+    if uri is not None and not uri.startswith((*STORES, "$")):  # $NAME: known once the environment is
+        raise ValueError(f"it must be null or the address of an MLflow store: {', '.join(s + '...' for s in STORES)}")
+    return uri
+
+
+STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
+
+# A name becomes a folder, a DVC stage and a word on a command line.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    device: Annotated[str, AfterValidator(_device)]
+    threads: Annotated[int, Field(ge=1)]
+    memory: Literal["auto", "resident", "streamed"]
+    mirror: str | None
+    tracking: Annotated[str | None, AfterValidator(_tracking)]
+    flow: Flow
+    datasets: dict[Name, Dataset]
+    experiments: dict[Name, Experiment]
+
+    def dataset(self, name: str) -> Dataset:
+        return self._entry("datasets", name)
+
+    def experiment(self, name: str) -> Experiment:
+        return self._entry("experiments", name)
+
+    def experiments_of(self, dataset: str) -> list[str]:
+        """The names of a dataset's experiments, as they stand in the file."""
+        return [name for name, experiment in self.experiments.items() if experiment.dataset == dataset]
+
+    def _entry(self, section: str, name: str) -> Any:
+        entries = getattr(self, section)
+        if name not in entries:
+            raise ParamsError(
+                [
+                    f"{section}.{name} is not in {PARAMS_FILE}; it must be one of {', '.join(entries)}"
+                    f"{did_you_mean(name, entries)}"
+                ]
+            )
+        return entries[name]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks the file. Raises ParamsError with a line for each mistake."""
+    return parse_params(read_yaml(path), path)
+
+
+def parse_params(data: Any, path: Path) -> Params:
+    """Raises ParamsError with a line for each mistake in the data read from the file."""
+    try:
+        params = Params.model_validate_json(json.dumps(data, default=str))
+        problems = [
+            f"datasets.{name}.{key} {message}"
+            for name, dataset in params.datasets.items()
+            for key, message in dataset.problems()
+        ]
+        used = {experiment.dataset for experiment in params.experiments.values()}
+        problems += [
+            f"datasets.{name} is used by no experiment; add one below experiments, or take the dataset out"
+            for name in params.datasets
+            if name not in used
+        ]
+        problems += [
+            f"experiments.{name}.early_stopping needs a validation part to look at; give datasets.{e.dataset}.split "
+            "validation: 0.2, shuffle: true and stratify: true (the test part must not decide when training ends)"
+            for name, e in params.experiments.items()
+            if e.early_stopping and e.dataset in params.datasets and not params.datasets[e.dataset].split.validation
+        ]
+        problems += [
+            f"experiments.{name}.scheduler.name is {PLATEAU}, which needs a validation part to look at; give "
+            f"datasets.{e.dataset}.split validation: 0.2, shuffle: true and stratify: true (the test part must not "
+            "decide when the learning rate falls)"
+            for name, e in params.experiments.items()
+            if e.scheduler and e.scheduler.name == PLATEAU and e.dataset in params.datasets
+            if not params.datasets[e.dataset].split.validation
+        ]
+    except ValidationError as error:
+        problems = [explain(detail, Params) for detail in error.errors()]
+    if problems := problems + _missing_datasets(data):
+        raise ParamsError([f"{problem} ({path})" for problem in problems])
+    return params
+
+
+def _missing_datasets(data: Any) -> list[str]:
+    """Experiments that name a dataset which is not there; on the plain data, so that other mistakes do not hide it."""
+    if not isinstance(data, dict) or not all(isinstance(data.get(k), dict) for k in ("datasets", "experiments")):
+        return []
+    datasets = data["datasets"]
+    return [
+        f"experiments.{name}.dataset is {dataset}; it must be one of the datasets in this file: "
+        f"{', '.join(map(str, datasets))}{did_you_mean(dataset, datasets)}"
+        for name, experiment in data["experiments"].items()
+        if isinstance(experiment, dict)
+        and isinstance(dataset := experiment.get("dataset"), str)
+        and dataset not in datasets
+    ]
+
+
+def read_yaml(path: Path) -> Any:
+    """The file as plain data. Raises ParamsError with line and column where it does not parse."""
+    from ruamel.yaml import YAML, YAMLError
+
+    if not path.is_file():
+        raise ParamsError([f"{path} is not here; run this in the project's folder (now in {Path.cwd()})"])
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ParamsError([f"{path} is nested too deeply to be read"]) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error)
+        raise ParamsError([f"{path}{where} is not YAML: {what}"]) from None
+    todo, values = [data], 0
+    while todo:  # an alias of an alias of … stands for any number of values
+        value = todo.pop()
+        values += 1
+        if values > MOST_VALUES:
+            raise ParamsError([f"{path} has more than {MOST_VALUES:,} values; write them out without aliases (*name)"])
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list | set) else ()
+    return data
