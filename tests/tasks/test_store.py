@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlflow
 import psutil
+import pytest
 
 from tests.conftest import TRACKWAY, Project
 from tests.tasks.test_tracking import artifacts, run_of, run_status, runs
