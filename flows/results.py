@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,11 +13,13 @@ from rich.table import Table
 
 from flows.servers import mlflow_address
 from learn.errors import TrackingError
+from tasks.address import address
 from tasks.params import Params
 from tasks.register import measured, ranked
-from tasks.stage import metrics_file, report_file
-from tasks.tracking import STATE_DICT, tracked
+from tasks.stage import metrics_file, report_file, write_atomically
+from tasks.tracking import STATE_DICT, Tracked, tracked
 
+REMEMBERED = Path(".dvc/tmp/results.json")  # what MLflow said, and the state of its files then
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
 LEFT = ("metric", "diagnosis")  # aligned; the others are numbers
@@ -46,7 +50,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
     if params.tracking and rows:
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
         try:
-            known = tracked(params.tracking, digests)
+            known = _tracked(params.tracking, digests)
         except TrackingError as error:
             known, why = {}, f"the table is without champions and seconds, for MLflow could not be asked: {error}"
         for row in rows:
@@ -57,6 +61,30 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
         own = [row for row in rows if row["dataset"] == name]
         found += ranked(own, dataset.split.held_out, dataset.champion.metric)
     return found, why
+
+
+def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], Tracked]:
+    """As `tracked` says. Of a database in this folder it is remembered as long as no file of it changes: to import
+    MLflow takes two seconds. digests: (dataset, experiment) → the state_dict's sha256. Raises TrackingError."""
+    database = address(tracking).file
+    if not database:
+        return tracked(tracking, digests)
+    files = [file.stat() for file in sorted(database.parent.glob(f"{database.name}*"))]
+    asked = [
+        [str(database.absolute()), *([file.st_mtime_ns, file.st_size] for file in files)],
+        [[*key, digest] for key, digest in digests.items()],
+    ]
+    try:
+        remembered = json.loads(REMEMBERED.read_bytes())
+        if remembered["asked"] == asked:
+            return {(dataset, name): Tracked(**found) for dataset, name, found in remembered["known"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # there is none, or another version wrote it
+    known = tracked(tracking, digests)
+    if files:
+        kept = {"asked": asked, "known": [[*key, asdict(found)] for key, found in known.items()]}
+        write_atomically(REMEMBERED, json.dumps(kept).encode())
+    return known
 
 
 def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import mlflow
 import pytest
 from PIL import Image
 
@@ -137,3 +138,16 @@ def test_results_rank_what_was_measured_and_say_what_was_not(finished: Project) 
     assert "circles: " not in shown
     assert re.search("circles-relu.* matthews ", shown)
     assert "line-linear cannot be champion: its test mae is not a number" in finished.stage("register@line").stdout
+
+
+def test_the_results_follow_mlflow_which_is_asked_again_once_its_store_has_changed(finished: Project) -> None:
+    first, again = (trackway(finished, "results") for _ in range(2))
+    assert first == again
+    assert re.search(r"digits-cnn .* champion", first)
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    client.delete_registered_model_alias("digits", "champion")
+    after = trackway(finished, "results")
+    assert not re.search(r"digits-cnn .* champion", after)
+    assert re.search(r"line-linear .* champion", after)
+    (finished.folder / ".dvc/tmp/results.json").write_text("{")
+    assert trackway(finished, "results") == after
