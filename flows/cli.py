@@ -19,6 +19,7 @@ from rich.table import Table
 from flows import servers
 from flows.access import LOCAL, check_access, for_clients
 from flows.catalog import add_to_params, entries
+from flows.temporary import start_temporary_server
 from learn.errors import TrackwayError
 from tasks.params import PARAMS_FILE, load_params, read_yaml
 from tasks.stage import MENDABLE, cannot_write, collect_garbage_rarely, end_at_once
@@ -147,10 +148,11 @@ def run(
         print("loading DVC, Prefect and MLflow")
         if (running := servers.running()) and running.password:
             os.environ |= for_clients(running.password)
+        wait_for_server = start_temporary_server()
         _renew_prefect()
         from flows.pipeline import run_pipeline
 
-        state = run_pipeline(targets, workers, force, publish)
+        state = run_pipeline(targets, workers, force, publish, wait_for_server)
         if state.is_cancelled():
             raise KeyboardInterrupt
     _print_results()  # that MLflow does not answer now makes no run fail

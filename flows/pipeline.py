@@ -218,9 +218,16 @@ def _alone_in_this_folder() -> AbstractContextManager[None]:
 
 
 def run_pipeline(
-    targets: list[str] | None = None, workers: int | None = None, force: bool = False, branch: str | None = None
+    targets: list[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    branch: str | None = None,
+    wait_for_server: Callable[[], None] = lambda: None,
 ) -> State[Any]:
-    """The flow from a terminal; returns its final state. Raises ParamsError before Prefect is bothered."""
+    """The flow from a terminal; returns its final state. Raises ParamsError before Prefect is bothered.
+
+    wait_for_server: returns when Prefect's server answers.
+    """
     params = checked_params()
     graph = Graph(Path.cwd())
     graph.check(params)
@@ -229,7 +236,6 @@ def run_pipeline(
         address(params.tracking)  # a variable that is not set is told before any work
     if branch:
         check_publishable(params, graph, branch)
-    wait_for_server = start_temporary_server()
     # The results need it and MLflow with it, and Prefect's server takes seconds to start.
     Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
     wait_for_server()
@@ -239,7 +245,7 @@ def run_pipeline(
 
 if __name__ == "__main__":
     try:
-        final = run_pipeline()
+        final = run_pipeline(wait_for_server=start_temporary_server())
     except TrackwayError as error:
         sys.exit(error.as_message())
     if not final.is_completed():

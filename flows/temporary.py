@@ -16,28 +16,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import requests
-from prefect.context import refresh_global_settings_context
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from flows.access import HOST, LOCAL, for_clients, for_server
 from flows.servers import make_private
 from learn.errors import ServerError
 from tasks.lifeline import LIFELINE
 
+API = "PREFECT_API_URL"
 PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
 
 
 def start_temporary_server() -> Callable[[], None]:
     """Starts a server, if Prefect is not told to use another; returns what waits until it answers.
 
-    That raises ServerError, with the end of its log, if the server does not come up.
+    That raises ServerError, with the end of its log, if the server does not come up. To be called before Prefect is
+    imported: the one takes as long as the other.
     """
-    if PREFECT_API_URL.value():
+    home = Path(os.environ.get("PREFECT_HOME", ".prefect"))
+    if _is_told(home):
         return lambda: None
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         port = str(probe.getsockname()[1])
-    log = Path(PREFECT_HOME.value()) / "temporary-server.log"
+    log = home / "temporary-server.log"
     command = ["-m", "uvicorn", "--factory", "flows.guard:prefect", "--host", LOCAL, "--port", port]
     password = secrets.token_hex(16)
     ours = {LIFELINE: "stdin", HOST: LOCAL, "PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
@@ -52,9 +53,21 @@ def start_temporary_server() -> Callable[[], None]:
             start_new_session=True,
         )
     api = f"http://{LOCAL}:{port}/api"
-    os.environ |= {"PREFECT_API_URL": api, "PREFECT_UI_URL": ""} | for_clients(password)  # it has no page to link to
-    refresh_global_settings_context()
+    os.environ |= {API: api, "PREFECT_UI_URL": ""} | for_clients(password)  # it has no page to link to
     return lambda: _wait(process, api, log)
+
+
+def _is_told(home: Path) -> bool:
+    """Whether Prefect's settings name a server, in the environment or in one of their files."""
+    profiles = os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")
+    files = [Path(file) for file in (profiles, ".prefect/profiles.toml", "prefect.toml", "pyproject.toml", ".env")]
+    if os.environ.get(API):
+        return True
+    if not any(file.is_file() and b"api" in file.read_bytes().lower() for file in files):
+        return False
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
 
 
 def _wait(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
