@@ -1,10 +1,10 @@
-# Each target works from a fresh clone.
+# Each target works from a fresh clone; `make help` lists them.
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= python3
 
-.PHONY: setup quickstart up down test torture lint bench clean
+.PHONY: help setup quickstart up down test torture lint format bench clean
 
 # The stamp is written last: an installation that was stopped is done again. It says where that was, for an environment
 # cannot be moved: its scripts hold its path.
@@ -24,33 +24,37 @@ $(VENV)/.installed: pyproject.toml constraints.txt tasks/atomic_dvc.py
 	$(BIN)/python -m tasks.atomic_dvc
 	@echo "$(CURDIR)" >$@
 
-setup: $(VENV)/.installed
+help:  ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-quickstart: setup
+setup: $(VENV)/.installed  ## .venv with everything
+
+quickstart: setup  ## run everything in params.yaml
 	@trackway run
 
-# Prefect's page, MLflow's page and the schedules, until `make down`.
-up: setup
+up: setup  ## Prefect's page, MLflow's page and the schedules, until `make down`
 	@trackway up
 
-down: setup
+down: setup  ## end what `make up` started
 	@trackway down
 
-test: setup
+test: setup  ## all tests, two files at a time
 	@python -m pytest --numprocesses=2 --dist=loadfile
 
-# Kills, full disks, lost servers, several at once: what survives. One to two hours on two cores.
-torture: setup
+torture: setup  ## kills, full disks, lost servers, several at once: what survives; one to two hours on two cores
 	@python -m tests.torture
 
-lint: setup
+lint: setup  ## ruff and mypy
 	@ruff check .
 	@ruff format --check .
 	@mypy
 
-bench: setup
+format: setup  ## ruff rewrites what it can
+	@ruff check --fix .
+	@ruff format .
+
+bench: setup  ## compare side by side, and print tables
 	@python -m bench
 
-# Everything that can be made again, but not DVC's cache.
-clean:
+clean:  ## remove everything that can be made again, but not DVC's cache
 	rm -rf data models metrics plots mlruns .prefect

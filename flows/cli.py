@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,21 @@ NEXT_STEPS = """\
 Compare and watch:     trackway up (or make up) starts MLflow's and Prefect's pages, and the schedules
 Change an experiment:  edit params.yaml, then dvc repro (what depends on the change runs again, nothing else)
 Add a dataset:         trackway ls, trackway add fashion_mnist, then dvc repro"""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"trackway {version('trackway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """PyTorch experiments, versioned by DVC, run by Prefect, compared in MLflow."""
 
 
 @app.command()

@@ -261,3 +261,26 @@ def test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store(finished:
         assert run.data.tags["dvc.exp.baseline_rev"] == head
         assert "optimizer" in Path(client.download_artifacts(run.info.run_id, "git.diff")).read_text()
         assert Path(client.download_artifacts(run.info.run_id, "state_dict/model.pt")).is_file()
+
+
+def test_a_conflict_in_dvc_lock_is_settled_by_the_readme_s_commands(finished: Project) -> None:
+    """Two branches, each with its own change and its own results; after the merge nothing is trained again."""
+    author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    finished.commit("results")
+    main = finished.run("git", "rev-parse", "--abbrev-ref", "HEAD").stdout.strip()
+    for branch, old, new in (("theirs", "lr: 0.003", "lr: 0.004"), (main, "hidden_units: [64]", "hidden_units: [48]")):
+        finished.run("git", "checkout", "--quiet", *([] if branch == main else ["-b"]), branch)
+        finished.run("dvc", "checkout")
+        finished.edit("params.yaml", old, new)
+        finished.run("dvc", "repro")
+        finished.commit(branch)
+    merged = finished.run("git", "merge", "theirs", check=False, **author).stdout
+    assert "CONFLICT (content): Merge conflict in dvc.lock" in merged
+    command = next(
+        line for line in (ROOT / "README.md").read_text().splitlines() if "git checkout --ours dvc.lock" in line
+    )
+    log = finished.run("sh", "-c", command.partition("#")[0]).stdout
+    ran = {line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")}
+    assert ran <= {"group@experiments", "register@digits"}, "the cache has what both sides made"
+    assert "up to date" in finished.run("dvc", "status").stdout
+    finished.commit("merged")
