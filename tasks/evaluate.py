@@ -18,19 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from learn.errors import NotFiniteError, StoreUnreachable, only_data
+from learn.errors import NotFiniteError, StoreUnreachable
+from tasks.assemble import HELD_OUT, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import (
-    evaluation_folder,
     history_file,
-    is_streamed,
     metrics_file,
     predictions_file,
     report_file,
     run_stage,
     state_dict_file,
-    training_folder,
     write_atomically,
 )
 from tasks.tracking import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA, log_evaluation, sha256
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from learn.data.transformed import Info
     from learn.evaluation.diagnosis import Diagnosis
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
@@ -94,34 +91,17 @@ def evaluate(params: Params, name: str) -> str:
 
 def measured(params: Params, name: str) -> Evaluation:
     """Measures a trained experiment on its held-out parts, and writes nothing."""
-    import torch
-
-    from learn.data.transformed import Info
     from learn.evaluation.diagnosis import diagnose
     from learn.evaluation.metrics import confusion, per_class, report
-    from learn.training.build import build_loss, build_model
-    from learn.training.device import use_device
-    from learn.training.splits import load_split, split_bytes
 
-    experiment = params.experiment(name)
-    device = use_device(params.device, params.threads)
-    info = Info.read(training_folder(experiment.dataset))
-    folders = {part: part_folder(experiment.dataset, info, part) for part in (info.held_out, "test")}
-    size = sum(split_bytes(folder, part) for part, folder in folders.items())
-    streamed = is_streamed(params.memory, size, device)
-    parts = {
-        part: load_split(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
-        for part, folder in folders.items()
+    assembled = assemble(params, name, HELD_OUT, "test")
+    info, folders, criterion = assembled.info, assembled.folders, assembled.criterion
+    test = assembled.splits["test"]
+    model = assembled.on_device(assembled.trained_model())
+    scored = {
+        part: _scored(model, split, criterion, assembled.batch_size, info.classes)
+        for part, split in assembled.splits.items()
     }
-    test = parts["test"]
-    criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
-    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, criterion.output_size)
-    with only_data(state_dict_file(name), f"train@{name}"):
-        model.load_state_dict(torch.load(state_dict_file(name), weights_only=True, map_location="cpu"))
-    model = model.to(device, memory_format=test.memory_format)  # type: ignore[call-overload]
-
-    batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-    scored = {part: _scored(model, loaded, criterion, batch_size, info.classes) for part, loaded in parts.items()}
     metrics, predictions = {part: values for part, (values, _) in scored.items()}, scored["test"][1]
     targets = test.targets.cpu().numpy()
     history = _history(name)
@@ -129,7 +109,7 @@ def measured(params: Params, name: str) -> Evaluation:
     diagnosis = diagnose(history, info.held_out, info.classes, scored[info.held_out][1])
     details: dict[str, Any] = {
         "experiment": name,
-        "dataset": experiment.dataset,
+        "dataset": assembled.experiment.dataset,
         STATE_DICT: sha256(state_dict_file(name)),
         TEST_DATA: _md5(folders["test"], "test"),
         "diagnosis": vars(diagnosis),
@@ -142,11 +122,6 @@ def measured(params: Params, name: str) -> Evaluation:
         details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
         texts["classification_report.txt"] = report(targets, predictions, info.classes)
     return Evaluation(metrics, diagnosis, counts, details, texts, test, criterion, model, predictions)
-
-
-def part_folder(dataset: str, info: Info, part: str) -> Path:
-    """Where a part of a dataset is. info: of what its trainings read."""
-    return training_folder(dataset) if part in info.samples else evaluation_folder(dataset)
 
 
 def _scored(
@@ -179,7 +154,6 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     """The rest of the run in MLflow."""
     import torch
 
-    from learn.data.transformed import Info
     from learn.training.batch_check import why_not_exported
 
     experiment, test = params.experiment(name), found.test
@@ -187,7 +161,6 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     figures = _figures(name, found)
     if experiment.augmentation:
         figures["augmentation"] = _augmented(params, name)
-    info = Info.read(training_folder(experiment.dataset))
     example = test.batch(slice(0, EXAMPLES))[0].cpu().contiguous()
     if reason := why_not_exported(model, example):
         print(
@@ -209,7 +182,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
         figures=figures,
         model=None if reason else model,
-        about={"classes": list(info.classes), "loss": experiment.loss.name},
+        about={"classes": list(found.criterion.classes), "loss": experiment.loss.name},
         example=example.numpy(),
     )
 
@@ -223,7 +196,7 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
     """The pictures of a run; the model is on the CPU."""
     import torch
 
-    from learn.evaluation import plots
+    from learn import plots
     from learn.evaluation.metrics import confusion
 
     test, model, predictions = found.test, found.model, found.predictions
@@ -250,18 +223,13 @@ def _augmented(params: Params, name: str) -> Figure:
     """What augmentation does: a row a photo, as it is and then as training may see it."""
     import torch
 
-    from learn.data.transformed import Info
-    from learn.evaluation import plots
-    from learn.training.augment import Augmentation, value_span
-    from learn.training.splits import load_split
+    from learn import plots
 
-    experiment = params.experiment(name)
-    folder = training_folder(experiment.dataset)
-    info, train = Info.read(folder), load_split(folder, "train")
+    assembled = assemble(params.model_copy(update={"device": "cpu"}), name, "train")
+    train, augment = assembled.splits["train"], assembled.augmentation()
+    assert augment
     chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # photos stand class by class
     ((inputs, targets),) = train.batches([chosen])
-    steps = [(step.name, step.arguments) for step in experiment.augmentation or []]
-    augment = Augmentation(steps, len(info.classes), info.scale, value_span(train))
     columns = [train.prepare(inputs), *(augment(inputs, targets, seed)[0] for seed in range(AUGMENTED))]
     return plots.image_rows(torch.stack(columns, dim=1).numpy())
 

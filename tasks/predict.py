@@ -57,7 +57,7 @@ def plot(predictions: list[Prediction], file: Path) -> None:
     """The photos with the predicted class and its probability above each, as a PNG."""
     import io
 
-    from learn.evaluation.plots import titled_images
+    from learn.plots import titled_images
 
     titles = [f"{p.classes[0][0]} {p.classes[0][1]:.1%}" for p in predictions]
     titles = [f"{title}\n{p.photo.name}" for title, p in zip(titles, predictions, strict=True)]

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.errors import BatchError
+from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, free_memory, memory_told
 from tasks.params import Params
 from tasks.stage import (
     atomic_folder,
     history_file,
-    is_streamed,
     last_state_dict_file,
     run_stage,
     state_dict_file,
-    training_folder,
     write_atomically,
 )
 from tasks.tracking import TrainingRun, flatten
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from learn.training.augment import Augmentation
-    from learn.training.criterion import Criterion
     from learn.training.loop import Epoch
-    from learn.training.splits import Split
 
 
 STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
@@ -46,56 +43,36 @@ STREAM = "memory: streamed in params.yaml reads them from their file, batch by b
 class Plan:
     """What is known before the first epoch."""
 
-    device: torch.device
-    training: Split
-    held_out: Split
-    criterion: Criterion
-    model: nn.Module
+    assembled: Assembled
+    model: nn.Module  # as it is before the first epoch, on the device
     augment: Augmentation | None
-    batch_size: int | None
     summary: Any  # torchinfo's
     settings: dict[str, Any]  # the parameters of the run, flattened
 
 
 def plan(params: Params, name: str) -> Plan:
-    """Puts together what an experiment is trained with; the model as it is before the first epoch."""
+    """Puts together what an experiment is trained with, and tries a batch without data."""
     import torch
     import torchinfo
 
-    from learn.data.transformed import Info
-    from learn.training.augment import Augmentation, value_span
     from learn.training.batch_check import try_batches
-    from learn.training.build import build_loss, build_model, build_optimizer
+    from learn.training.build import build_optimizer
     from learn.training.device import use_device
-    from learn.training.splits import load_split, split_bytes
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
-    folder = training_folder(experiment.dataset)
-    info = Info.read(folder)
-    parts = ("train", info.held_out)
-    streamed = is_streamed(params.memory, split_bytes(folder, *parts), device)
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
-        training, held_out = (
-            load_split(folder, part, memory_format=experiment.memory_format, streamed=streamed).to(device)
-            for part in parts
-        )
-    criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
-    torch.manual_seed(experiment.seed)
-    model = build_model(experiment.model.name, experiment.model.arguments, info.shape, criterion.output_size)
+        assembled = assemble(params, name, "train", HELD_OUT)
+    training, criterion, batch_size = assembled.splits["train"], assembled.criterion, assembled.batch_size
+    model = assembled.new_model()
     with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
-        model = model.to(device, memory_format=training.memory_format)  # type: ignore[call-overload]
-    batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+        model = assembled.on_device(model)
     samples = min(batch_size or len(training), len(training))
     try:
         try_batches(model, criterion, *training.batch(slice(0, 2)), len(training), batch_size)
     except BatchError as error:
         raise BatchError(f"experiments.{name}: {error}") from error
-    augment = None
-    if experiment.augmentation:
-        steps = [(step.name, step.arguments) for step in experiment.augmentation]
-        augment = Augmentation(steps, len(info.classes), info.scale, value_span(training))
-    planned = Plan(device, training, held_out, criterion, model, augment, batch_size, None, {})
+    planned = Plan(assembled, model, assembled.augmentation(), None, {})
 
     def advice() -> str:
         optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
@@ -108,7 +85,7 @@ def plan(params: Params, name: str) -> Plan:
         try:
             summary = torchinfo.summary(
                 model,
-                input_size=(samples, *info.shape),
+                input_size=(samples, *assembled.info.shape),
                 mode="eval",
                 verbose=0,
                 device=device,
@@ -142,9 +119,10 @@ def train(params: Params, name: str) -> str:
 
         stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
         planned = plan(params, name)
-        training, held_out, model, summary = planned.training, planned.held_out, planned.model, planned.summary
+        assembled, model, summary = planned.assembled, planned.model, planned.summary
+        training, held_out = assembled.splits["train"], assembled.held_out
         print(
-            f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {planned.device}, "
+            f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {assembled.device}, "
             f"inputs {'streamed' if isinstance(training, StreamedSplit) else 'resident'}"
         )
         if sys.stdout.isatty():
@@ -164,9 +142,9 @@ def train(params: Params, name: str) -> str:
         stop = experiment.early_stopping
         best = EarlyStopping(model, stop.patience) if stop else None
         state = State(model, optimizer, scheduler, early_stopping=best)
-        size = f"{planned.batch_size or len(training):,}"
+        size = f"{assembled.batch_size or len(training):,}"
         told = memory_told(
-            f"train {name}: for a batch of {size}", planned.device, lambda: _what_fits(name, planned, optimizer)
+            f"train {name}: for a batch of {size}", assembled.device, lambda: _what_fits(name, planned, optimizer)
         )
         bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
         said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
@@ -175,9 +153,9 @@ def train(params: Params, name: str) -> str:
                 state,
                 training,
                 held_out,
-                planned.criterion,
+                assembled.criterion,
                 epochs=experiment.epochs,
-                batch_size=planned.batch_size,
+                batch_size=assembled.batch_size,
                 augment=planned.augment,
                 clip_grad_norm=experiment.clip_grad_norm,
             ):
@@ -206,22 +184,25 @@ def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
     """The end of the message about a full device: a batch size of which a step of training passes now."""
     from learn.training.batch_check import largest_batch
 
+    assembled = planned.assembled
+    training = assembled.splits["train"]
+
     def step(samples: int) -> None:
         optimizer.state.clear()
         optimizer.zero_grad()
-        free_memory(planned.device)
-        inputs, targets = planned.training.batch(slice(0, samples))
+        free_memory(assembled.device)
+        inputs, targets = training.batch(slice(0, samples))
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
-            loss = planned.criterion(planned.model(inputs), targets)
+            loss = assembled.criterion(planned.model(inputs), targets)
             loss.backward()
             return loss
 
         planned.model.train()
         optimizer.step(closure)  # type: ignore[arg-type]  # a tensor, as the closure returns
 
-    fits = largest_batch(step, planned.batch_size or len(planned.training))
+    fits = largest_batch(step, assembled.batch_size or len(training))
     if fits:
         return f"experiments.{name}.batch_size: {fits} would likely fit"
     return f"not even one sample a batch fits: choose a smaller experiments.{name}.model, or memory: streamed"

@@ -57,6 +57,6 @@ def test_the_loop_runs_where_pydantic_is_not_installed() -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['pydantic', 'ruamel', 'mlflow', 'prefect', 'dvc']))\n"
         "import learn.data.datasets, learn.data.transformed, learn.models, learn.training.loop, learn.training.build\n"
-        "import learn.training.splits, learn.training.augment, learn.evaluation.metrics, learn.evaluation.plots"
+        "import learn.training.splits, learn.training.augment, learn.evaluation.metrics, learn.plots"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

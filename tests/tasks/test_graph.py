@@ -28,7 +28,7 @@ PLUMBING = {
     "tasks/stage.py": "the command line, locks, paths, atomic writing",
     "tasks/tracking.py": "what MLflow is told",
     "tasks/warm.py": "where a process runs",
-    "learn/evaluation/plots.py": "pictures for MLflow",
+    "learn/plots.py": "pictures for MLflow",
 }
 # tasks/params/ knows the names in DATASETS, MODELS and METRICS, so every stage imports these lists and what they list:
 # a new dataset or model must run nothing again, nor a new metric train anything.
@@ -150,7 +150,7 @@ CHANGES = {
     "a comment in the schema": ("tasks/params/experiment.py", *COMMENT, ""),
     "a comment in what the stages share": ("tasks/stage.py", *COMMENT, ""),
     "tracking": ("tasks/tracking.py", *COMMENT, ""),
-    "a figure": ("learn/evaluation/plots.py", *COMMENT, ""),
+    "a figure": ("learn/plots.py", *COMMENT, ""),
     "a schedule": ("params.yaml", "  schedules:", "  schedules:\n    - {deployment: pipeline, interval: 600}", ""),
     "a new dataset": ("learn/data/datasets/__init__.py", *COMMENT, ""),
     "a new model": ("learn/models/__init__.py", *COMMENT, ""),

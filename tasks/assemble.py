@@ -1,0 +1,102 @@
+"""A configured experiment → device, splits, criterion, model, augmentation: the one place where they come together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn.data.transformed import Info
+from learn.errors import only_data
+from tasks.params import Experiment, Params
+from tasks.stage import evaluation_folder, is_streamed, state_dict_file, training_folder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from learn.training.augment import Augmentation
+    from learn.training.criterion import Criterion
+    from learn.training.splits import Split
+
+HELD_OUT = "held out"  # stands for the split that is measured after each epoch
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What an experiment is trained or measured with, on its device."""
+
+    name: str
+    experiment: Experiment
+    device: torch.device
+    info: Info  # of the data that a training reads
+    folders: dict[str, Path]  # split → where its files are
+    splits: dict[str, Split]
+    criterion: Criterion
+
+    @property
+    def held_out(self) -> Split:
+        return self.splits[self.info.held_out]
+
+    @property
+    def batch_size(self) -> int | None:
+        """None: all samples at once."""
+        return None if self.experiment.batch_size == "full" else self.experiment.batch_size
+
+    def new_model(self) -> nn.Module:
+        """The model as it is before the first epoch, on the CPU; seeds torch's generator for it."""
+        import torch
+
+        torch.manual_seed(self.experiment.seed)
+        return self._build_model()
+
+    def trained_model(self) -> nn.Module:
+        """The model as `models/E/model.pt` holds it, on the CPU. Raises DataError if that file is damaged."""
+        import torch
+
+        model, file = self._build_model(), state_dict_file(self.name)
+        with only_data(file, f"train@{self.name}"):
+            model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+        return model
+
+    def _build_model(self) -> nn.Module:
+        from learn.training.build import build_model
+
+        chosen = self.experiment.model
+        return build_model(chosen.name, chosen.arguments, self.info.shape, self.criterion.output_size)
+
+    def on_device(self, model: nn.Module) -> nn.Module:
+        """The model on the device, in the memory format of the splits."""
+        memory_format = self.held_out.memory_format
+        return model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
+
+    def augmentation(self) -> Augmentation | None:
+        """Of the train split."""
+        from learn.training.augment import Augmentation, value_span
+
+        if not self.experiment.augmentation:
+            return None
+        steps = [(step.name, step.arguments) for step in self.experiment.augmentation]
+        return Augmentation(steps, len(self.info.classes), self.info.scale, value_span(self.splits["train"]))
+
+
+def assemble(params: Params, name: str, *splits: str) -> Assembled:
+    """splits: train, test, HELD_OUT. Raises ParamsError, DeviceError or DataError."""
+    from learn.training.build import build_loss
+    from learn.training.device import use_device
+    from learn.training.splits import load_split, split_bytes
+
+    experiment = params.experiment(name)
+    device = use_device(params.device, params.threads)
+    training, evaluation = training_folder(experiment.dataset), evaluation_folder(experiment.dataset)
+    info = Info.read(training)
+    wanted = [info.held_out if split == HELD_OUT else split for split in splits]
+    folders = {split: training if split in info.samples else evaluation for split in wanted}
+    size = sum(split_bytes(folder, split) for split, folder in folders.items())
+    streamed = is_streamed(params.memory, size, device)
+    loaded = {
+        split: load_split(folder, split, memory_format=experiment.memory_format, streamed=streamed).to(device)
+        for split, folder in folders.items()
+    }
+    criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
+    return Assembled(name, experiment, device, info, folders, loaded, criterion)
