@@ -33,7 +33,7 @@ def mirror() -> Path | None:
 
 @contextmanager
 def project() -> Iterator[Path]:
-    """A copy of the working tree without anything that was made in it."""
+    """A copy of the working tree without anything that was made in it, in a git repository of its own."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "project"
         kept = subprocess.run(
@@ -44,6 +44,7 @@ def project() -> Iterator[Path]:
             if (ROOT / name).is_file() and name != "dvc.lock":
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target / name)
+        subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)
         yield target
 
 

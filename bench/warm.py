@@ -28,7 +28,8 @@ def main() -> None:
 
         def after_a_change(*command: str, **environment: str) -> float:
             text = (folder / "params.yaml").read_text(encoding="utf-8")
-            changed = text.replace(MLP, MLP.replace("0.1", f"0.1{next(rates) + 1:03}"))
+            before, experiment, after = text.partition("  digits-mlp:\n")
+            changed = before + experiment + after.replace(MLP, MLP.replace("0.1", f"0.1{next(rates) + 1:03}"), 1)
             (folder / "params.yaml").write_text(changed, encoding="utf-8")
             try:
                 return run(folder, *command, **environment)

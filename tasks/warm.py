@@ -31,11 +31,8 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 # What libraries read while they are imported.
 READ_EARLY = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "BLIS_", "GOTO_", "NUMEXPR_", "TORCH", "PYTORCH", "CUDA", "NVIDIA_",
               "PYTHON", "LD_", "DYLD_", "MALLOC_", "MPL", "LC_", "LANG", "TZ", "HOME", "TMPDIR", "XDG_")  # fmt: skip
-BUT_NOT = (
-    "PYTHONUNBUFFERED",
-    "KMP_INIT_AT_FORK",
-    "KMP_DUPLICATE_LIB_OK",
-)  # a flow sets the first, scikit-learn the rest
+# A flow sets the first; libraries set the others when they are imported, as in the process that starts the warm one.
+BUT_NOT = ("PYTHONUNBUFFERED", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def begin(module: str) -> None:
