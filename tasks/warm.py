@@ -99,9 +99,7 @@ def connect(place: str | None) -> socket.socket | None:
 
 def conditions() -> dict[str, Any]:
     """What must be the same in two processes, or one is no replacement of the other."""
-    early = {
-        key: value for key, value in os.environ.items() if key.startswith(READ_EARLY) and key != "PYTHONUNBUFFERED"
-    }
+    early = {key: value for key, value in os.environ.items() if key.startswith(READ_EARLY) and key not in BUT_NOT}
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     return {
         "python": [sys.version, sys.executable],
