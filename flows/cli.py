@@ -36,6 +36,7 @@ console = Console(width=None if sys.stdout.isatty() else 130)
 COMMIT = """\
 Keep these results:    git add --all && git commit -m "results" (dvc metrics diff compares with the last commit)
 """
+STOPPED = "stopped; run it again and it goes on"
 PROJECT = (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc"))  # by which its folder is known
 NEXT_STEPS = """\
 Compare and watch:     trackway up (or make up) starts MLflow's and Prefect's pages, and the schedules
@@ -164,9 +165,10 @@ def run(
         print("loading DVC, Prefect and MLflow")
         if (running := servers.running()) and running.password:
             os.environ |= for_clients(running.password)
-        wait_for_server = start_temporary_server()
-        _renew_prefect()
-        from flows.pipeline import run_pipeline
+        with _ended_by_ctrl_c():
+            wait_for_server = start_temporary_server()
+            _renew_prefect()
+            from flows.pipeline import run_pipeline
 
         state = run_pipeline(targets, workers, force, publish, wait_for_server)
         if state.is_cancelled():
@@ -209,8 +211,26 @@ def _interrupted_once() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped; run it again and it goes on", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         end_at_once(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """For the time in which libraries are imported: pydantic turns a KeyboardInterrupt into an error of its own.
+
+    Nothing is to be cleaned up then: what was started ends with this process.
+    """
+
+    def end(*_: object) -> None:
+        os.write(sys.stderr.fileno(), f"{STOPPED}\n".encode())
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

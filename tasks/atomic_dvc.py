@@ -142,7 +142,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     file = Path(os.path.realpath(path))
     partial = file.with_name(f".{file.name}.partial")
     try:
-        with partial.open("w+", encoding="utf-8") as stream:
+        with partial.open("w", encoding="utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -224,7 +224,7 @@ def finished(by_flow: Project, tmp_path: Path) -> Iterator[Project]:
     return Project(folder)
 
 
-# Where two write to its database at once, Prefect's server answers one of them 503: try again.
+# Where two write to its database at once, Prefect's server answers one of them 503 and hangs up: try again.
 AS_PREFECT_S_CLIENT_DOES = Retry(
     connect=0, read=0, status=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0.5
 )
@@ -237,6 +237,11 @@ class Served(Project):
     prefect: str  # addresses
     mlflow: str
 
+    def up(self) -> None:
+        """With a warm process of its own, and with scheduled runs planned every 3 s."""
+        ports = [f"--{name}-port={getattr(self, name).rpartition(':')[2]}" for name in ("prefect", "mlflow")]
+        self.run(*TRACKWAY, "up", *ports, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{SWITCH: ""})
+
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Starts a deployment's run through Prefect's REST API; its id."""
         found = self.ask(f"deployments/name/{deployment}/{deployment}")
@@ -246,6 +251,7 @@ class Served(Project):
         """GET, or POST where there is a body."""
         with requests.Session() as session:
             session.mount("http://", HTTPAdapter(max_retries=AS_PREFECT_S_CLIENT_DOES))
+            session.headers["Connection"] = "close"
             answer = session.request(
                 "GET" if body is None else "POST", f"{self.prefect}/api/{path}", json=body, timeout=30
             )
@@ -290,11 +296,9 @@ def served(by_flow: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Prefect's server, MLflow's and the serving process, for all tests, over a finished project."""
     folder = tmp_path_factory.mktemp("served") / "project"
     shutil.copytree(by_flow.folder, folder, symlinks=True)
-    ports = {name: free_port() for name in ("prefect", "mlflow")}
-    project = Served(folder, *(f"http://127.0.0.1:{ports[name]}" for name in ("prefect", "mlflow")))
+    project = Served(folder, *(f"http://127.0.0.1:{free_port()}" for _ in ("prefect", "mlflow")))
     project.edit("params.yaml", "  schedules:", f"  schedules:\n    {SCHEDULE}")
-    options = (f"--{name}-port={port}" for name, port in ports.items())
-    project.run(*TRACKWAY, "up", *options, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{SWITCH: ""})
+    project.up()
     yield project
     project.run(*TRACKWAY, "down")
 

@@ -352,10 +352,6 @@ def test_history_and_schedules_outlive_down_and_up(by_flow: Project, served: Ser
     run = served.start_run("retrain", dataset="digits")
     wait_until(lambda: "train digits-mlp: loading PyTorch" in served.logs(run), 120)
     before = len(served.ask("flow_runs/filter", {}))
-    ports = [
-        f"--{name}-port={url.rpartition(':')[2]}"
-        for name, url in (("prefect", served.prefect), ("mlflow", served.mlflow))
-    ]
     mark = json.loads(served.read(".servers/servers.json"))["mark"]
     assert "stopped" in served.run(*TRACKWAY, "down").stdout
     marked = [p for p in psutil.process_iter() if _environ(p).get("TRACKWAY_SERVERS") == mark]
@@ -364,7 +360,7 @@ def test_history_and_schedules_outlive_down_and_up(by_flow: Project, served: Ser
     assert "up to date" in served.run("dvc", "status", *stages).stdout, "down in the middle of a retrain"
     assert "nothing was running" in served.run(*TRACKWAY, "down").stdout
     assert "nothing is running" in served.run(*TRACKWAY, "status", check=False).stdout
-    served.run(*TRACKWAY, "up", *ports)
+    served.up()
     assert len(served.ask("flow_runs/filter", {})) == before
     (schedule,) = served.ask("deployments/name/retrain/retrain")["schedules"]
     assert schedule["schedule"]["interval"] == 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
@@ -240,13 +241,16 @@ def test_a_killed_dvc_takes_its_stage_with_it_and_can_be_run_again(undone: Proje
 
 def test_a_dvc_that_is_killed_while_it_writes_its_lock_leaves_it_whole(undone: Project, by_flow: Project) -> None:
     before, partial = undone.read("dvc.lock"), undone.folder / ".dvc.lock.partial"
+    os.mkfifo(partial)
+    pipe = os.open(partial, os.O_RDWR)
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # bytes; more cannot be written until these are read
     with undone.start("dvc", "repro", "train@digits-mlp") as repro:
-        while not partial.exists():
-            assert repro.poll() is None
-            time.sleep(0.002)
+        assert os.read(pipe, 10).startswith(b"schema: ")
         os.killpg(repro.pid, signal.SIGKILL)
-    assert partial.exists(), "it was killed too late"
+    os.close(pipe)
     assert undone.read("dvc.lock") == before
+    partial.unlink()
+    partial.write_text(before[:10_000], encoding="utf-8")
     undone.run("dvc", "repro", "register@digits")
     assert undone.lock == by_flow.lock
     assert not partial.exists()

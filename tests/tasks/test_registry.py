@@ -66,7 +66,7 @@ class Passing(BaseHTTPRequestHandler):
         answer = requests.request(self.command, self.server.server + self.path, data=body, headers=kind, timeout=60)
         return self._answer(answer.status_code, answer.content, answer.headers["Content-Type"])
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _answer(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)
