@@ -20,7 +20,7 @@ from bench.common import in_turns, median, median_ratio, mirror, own_process, sh
 from learn.data.datasets.fashion_mnist import FashionMNIST
 from learn.training.build import build_loss, build_model, build_optimizer
 from learn.training.device import use_device
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split
 from learn.training.state import State
 
@@ -86,7 +86,7 @@ def our_loop(name: str, arguments: dict, epochs: int, memory_format: str) -> tup
     criterion = build_loss("CrossEntropyLoss", {}, SOURCE.classes)
     torch.manual_seed(42)
     start = time.perf_counter()
-    *_, last = fit(state, *parts, criterion, epochs=epochs, batch_size=32)
+    *_, last = fit(state, *parts, criterion, FitOptions(epochs=epochs, batch_size=32))
     return time.perf_counter() - start, last.metrics["test/loss_batch_mean"]
 
 

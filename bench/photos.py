@@ -27,7 +27,7 @@ from learn.data.transformed import Info
 from learn.training.augment import Augmentation
 from learn.training.build import build_loss, build_model, build_optimizer
 from learn.training.device import use_device
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.splits import load_split
 from learn.training.state import State
 from tasks.params import Champion, Dataset, Split, Transform
@@ -116,7 +116,7 @@ def our_way(made: Path) -> float:
     state, criterion = _new_state(torch.channels_last), build_loss("CrossEntropyLoss", {}, SOURCE.classes)
     train, test = (load_split(made, part, memory_format="channels_last") for part in ("train", "test"))
     start = time.perf_counter()
-    list(fit(state, train, test, criterion, epochs=1, batch_size=BATCH))
+    list(fit(state, train, test, criterion, FitOptions(epochs=1, batch_size=BATCH)))
     return time.perf_counter() - start
 
 
@@ -200,7 +200,7 @@ from pathlib import Path
 import numpy as np, torch
 from learn.training.build import build_loss, build_model, build_optimizer
 from learn.training.device import use_device
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.state import State
 from learn.training.splits import Split, load_split
 
@@ -227,7 +227,7 @@ def watch():
         time.sleep(0.05)
 
 threading.Thread(target=watch, daemon=True).start()
-(epoch,) = fit(state, part, test, criterion, epochs=1, batch_size=32)
+(epoch,) = fit(state, part, test, criterion, FitOptions(epochs=1, batch_size=32))
 print(epoch.seconds, most - before)
 """
 

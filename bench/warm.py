@@ -7,12 +7,12 @@ import os
 import socket
 
 from bench.common import in_turns, median, median_ratio, project, run, show
-from tasks.warm import SWITCH
+from tasks.workspace.environment import WARM
 
 TIMES = 3
 TRACKWAY = ("python", "-m", "flows.cli")
 MLP = "optimizer: {name: SGD, lr: 0.1}"  # digits-mlp's, in params.yaml
-COLD = {SWITCH: "off"}
+COLD = {WARM: "off"}
 
 
 def main() -> None:

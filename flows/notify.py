@@ -15,7 +15,7 @@ import requests
 
 from learn.errors import TrackwayError
 from tasks.params import Params, load_params
-from tasks.stage import write_atomically
+from tasks.workspace.files import write_atomically
 
 KNOWN = Path(".dvc/tmp/notify.json")  # the addresses when params.yaml was last right
 SECONDS = 10  # that a webhook has to answer

@@ -29,14 +29,15 @@ from flows.executors import WORTH_IT, preloaded
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
-from flows.results import publish
-from flows.stages import TASKS, all_stopped_at_the_end
-from flows.temporary import start_temporary_server
+from flows.reports.results import publish
+from flows.servers.temporary import start_temporary_server
+from flows.stage_tasks import TASKS, all_stopped_at_the_end
 from learn.errors import TrackingError, TrackwayError
-from tasks.address import address
 from tasks.params import Params
 from tasks.register import is_complete
-from tasks.stage import checked_params, one_at_a_time
+from tasks.stage import checked_params
+from tasks.tracking.address import address
+from tasks.workspace.locks import one_at_a_time
 
 
 def _name(flow: str, parameters: dict[str, Any]) -> str:

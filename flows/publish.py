@@ -13,8 +13,8 @@ from prefect import get_run_logger, runtime
 
 from flows.graph import Graph
 from learn.errors import ParamsError, ServerError
-from tasks.address import address, redacted
 from tasks.params import PARAMS_FILE, Params
+from tasks.tracking.address import address, redacted
 
 LOCK = "dvc.lock"
 AUTHOR = ("-c", "user.name=Trackway", "-c", "user.email=trackway@localhost")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from learn.data.transformed import Info
 from learn.errors import only_data
+from tasks.memory import is_streamed
 from tasks.params import Experiment, Params
-from tasks.stage import evaluation_folder, is_streamed, state_dict_file, training_folder
+from tasks.workspace.paths import evaluation_folder, state_dict_file, training_folder
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,9 @@ from learn.data.source import Downloaded, Generated, Photos
 from learn.errors import DataError, DownloadError, NetworkError
 from tasks.inputs import watched
 from tasks.params import PARAMS_FILE, Params
-from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, scratch
+from tasks.stage import run_stage
+from tasks.workspace.files import atomic_folder, save_array, scratch
+from tasks.workspace.paths import raw_folder
 
 if TYPE_CHECKING:
     import pooch

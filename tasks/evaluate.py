@@ -22,16 +22,11 @@ from learn.errors import NotFiniteError, StoreUnreachable
 from tasks.assemble import HELD_OUT, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
-from tasks.stage import (
-    history_file,
-    metrics_file,
-    predictions_file,
-    report_file,
-    run_stage,
-    state_dict_file,
-    write_atomically,
-)
-from tasks.tracking import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA, log_evaluation, sha256
+from tasks.stage import run_stage
+from tasks.tracking.models import log_evaluation
+from tasks.tracking.tags import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.workspace.files import sha256, write_atomically
+from tasks.workspace.paths import history_file, metrics_file, predictions_file, report_file, state_dict_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.errors import DeviceError
-from tasks.stage import not_counted
+from tasks.workspace.locks import not_counted
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from learn.errors import ParamsError
 from tasks.params import Params
-from tasks.stage import atomic_folder, run_stage
+from tasks.stage import run_stage
+from tasks.workspace.files import atomic_folder
 
 EXPERIMENTS = Path("data/experiments")
 

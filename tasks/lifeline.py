@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-LIFELINE = "TRACKWAY_LIFELINE"  # the environment variable by which a flow asks its stages to end with it
+from tasks.workspace.environment import LIFELINE
+
 BY_DVC = "DVC_STAGE"  # the environment variable in which DVC names the stage that it runs
 BETWEEN_LOOKS = 0.5  # seconds: how soon a stage sees that its DVC has ended
 

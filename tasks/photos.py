@@ -27,7 +27,8 @@ from learn.data.photos.decode import Mode, PhotoError, open_photo, photo_pixels,
 from learn.data.source import Photos
 from learn.errors import DataError
 from tasks.params import Dataset
-from tasks.stage import REPORT, raw_folder, save_array
+from tasks.workspace.files import save_array
+from tasks.workspace.paths import REPORT, raw_folder
 
 NEAR = 4  # of 64 bits in which the perceptual hashes of near-duplicates may differ
 IMBALANCE = 3.0  # times as many photos in the largest class as in the smallest

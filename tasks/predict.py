@@ -13,7 +13,7 @@ import numpy as np
 
 from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
 from learn.errors import DataError, TrackingError
-from tasks.tracking import load_model
+from tasks.tracking.registry import load_model
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
         raise DataError(f"{model} takes inputs of shape {about.shape}; it must be a classifier of images")
     import torch
 
+    from learn.training.build import build_loss
+
     pixels = []
     for photo in photos:
         try:
@@ -42,11 +44,9 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
             raise DataError(f"{photo} cannot be read: {error}") from error
     with torch.inference_mode():
         logits = module(torch.from_numpy(np.stack(pixels)).div(255))
-    if logits.shape[1] == 1:  # one logit for two classes
-        second = logits.sigmoid() if about.loss != "BCELoss" else logits
-        probabilities = torch.cat([1 - second, second], dim=1)
-    else:
-        probabilities = logits.softmax(1) if about.loss != "NLLLoss" else logits.exp()
+    # A model that was registered by hand does not say which loss it was trained with.
+    loss = about.loss or ("BCEWithLogitsLoss" if logits.shape[1] == 1 else "CrossEntropyLoss")
+    probabilities = build_loss(loss, {}, about.classes).probabilities(logits)
     return [
         Prediction(photo, sorted(zip(about.classes, row, strict=True), key=lambda pair: -pair[1]))
         for photo, row in zip(photos, probabilities.tolist(), strict=True)

@@ -10,26 +10,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from typing import Any, TypeGuard
+from typing import Any
 
+from learn.comparison.gate import Candidate, why_never_champion
+from learn.comparison.ranking import metric_of, ranked
 from learn.evaluation.metrics import METRICS
-from tasks.outcome import Outcome
 from tasks.params import Params
-from tasks.stage import comparison_file, metrics_file, report_file, run_stage, state_dict_file, write_atomically
-from tasks.tracking import (
-    STATE_DICT,
-    TEST_DATA,
-    VALIDATION_DATA,
-    Candidate,
-    Verdict,
-    flatten,
-    lacks_champion,
-    missing_parts,
-    register_champion,
-    sha256,
-    why_champion_broken,
-)
+from tasks.params.flatten import flatten
+from tasks.stage import run_stage
+from tasks.tracking.queries import missing_parts
+from tasks.tracking.registry import DATA_TAGS, Verdict, lacks_champion, register_champion, why_champion_broken
+from tasks.tracking.tags import STATE_DICT
+from tasks.workspace.files import sha256, write_atomically
+from tasks.workspace.outcome import Outcome
+from tasks.workspace.paths import comparison_file, metrics_file, report_file, state_dict_file
 
 
 def register(params: Params, name: str) -> Outcome:
@@ -123,7 +117,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
         metric,
         _by_part(learned[0]),
         report[STATE_DICT],
-        {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report},
+        {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
     )
     return register_champion(params.tracking, name, candidate, params.experiments_of(name))
 
@@ -131,35 +125,9 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
 def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
     """Why an experiment cannot be champion of its dataset, whatever the others are; None if it can."""
     dataset = params.dataset(name)
-    part, metric = dataset.split.held_out, dataset.champion.metric
+    split, metric = dataset.split.held_out, dataset.champion.metric
     diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
-    if diagnosis["kind"] == "constant":
-        return f"it says {diagnosis['summary']}"
-    return None if is_number(measured(row, part, metric)) else f"its {part} {metric} is not a number"
-
-
-def ranked(rows: list[dict[str, Any]], part: str, metric: str) -> list[dict[str, Any]]:
-    """Best first by a metric on a part; what is NaN or was not measured comes last, and among equals fewer parameters
-    come first, then the name.
-
-    rows: an experiment each, with the content of its metrics file.
-    """
-    sign = -1 if METRICS[metric].better == "higher" else 1
-
-    def key(row: dict[str, Any]) -> tuple[float, int, str]:
-        value = measured(row, part, metric)
-        return (sign * value if is_number(value) else math.inf, row["parameters"], row["experiment"])
-
-    return sorted(rows, key=key)
-
-
-def measured(row: dict[str, Any], part: str, metric: str) -> float | None:
-    """A metric of a row on a part; None if its file has none yet."""
-    return (row if part == "test" else row.get(part, {})).get(metric)
-
-
-def is_number(value: float | None) -> TypeGuard[float]:
-    return value is not None and not math.isnan(value)
+    return why_never_champion(diagnosis, split, metric, metric_of(row, split, metric))
 
 
 def _by_part(row: dict[str, Any]) -> dict[str, float]:

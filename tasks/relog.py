@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import csv
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from learn.errors import TrackingError
 from tasks.evaluate import log, measured
 from tasks.params import Params
 from tasks.register import compared, register_best
-from tasks.stage import history_file, metrics_file, report_file, state_dict_file
-from tasks.tracking import REBUILT, files_message, missing_parts, sha256, why_champion_broken, write_run
+from tasks.tracking.delivery import write_run
+from tasks.tracking.liveness import now_ms
+from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files
+from tasks.tracking.queries import missing_parts
+from tasks.tracking.registry import why_champion_broken
+from tasks.tracking.tags import REBUILT
 from tasks.train import plan
+from tasks.workspace.files import sha256
+from tasks.workspace.paths import history_file, metrics_file, report_file, state_dict_file
 
 
 def relog(params: Params) -> None:
-    """Rebuilds what the store has not, and prints a line for each experiment and dataset. Twice, it adds nothing."""
+    """Rebuilds what the store has not, and prints a line for each experiment and dataset. Idempotent."""
     if not params.tracking:
         raise TrackingError("tracking is null in params.yaml: name the store there that runs are to be rebuilt in")
     left_out = set()
@@ -89,15 +93,10 @@ def rebuild(params: Params, uri: str, name: str) -> str:
     here = params.model_copy(update={"device": "cpu"})
     if "train" in missing:
         planned = plan(here, name)
-        message = {
-            "params": planned.settings | {"device": params.device},  # `auto` stays: which it was is not known
-            "tags": {REBUILT: "true"},
-            "summary": str(planned.summary),
-            "epochs": _epochs(name),
-            **files_message(state_dict_file(name), history_file(name)),
-            "end": "FINISHED",
-        }
-        write_run(uri, dataset, name, [message])
+        files = Files.of(state_dict_file(name), history_file(name))
+        device = {"device": params.device}  # `auto` stays: which it was is not known
+        begin = Begin(planned.settings | device, {REBUILT: "true"}, str(planned.summary))
+        write_run(uri, dataset, name, [begin, Epochs(_epochs(name)), files, End("FINISHED")])
     # Measured again for the pictures and the model; the numbers are DVC's, for here a last bit may differ.
     found = measured(here, name)
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
@@ -108,12 +107,9 @@ def rebuild(params: Params, uri: str, name: str) -> str:
     return "rebuilt" if "train" in missing else "its evaluation is added"
 
 
-def _epochs(name: str) -> list[dict[str, Any]]:
+def _epochs(name: str) -> list[Epoch]:
     """The history as TrainingRun would send it, but for the time of each epoch, which is now."""
-    now = int(time.time() * 1000)
+    now = now_ms()
     with history_file(name).open(newline="", encoding="utf-8") as stream:
         rows = [dict(row) for row in csv.DictReader(stream)]
-    return [
-        {"number": int(row.pop("epoch")), "time": now, "metrics": {key: float(value) for key, value in row.items()}}
-        for row in rows
-    ]
+    return [Epoch(int(row.pop("epoch")), now, {key: float(value) for key, value in row.items()}) for row in rows]

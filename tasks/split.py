@@ -13,7 +13,9 @@ from learn.data.indices import split_indices
 from learn.errors import DataError
 from tasks.inputs import watched
 from tasks.params import Params
-from tasks.stage import atomic_folder, raw_folder, run_stage, save_array, split_folder
+from tasks.stage import run_stage
+from tasks.workspace.files import atomic_folder, save_array
+from tasks.workspace.paths import raw_folder, split_folder
 
 
 def split(params: Params, name: str) -> str:

@@ -17,15 +17,11 @@ from learn.errors import BatchError
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, free_memory, memory_told
 from tasks.params import Params
-from tasks.stage import (
-    atomic_folder,
-    history_file,
-    last_state_dict_file,
-    run_stage,
-    state_dict_file,
-    write_atomically,
-)
-from tasks.tracking import TrainingRun, flatten
+from tasks.params.flatten import flatten
+from tasks.stage import run_stage
+from tasks.tracking.run import TrainingRun
+from tasks.workspace.files import atomic_folder, write_atomically
+from tasks.workspace.paths import history_file, last_state_dict_file, state_dict_file
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
 
     from learn.training.augment import Augmentation
     from learn.training.loop import Epoch
+    from learn.training.state import State
 
 
 STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
@@ -52,52 +49,59 @@ class Plan:
 
 def plan(params: Params, name: str) -> Plan:
     """Puts together what an experiment is trained with, and tries a batch without data."""
-    import torch
-    import torchinfo
-
     from learn.training.batch_check import try_batches
-    from learn.training.build import build_optimizer
     from learn.training.device import use_device
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
         assembled = assemble(params, name, "train", HELD_OUT)
-    training, criterion, batch_size = assembled.splits["train"], assembled.criterion, assembled.batch_size
+    training, batch_size = assembled.splits["train"], assembled.batch_size
     model = assembled.new_model()
     with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
         model = assembled.on_device(model)
-    samples = min(batch_size or len(training), len(training))
     try:
-        try_batches(model, criterion, *training.batch(slice(0, 2)), len(training), batch_size)
+        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), batch_size)
     except BatchError as error:
         raise BatchError(f"experiments.{name}: {error}") from error
     planned = Plan(assembled, model, assembled.augmentation(), None, {})
-
-    def advice() -> str:
-        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
-        return _what_fits(name, planned, optimizer)
-
-    with (
-        memory_told(f"train {name}: for a batch of {samples:,}", device, advice),
-        torch.random.fork_rng(devices=[]),  # it makes up inputs
-    ):
-        try:
-            summary = torchinfo.summary(
-                model,
-                input_size=(samples, *assembled.info.shape),
-                mode="eval",
-                verbose=0,
-                device=device,
-                col_names=("input_size", "output_size", "num_params", "trainable"),
-            )
-        except RuntimeError as error:
-            raise (error.__cause__ or error) from None  # the model's own
+    summary = _summary(planned)
     settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
     dataset = params.dataset(experiment.dataset)
     data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
     settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
     return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
+
+
+def _summary(planned: Plan) -> Any:
+    """torchinfo's summary of the model, for a whole batch."""
+    import torch
+    import torchinfo
+
+    from learn.training.build import build_optimizer
+
+    assembled, model = planned.assembled, planned.model
+    samples = min(assembled.batch_size or sys.maxsize, len(assembled.splits["train"]))
+    chosen = assembled.experiment.optimizer
+
+    def advice() -> str:
+        return _what_fits(planned, build_optimizer(chosen.name, chosen.arguments, model))
+
+    with (
+        memory_told(f"train {assembled.name}: for a batch of {samples:,}", assembled.device, advice),
+        torch.random.fork_rng(devices=[]),  # it makes up inputs
+    ):
+        try:
+            return torchinfo.summary(
+                model,
+                input_size=(samples, *assembled.info.shape),
+                mode="eval",
+                verbose=0,
+                device=assembled.device,
+                col_names=("input_size", "output_size", "num_params", "trainable"),
+            )
+        except RuntimeError as error:
+            raise (error.__cause__ or error) from None  # the model's own
 
 
 def train(params: Params, name: str) -> str:
@@ -107,80 +111,102 @@ def train(params: Params, name: str) -> str:
         print(f"train {name}: loading PyTorch")
         import torch
         import torchinfo
-        from tqdm import tqdm
 
-        from learn.training.build import build_optimizer, build_scheduler
         from learn.training.device import use_device
-        from learn.training.early_stopping import EarlyStopping
         from learn.training.evaluate import refuse_not_finite_weights
-        from learn.training.loop import fit
-        from learn.training.splits import StreamedSplit
-        from learn.training.state import State
 
         stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
         planned = plan(params, name)
-        assembled, model, summary = planned.assembled, planned.model, planned.summary
-        training, held_out = assembled.splits["train"], assembled.held_out
-        print(
-            f"train {name}: {summary.total_params:,} parameters, {len(training):,} samples, {assembled.device}, "
-            f"inputs {'streamed' if isinstance(training, StreamedSplit) else 'resident'}"
-        )
-        if sys.stdout.isatty():
-            print(summary)
+        _announce(planned)
         versions = {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)}
-        run.begin(planned.settings, versions, str(summary))
-
-        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
-        scheduler = (
-            build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
-            if experiment.scheduler
-            else None
-        )
-        if experiment.reseed:
-            torch.manual_seed(experiment.seed)
-        history: list[Epoch] = []
-        stop = experiment.early_stopping
-        best = EarlyStopping(model, stop.patience) if stop else None
-        state = State(model, optimizer, scheduler, early_stopping=best)
-        size = f"{assembled.batch_size or len(training):,}"
-        told = memory_told(
-            f"train {name}: for a batch of {size}", assembled.device, lambda: _what_fits(name, planned, optimizer)
-        )
-        bar = tqdm(total=experiment.epochs, desc=name, unit="epoch", disable=None)
-        said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
-        with bar, told:
-            for epoch in fit(
-                state,
-                training,
-                held_out,
-                assembled.criterion,
-                epochs=experiment.epochs,
-                batch_size=assembled.batch_size,
-                augment=planned.augment,
-                clip_grad_norm=experiment.clip_grad_norm,
-            ):
-                history.append(epoch)
-                run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
-                line = _line(epoch, held_out.name)
-                made = f"train {name}: epoch {epoch.number}/{experiment.epochs}, {line}"
-                bar.set_postfix_str(line, refresh=False)
-                bar.update()
-                if bar.disable and epoch.number % said == 0:
-                    print(made)
-
-        refuse_not_finite_weights(model)
-        with atomic_folder(state_dict_file(name).parent) as partial:
-            last = model.state_dict()
-            _save(best.state_dict if best else last, partial / state_dict_file(name).name)
-            if best:
-                print(f"train {name}: kept the best of {len(history)} epochs, {best.epoch}")
-                _save(last, partial / last_state_dict_file(name).name)
+        run.begin(planned.settings, versions, str(planned.summary))
+        state = _new_state(planned)
+        history = _train_epochs(planned, state, run)
+        refuse_not_finite_weights(state.model)
+        _write_state_dicts(name, state, len(history))
         write_atomically(history_file(name), _as_csv(history))
         run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
-    return made
+    return _progress(planned, history[-1])
 
 
-def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
+def _announce(planned: Plan) -> None:
+    """Prints what is about to be trained; in a terminal with a table of the layers."""
+    from learn.training.splits import StreamedSplit
+
+    assembled, training = planned.assembled, planned.assembled.splits["train"]
+    print(
+        f"train {assembled.name}: {planned.summary.total_params:,} parameters, {len(training):,} samples, "
+        f"{assembled.device}, inputs {'streamed' if isinstance(training, StreamedSplit) else 'resident'}"
+    )
+    if sys.stdout.isatty():
+        print(planned.summary)
+
+
+def _new_state(planned: Plan) -> State:
+    """What training changes, before the first epoch. Seeds torch's generator for the order of the batches."""
+    import torch
+
+    from learn.training.build import build_optimizer, build_scheduler
+    from learn.training.early_stopping import EarlyStopping
+    from learn.training.state import State
+
+    experiment, model = planned.assembled.experiment, planned.model
+    optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+    chosen = experiment.scheduler
+    scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
+    stop = experiment.early_stopping
+    if experiment.reseed:
+        torch.manual_seed(experiment.seed)
+    return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
+
+
+def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
+    """Trains, shows the progress and tells the run of each epoch."""
+    from tqdm import tqdm
+
+    from learn.training.loop import FitOptions, fit
+
+    assembled, experiment = planned.assembled, planned.assembled.experiment
+    training = assembled.splits["train"]
+    options = FitOptions(experiment.epochs, assembled.batch_size, planned.augment, experiment.clip_grad_norm)
+    size = f"{assembled.batch_size or len(training):,}"
+    told = memory_told(
+        f"train {assembled.name}: for a batch of {size}",
+        assembled.device,
+        lambda: _what_fits(planned, state.optimizer),
+    )
+    bar = tqdm(total=experiment.epochs, desc=assembled.name, unit="epoch", disable=None)
+    said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
+    history: list[Epoch] = []
+    with bar, told:
+        for epoch in fit(state, training, assembled.held_out, assembled.criterion, options):
+            history.append(epoch)
+            run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
+            bar.set_postfix_str(_line(epoch, assembled.held_out.name), refresh=False)
+            bar.update()
+            if bar.disable and epoch.number % said == 0:
+                print(_progress(planned, epoch))
+    return history
+
+
+def _progress(planned: Plan, epoch: Epoch) -> str:
+    """An epoch's line in a log."""
+    assembled = planned.assembled
+    line = _line(epoch, assembled.held_out.name)
+    return f"train {assembled.name}: epoch {epoch.number}/{assembled.experiment.epochs}, {line}"
+
+
+def _write_state_dicts(name: str, state: State, epochs: int) -> None:
+    """The last epoch's state_dict; with early stopping the best one's, and the last one's beside it."""
+    last, stopping = state.model.state_dict(), state.early_stopping
+    with atomic_folder(state_dict_file(name).parent) as partial:
+        _save(stopping.state_dict if stopping else last, partial / state_dict_file(name).name)
+        if stopping:
+            print(f"train {name}: kept the best of {epochs} epochs, {stopping.epoch}")
+            _save(last, partial / last_state_dict_file(name).name)
+
+
+def _what_fits(planned: Plan, optimizer: Optimizer) -> str:
     """The end of the message about a full device: a batch size of which a step of training passes now."""
     from learn.training.batch_check import largest_batch
 
@@ -204,8 +230,8 @@ def _what_fits(name: str, planned: Plan, optimizer: Optimizer) -> str:
 
     fits = largest_batch(step, assembled.batch_size or len(training))
     if fits:
-        return f"experiments.{name}.batch_size: {fits} would likely fit"
-    return f"not even one sample a batch fits: choose a smaller experiments.{name}.model, or memory: streamed"
+        return f"experiments.{assembled.name}.batch_size: {fits} would likely fit"
+    return f"not even one sample a batch fits: choose a smaller experiments.{assembled.name}.model, or memory: streamed"
 
 
 def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:

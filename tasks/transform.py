@@ -22,7 +22,9 @@ from learn.errors import only_data
 from tasks.inputs import watched
 from tasks.params import Dataset, Params
 from tasks.photos import transform_photos
-from tasks.stage import REPORT, atomic_folder, raw_folder, run_stage, save_array, split_folder, transformed_folder
+from tasks.stage import run_stage
+from tasks.workspace.files import atomic_folder, save_array
+from tasks.workspace.paths import REPORT, raw_folder, split_folder, transformed_folder
 
 
 def transform(params: Params, name: str) -> str:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks.lifeline import end_with_starter
+from tasks.workspace.environment import WARM
 
-SWITCH = "TRACKWAY_WARM"  # the environment variable: `off`, or another socket than that of this folder
 STAGES = ("group", "download", "split", "transform", "train", "evaluate", "register")
 ACCEPTED, REFUSED = b"+", b"-"  # what is answered to a request; after ACCEPTED comes how the fork ended
 SENT = 8  # bytes of a number: the length of a request, and how a fork ended
@@ -40,7 +40,7 @@ def begin(module: str) -> None:
     _, _, name = module.partition(".")
     if name in STAGES:
         end_with_starter()  # the fork would not see it: its parent is another process
-    elif name != "tracking":
+    elif name != "tracking.writer":
         return
     if sys.orig_argv[1:3] == ["-m", module]:  # or Python was given options
         hand_over(module, sys.orig_argv[3:])
@@ -73,7 +73,7 @@ def hand_over(module: str, arguments: list[str]) -> None:
 
 def place() -> str | None:
     """The socket; None if there is to be none."""
-    named = os.environ.get(SWITCH)
+    named = os.environ.get(WARM)
     return None if named == "off" else named or own_place()
 
 

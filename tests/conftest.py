@@ -28,7 +28,7 @@ from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
 
-from tasks.warm import SWITCH
+from tasks.workspace.environment import WARM
 from tests.support.mlflow_server import Door, MlflowServer
 from tests.support.postgres import Postgres, cluster, programs
 
@@ -154,7 +154,7 @@ def warm_stages() -> Iterator[None]:
     ):  # a socket's path must be short
         place = Path(folder, "warm.sock")
         with warm_process(ROOT, place, place.with_suffix(".log")):
-            patch.setenv(SWITCH, str(place))
+            patch.setenv(WARM, str(place))
             yield
 
 
@@ -177,7 +177,7 @@ def warm_process(
 @pytest.fixture
 def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold."""
-    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.delenv(WARM, raising=False)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the Prefect flow has run everything, warm. Not to be changed."""
 
     def run(project: Project) -> None:
-        log = project.run("python", "-m", "flows.cli", "run", **{SWITCH: ""}).stdout
+        log = project.run("python", "-m", "flows.cli", "run", **{WARM: ""}).stdout
         (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
 
     return made_once("by-flow", run, tmp_path_factory)
@@ -200,7 +200,7 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def by_repro(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which a bare `dvc repro` has run everything, cold. Not to be changed."""
-    return made_once("by-repro", lambda project: project.run("dvc", "repro", **{SWITCH: "off"}), tmp_path_factory)
+    return made_once("by-repro", lambda project: project.run("dvc", "repro", **{WARM: "off"}), tmp_path_factory)
 
 
 def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempPathFactory) -> Project:
@@ -240,7 +240,7 @@ class Served(Project):
     def up(self) -> None:
         """With a warm process of its own, and with scheduled runs planned every 3 s."""
         ports = [f"--{name}-port={getattr(self, name).rpartition(':')[2]}" for name in ("prefect", "mlflow")]
-        self.run(*TRACKWAY, "up", *ports, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{SWITCH: ""})
+        self.run(*TRACKWAY, "up", *ports, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{WARM: ""})
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Starts a deployment's run through Prefect's REST API; its id."""

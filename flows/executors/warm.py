@@ -219,7 +219,7 @@ def preload(further: list[str]) -> None:
     """Imports the libraries and forgets this project's modules. BLAS gets its threads in each fork."""
     before = dict(os.environ)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from tasks.tracking import MLFLOW_SETTINGS  # it imports NumPy
+    from tasks.tracking.store import MLFLOW_SETTINGS
 
     os.environ |= MLFLOW_SETTINGS | before | {"OPENBLAS_NUM_THREADS": "1"}
     gc.disable()  # imports make millions of objects and no garbage

@@ -1,4 +1,4 @@
-"""What a loss of torch.nn means for a dataset: how many logits, which targets, which prediction."""
+"""What a loss of torch.nn means for a dataset: how many logits, which targets, predictions and probabilities."""
 
 from __future__ import annotations
 
@@ -61,3 +61,23 @@ class Criterion:
             threshold = 0.5 if isinstance(self.loss, nn.BCELoss) else 0.0
             return (logits.squeeze(1) > threshold).long()
         return logits.argmax(1) if self.classes else logits
+
+    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
+        """A classifier's output (N, output_size) → probabilities (N, classes)."""
+        if self.binary:
+            second = output if isinstance(self.loss, nn.BCELoss) else output.sigmoid()
+            return torch.cat([1 - second, second], dim=1)
+        return output.exp() if isinstance(self.loss, nn.NLLLoss) else output.softmax(1)
+
+    @property
+    def takes(self) -> str:
+        """What the model must give: most losses take logits, two what a last layer has made of them."""
+        if isinstance(self.loss, nn.NLLLoss):
+            return "log-probabilities (nn.LogSoftmax)"
+        return "probabilities (nn.Sigmoid)" if isinstance(self.loss, nn.BCELoss) else "logits"
+
+    def accepts(self, output: torch.Tensor) -> bool:
+        """Whether a model's output (N, output_size) can be what the loss takes."""
+        if isinstance(self.loss, nn.NLLLoss):
+            return bool(((output.exp().sum(1) - 1).abs() < 1e-3).all())
+        return not isinstance(self.loss, nn.BCELoss) or bool(((output >= 0) & (output <= 1)).all())

@@ -44,29 +44,34 @@ class Epoch:
         return self.samples / self.seconds
 
 
-def fit(
-    state: State,
-    train: Split,
-    held_out: Split,
-    criterion: Criterion,
-    *,
-    epochs: int,
-    batch_size: int | None,
-    augment: Augmentation | None = None,
-    clip_grad_norm: float | None = None,
-) -> Iterator[Epoch]:
-    """Trains until `epochs` epochs are done, or early stopping says so, from wherever the state stands; yields after
-    each.
+@dataclass(frozen=True)
+class FitOptions:
+    """How `fit` trains.
 
-    batch_size: None is all samples at once, in their order, as the course does for its small sets. clip_grad_norm: the
-    largest norm of all gradients together. Raises NotFiniteError at the batch whose loss is NaN or infinite, and after
-    an epoch whose held-out loss or logits are.
+    Attributes:
+        epochs: how many there are in all, with those that the state has behind it.
+        batch_size: samples in a batch; None: all at once, in their order, as the course does for its small sets.
+        augment: random transforms of each training batch.
+        clip_grad_norm: the largest norm of all gradients together.
     """
-    while state.epoch < epochs and not (state.early_stopping and state.early_stopping.is_over):
+
+    epochs: int
+    batch_size: int | None
+    augment: Augmentation | None = None
+    clip_grad_norm: float | None = None
+
+
+def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
+    """Trains from wherever the state stands until the epochs are done, or early stopping ends it; yields after each.
+
+    Raises:
+        NotFiniteError: at the batch whose loss is NaN or infinite, or after an epoch whose held-out loss or logits are.
+    """
+    while state.epoch < options.epochs and not (state.early_stopping and state.early_stopping.is_over):
         start = time.perf_counter()
-        metrics = _train_epoch(state, train, criterion, batch_size, augment, clip_grad_norm)
+        metrics = _train_epoch(state, train, criterion, options)
         try:
-            measured, _ = evaluate_split(state.model, held_out, criterion, batch_size)
+            measured, _ = evaluate_split(state.model, held_out, criterion, options.batch_size)
         except NotFiniteError as error:
             raise NotFiniteError(f"epoch {state.epoch + 1}: {error}") from None
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
@@ -80,56 +85,57 @@ def fit(
         yield Epoch(state.epoch, metrics, time.perf_counter() - start, len(train))
 
 
-def _train_epoch(
-    state: State,
-    train: Split,
-    criterion: Criterion,
-    batch_size: int | None,
-    augment: Augmentation | None,
-    clip_grad_norm: float | None,
-) -> dict[str, float]:
-    model, optimizer = state.model, state.optimizer
-    model.train()
+def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitOptions) -> dict[str, float]:
+    """One pass over the train split; its metrics."""
+    state.model.train()
     meter = EpochMeter(criterion)
     seed = 0
-    if batch_size or augment:
+    if options.batch_size or options.augment:
         seed = draw()  # where the course's training loader seeds its workers, which augment
-    order = shuffled(len(train), batch_size, train.targets.device)
+    order = shuffled(len(train), options.batch_size, train.targets.device)
     for number, (inputs, targets) in enumerate(train.batches(order), start=1):
-        if augment:
-            inputs, targets = augment(inputs, targets, (seed + number) % 2**63)
+        if options.augment:
+            inputs, targets = options.augment(inputs, targets, (seed + number) % 2**63)
         inputs = train.prepare(inputs)
         if inputs.device.type != "cpu":
             meter.finite_inputs.append(inputs.isfinite().all())
-        logits: Any = None
-
-        def closure() -> torch.Tensor:
-            nonlocal logits
-            optimizer.zero_grad()
-            output = model(inputs)
-            loss = criterion(output, targets)
-            loss.backward()
-            if clip_grad_norm:
-                nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
-            logits = output.detach() if logits is None else logits
-            return loss
-
-        loss: Any
-        if isinstance(optimizer, LBFGS):  # it looks at several points before it takes one
-            loss = optimizer.step(closure)
-        else:
-            loss = closure()
-            optimizer.step()
-        meter.add(loss.detach(), logits, targets)
-        if loss.device.type == "cpu" or number % BETWEEN_LOOKS == 0:
-            _refuse_not_finite(state, meter, inputs, clip_grad_norm)
-    _refuse_not_finite(state, meter, inputs, clip_grad_norm)
-    if batch_size:
+        loss, logits = _step(state, criterion, inputs, targets, options.clip_grad_norm)
+        meter.add(loss, logits, targets)
+        if loss.device.type == "cpu" or number % BATCHES_BETWEEN_CHECKS == 0:
+            _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
+    _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
+    if options.batch_size:
         draw()  # the test loader's workers
     return meter.metrics("train")
 
 
-BETWEEN_LOOKS = 100  # batches: to look at a loss, the CPU waits for the GPU
+def _step(
+    state: State, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor, clip_grad_norm: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of the optimizer on a batch; the loss, a scalar, and the logits (N, output_size) before it."""
+    logits: Any = None
+
+    def closure() -> torch.Tensor:
+        nonlocal logits
+        state.optimizer.zero_grad()
+        output = state.model(inputs)
+        loss = criterion(output, targets)
+        loss.backward()
+        if clip_grad_norm:
+            nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad_norm)
+        logits = output.detach() if logits is None else logits
+        return loss
+
+    loss: Any
+    if isinstance(state.optimizer, LBFGS):  # it looks at several points before it takes one
+        loss = state.optimizer.step(closure)
+    else:
+        loss = closure()
+        state.optimizer.step()
+    return loss.detach(), logits
+
+
+BATCHES_BETWEEN_CHECKS = 100  # on a GPU: to look at a loss, the CPU waits for it
 
 
 def _refuse_not_finite(state: State, meter: EpochMeter, inputs: torch.Tensor, clip_grad_norm: float | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,20 +148,12 @@ def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> st
             resizable = device == "meta" and what == "shape:"
             fits = _size_that_fits(experiment, dataset, criterion) if resizable else ""
             return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
-    if experiment.loss.name in PROBABILITIES:
+    if criterion.takes != "logits":
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             outputs = _build_model(experiment, dataset.shape, criterion).eval()(torch.rand(4, *dataset.shape))
-        wanted, fits_all = PROBABILITIES[experiment.loss.name]
-        if not fits_all(outputs):
-            return _loss_does_not_fit(experiment, classes, f"it takes {wanted}, and the model gives logits")
+        if not criterion.accepts(outputs):
+            return _loss_does_not_fit(experiment, classes, f"it takes {criterion.takes}, and the model gives logits")
     return None
-
-
-# Losses that take what a last layer has made of the logits: what they take, and whether these are it.
-PROBABILITIES: dict[str, tuple[str, Callable[[torch.Tensor], bool]]] = {
-    "NLLLoss": ("log-probabilities (nn.LogSoftmax)", lambda x: bool(((x.exp().sum(1) - 1).abs() < 1e-3).all())),
-    "BCELoss": ("probabilities (nn.Sigmoid)", lambda x: bool(((x >= 0) & (x <= 1)).all())),
-}
 
 
 def _build_model(experiment: Experiment, shape: tuple[int, ...], criterion: Criterion) -> nn.Module:

@@ -19,7 +19,7 @@ mlflow.pytorch.load_model(sys.argv[1])
 """
 KILLED_BETWEEN_ITS_WRITES = """
 import os
-from flows import entries
+from flows.edits import entries
 write = entries.write_atomically
 def write_or_die(file, content):
     write(file, content) if file == entries.DVC_LOCK else os.kill(os.getpid(), 9)

@@ -226,7 +226,7 @@ def test_a_run_outlives_the_death_of_prefect_s_server(served: Served) -> None:
     served.forget("train@digits-mlp", "evaluate@digits-mlp", "register@digits")
     run = served.start_run("pipeline", targets=["digits"])
     wait_until(lambda: "train digits-mlp: 4,810 parameters" in served.logs(run), 60)
-    (server,) = served.processes("flows.guard:prefect")
+    (server,) = served.processes("flows.servers.guard:prefect")
     server.kill()
     wait_until(lambda: answers(served), 60)
     assert served.wait_for(run)["state"]["name"] == "Completed"
@@ -342,9 +342,9 @@ def test_a_killed_flow_ends_crashed_and_is_told(edited: Served, webhook: Webhook
 
 
 def test_what_crashes_is_started_again(served: Served) -> None:
-    (server,) = served.processes("flows.guard:mlflow")
+    (server,) = served.processes("flows.servers.guard:mlflow")
     server.kill()
-    wait_until(lambda: (new := served.processes("flows.guard:mlflow")) and new[0].pid != server.pid, 30)
+    wait_until(lambda: (new := served.processes("flows.servers.guard:mlflow")) and new[0].pid != server.pid, 30)
     wait_until(lambda: served.run(*TRACKWAY, "status", check=False).returncode == 0, 60)
 
 

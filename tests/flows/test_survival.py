@@ -207,7 +207,7 @@ def test_ctrl_c_in_a_terminal_stops_a_training_with_its_flow(undone: Project) ->
 
 def test_ctrl_c_while_a_flow_starts_leaves_nothing(finished: Project) -> None:
     with Terminal(finished, *RUN) as terminal:
-        wait_until(lambda: finished.processes("flows.guard:prefect"), 60)
+        wait_until(lambda: finished.processes("flows.servers.guard:prefect"), 60)
         terminal.press_ctrl_c()
         terminal.read_until(seconds=60)
         assert terminal.command.wait(10) == 130
@@ -218,7 +218,7 @@ def test_ctrl_c_while_a_flow_starts_leaves_nothing(finished: Project) -> None:
 def test_a_killed_flow_takes_its_server_with_it(finished: Project) -> None:
     with Terminal(finished, *RUN) as terminal:
         terminal.read_until("Beginning flow run")
-        assert finished.processes("flows.guard:prefect")
+        assert finished.processes("flows.servers.guard:prefect")
         terminal.command.kill()
         wait_until(lambda: not finished.processes(""), 20)
 

@@ -59,7 +59,7 @@ def test_a_flow_starts_one_for_its_stages_which_ends_with_it(by_flow: Project) -
     for kind, times in {
         "dvc": 31,
         "tasks.train": 7,
-        "tasks.tracking": 7,
+        "tasks.tracking.writer": 7,
         "tasks.evaluate": 7,
         "tasks.register": 4,
     }.items():

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from learn.errors import DataError
 from learn.training.augment import Augmentation, augmentations, value_span
 from learn.training.build import BuildError, build_loss, build_model, build_optimizer
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split
 from learn.training.state import State
 from tests.learn.test_loop import TEST, TRAIN
@@ -102,7 +102,7 @@ def trained(augment: Augmentation | None) -> list[float]:
     torch.manual_seed(42)
     return [
         epoch.metrics["train/loss"]
-        for epoch in fit(state, TRAIN, TEST, criterion, epochs=6, batch_size=32, augment=augment)
+        for epoch in fit(state, TRAIN, TEST, criterion, FitOptions(epochs=6, batch_size=32, augment=augment))
     ]
 
 

@@ -16,7 +16,7 @@ from learn.training.batch_check import largest_batch, try_batch, try_batches
 from learn.training.build import build_loss
 from learn.training.device import use_device
 from learn.training.early_stopping import EarlyStopping
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split
 from learn.training.state import State
 from tasks.params.preflight import check
@@ -129,7 +129,7 @@ def test_a_device_that_is_not_there_is_told_with_what_is_and_how_to_ask_for_it()
 def test_a_loss_that_is_not_finite_stops_at_its_batch_with_the_cause() -> None:
     state = new_state(lr=1e30)
     with pytest.raises(NotFiniteError) as caught:
-        list(fit(state, TRAIN, TEST, criterion(), epochs=3, batch_size=32))
+        list(fit(state, TRAIN, TEST, criterion(), FitOptions(epochs=3, batch_size=32)))
     message = str(caught.value)
     assert message.startswith("epoch 1, batch ")
     assert "the loss is nan" in message or "the loss is inf" in message
@@ -143,7 +143,7 @@ def test_inputs_that_are_not_finite_are_named_as_the_cause() -> None:
     model = nn.Linear(4, 3)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(NotFiniteError, match="the batch's inputs are not finite: look at the dataset's raw files"):
-        list(fit(state, part, part, criterion(), epochs=1, batch_size=8))
+        list(fit(state, part, part, criterion(), FitOptions(epochs=1, batch_size=8)))
 
 
 def test_a_held_out_loss_that_is_not_finite_ends_training() -> None:
@@ -152,7 +152,7 @@ def test_a_held_out_loss_that_is_not_finite_ends_training() -> None:
     state = State(model := nn.Linear(1, 1), torch.optim.SGD(model.parameters(), lr=1e30))
     squared = build_loss("MSELoss", {}, ())
     with pytest.raises(NotFiniteError, match=r"^epoch 1: the test loss is inf; likely a learning rate .* too large"):
-        list(fit(state, line, replace(line, name="test"), squared, epochs=1, batch_size=None))
+        list(fit(state, line, replace(line, name="test"), squared, FitOptions(epochs=1, batch_size=None)))
 
     inputs = torch.rand(40, 1)
     inputs[37] = torch.inf
@@ -161,19 +161,19 @@ def test_a_held_out_loss_that_is_not_finite_ends_training() -> None:
     with pytest.raises(
         NotFiniteError, match=r"^epoch 1: the validation loss is \w+: the inputs of batch 5 are not fin"
     ):
-        list(fit(state, line, broken, squared, epochs=1, batch_size=8))
+        list(fit(state, line, broken, squared, FitOptions(epochs=1, batch_size=8)))
 
 
 def test_weights_that_leave_a_batch_nothing_are_named_as_the_cause() -> None:
     state, weighted = new_state(), build_loss("CrossEntropyLoss", {"weight": [0, 1, 1]}, ("a", "b", "c"))
     with pytest.raises(NotFiniteError, match="the loss is nan; all of its targets have weight 0"):
-        list(fit(state, TRAIN, TEST, weighted, epochs=1, batch_size=1))
+        list(fit(state, TRAIN, TEST, weighted, FitOptions(epochs=1, batch_size=1)))
 
 
 def test_clipped_gradients_change_no_parameter_by_more_than_they_may() -> None:
     state = new_state(lr=1.0)
     before = [p.detach().clone() for p in state.model.parameters()]
-    list(fit(state, TRAIN, TEST, criterion(), epochs=1, batch_size=None, clip_grad_norm=1e-3))
+    list(fit(state, TRAIN, TEST, criterion(), FitOptions(epochs=1, batch_size=None, clip_grad_norm=1e-3)))
     moved = (
         sum(float((p.detach() - q).pow(2).sum()) for p, q in zip(state.model.parameters(), before, strict=True)) ** 0.5
     )
@@ -325,4 +325,4 @@ def test_a_loss_that_is_not_finite_is_told_with_the_inputs_of_its_own_batch_on_a
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(NotFiniteError, match=r"the loss is nan; the batch's inputs are not finite"):
-        list(fit(state, part, part, criterion(), epochs=1, batch_size=32))
+        list(fit(state, part, part, criterion(), FitOptions(epochs=1, batch_size=32)))

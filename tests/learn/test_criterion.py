@@ -9,7 +9,7 @@ from torch import nn
 from learn.training.augment import Augmentation
 from learn.training.build import BuildError, build_loss
 from learn.training.evaluate import evaluate_split
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split
 from learn.training.state import State
 
@@ -83,7 +83,7 @@ def test_mixed_classes_count_one_a_sample_whatever_the_weights() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     state = State(model, torch.optim.SGD(model.parameters(), lr=1e-12))
     held_out = replace(part, name="test")
-    (epoch,) = fit(state, part, held_out, criterion, epochs=1, batch_size=32, augment=Noted([], 3, 255.0))
+    (epoch,) = fit(state, part, held_out, criterion, FitOptions(epochs=1, batch_size=32, augment=Noted([], 3, 255.0)))
     inputs, targets = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
     assert epoch.metrics["train/loss"] == pytest.approx(criterion(model(inputs), targets).item(), rel=1e-5)
 

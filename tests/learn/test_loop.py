@@ -17,7 +17,7 @@ from learn.training.build import build_loss, build_model, build_optimizer, build
 from learn.training.criterion import Criterion
 from learn.training.device import use_device
 from learn.training.evaluate import evaluate_split
-from learn.training.loop import Epoch, fit
+from learn.training.loop import Epoch, FitOptions, fit
 from learn.training.order import shuffled
 from learn.training.splits import Split
 from learn.training.state import State
@@ -59,7 +59,7 @@ def new_state(model: type[nn.Module] = WithDropout, name: str = "SGD", **argumen
 
 
 def trained(state: State, epochs: int, batch_size: int | None = BATCH) -> list[Epoch]:
-    return list(fit(state, TRAIN, TEST, criterion(), epochs=epochs, batch_size=batch_size))
+    return list(fit(state, TRAIN, TEST, criterion(), FitOptions(epochs=epochs, batch_size=batch_size)))
 
 
 def the_course_s_loop(epochs: int) -> tuple[list[dict[str, float]], nn.Module]:

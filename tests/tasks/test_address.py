@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from learn.errors import TrackingError
-from tasks.address import address, redacted
+from tasks.tracking.address import address, redacted
 
 
 @pytest.mark.parametrize("password", ["s3cr3t", "s3/cr3t", "s3@cr3t", "s3%40cr3t"])

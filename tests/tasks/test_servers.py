@@ -173,10 +173,10 @@ def test_a_training_without_its_tracking_server_is_kept_and_delivered_later(
     journal.with_name("folder.jsonl").mkdir()
     foreign = journal.with_name("foreign.jsonl")
     foreign.write_text(
-        json.dumps(header | {"key": "1" * 32, "dataset": "line"}) + '\n{"params": null, "tags": {}, "epochs": []}\n'
+        json.dumps(header | {"key": "1" * 32, "dataset": "line"}) + '\n{"kind": "Begin", "params": null, "tags": {}}\n'
     )
     opened = away.run(
-        "python", "-c", f"from tasks.tracking import prepare_store; prepare_store('{door.address}')"
+        "python", "-c", f"from tasks.tracking.delivery import prepare_store; prepare_store('{door.address}')"
     ).stdout
     assert f"the run in mlruns/undelivered/{foreign.name} cannot be delivered to MLflow now: " in opened
     foreign.unlink()

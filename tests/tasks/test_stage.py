@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.stage import atomic_folder, write_atomically
+from tasks.workspace.files import atomic_folder, write_atomically
 from tests.conftest import ROOT, Project
 
 # Writes a new folder, says so, and waits for a line before it puts it into its place. With a number: is killed

@@ -21,7 +21,7 @@ from tests.tasks.test_tracking import artifacts, run_of, run_status, runs
 
 USE = """
 import mlflow
-from tasks.tracking import prepare_store
+from tasks.tracking.delivery import prepare_store
 
 uri = "sqlite:///mlruns/mlflow.db"
 prepare_store(uri)
@@ -143,7 +143,9 @@ def test_a_run_of_another_machine_is_marked_when_its_heart_has_stopped(finished:
         client.set_tag(run.info.run_id, "trackway.process", '["another-host", 1, 0.0]')
         client.set_tag(run.info.run_id, "trackway.heartbeat", str(beat))
         client.update_run(run.info.run_id, "RUNNING")
-    finished.run("python", "-c", "from tasks.tracking import prepare_store as p; p('sqlite:///mlruns/mlflow.db')")
+    finished.run(
+        "python", "-c", "from tasks.tracking.delivery import prepare_store as p; p('sqlite:///mlruns/mlflow.db')"
+    )
     assert run_of(finished, "digits-cnn").info.status == "RUNNING"
     assert run_of(finished, "digits-mlp").info.status == "KILLED"
 

@@ -18,7 +18,10 @@ import torch
 from mlflow.entities import Run
 
 from tasks.params import load_params
-from tasks.tracking import TRACKING, flatten, sha256
+from tasks.params.flatten import flatten
+from tasks.tracking.messages import Begin, End, encode
+from tasks.workspace.environment import TRACKING
+from tasks.workspace.files import sha256
 from tests.conftest import ROOT, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -238,10 +241,9 @@ def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
 
 
 def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
-    begin = {"params": {}, "tags": {}, "summary": "", "epochs": []}
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.tracking", "digits", "digits-mlp"],
-        input=json.dumps(begin) + '\n{"epochs": [{"number": 1, "tim',
+        [sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp"],
+        input=encode(Begin({}, {}, "")) + '{"kind": "Epochs", "epochs": [{"number": 1, "tim',
         cwd=finished.folder,
         env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
         text=True,
@@ -265,8 +267,8 @@ def test_a_store_that_cannot_be_written_stops_the_stage_with_its_reason(finished
     assert "Traceback" not in done.stdout
 
 
-WRITE = (sys.executable, "-m", "tasks.tracking", "digits", "digits-mlp")
-MESSAGE = json.dumps({"params": {}, "tags": {}, "summary": "", "epochs": [], "end": "FAILED"}) + "\n"
+WRITE = (sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp")
+MESSAGE = encode(Begin({}, {}, "")) + encode(End("FAILED"))
 
 
 def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:

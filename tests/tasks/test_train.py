@@ -14,12 +14,13 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from learn.data.transformed import Info
 from learn.errors import DeviceError
 from learn.training.build import build_loss, build_model, build_optimizer
-from learn.training.loop import fit
-from learn.training.splits import Info, StreamedSplit, load_split
+from learn.training.loop import FitOptions, fit
+from learn.training.splits import StreamedSplit, load_split
 from learn.training.state import State
-from tasks.stage import is_streamed
+from tasks.memory import is_streamed
 from tests.conftest import ROOT, TRACKWAY, Project
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_a_streamed_part_gives_the_batches_of_a_resident_one(tmp_path: Path) -> 
         model = build_model("mlp", {"hidden_units": [8], "activation": "ReLU"}, (1, 4, 4), 3)
         state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
         criterion = build_loss("CrossEntropyLoss", {}, ("a", "b", "c"))
-        return [e.metrics["train/loss"] for e in fit(state, part, part, criterion, epochs=3, batch_size=8)]
+        return [e.metrics["train/loss"] for e in fit(state, part, part, criterion, FitOptions(epochs=3, batch_size=8))]
 
     assert losses(resident) == losses(streamed)
 
@@ -78,7 +79,7 @@ from pathlib import Path
 import numpy as np, psutil, torch
 from learn.training.build import build_loss, build_model, build_optimizer
 from learn.errors import DeviceError
-from learn.training.loop import fit
+from learn.training.loop import FitOptions, fit
 from learn.training.state import State
 from learn.training.splits import load_split, split_bytes
 from tasks.stage import is_streamed
@@ -92,7 +93,8 @@ used = int(next(l for l in Path("/proc/self/status").read_text().splitlines() if
 resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + 2**28, resource.RLIM_INFINITY))
 streamed = is_streamed(sys.argv[2], split_bytes(folder, "train"), torch.device("cpu"))
 part = load_split(folder, "train", streamed=streamed)
-for epoch in fit(state, part, part, build_loss("CrossEntropyLoss", {}, ("a", "b")), epochs=1, batch_size=256):
+criterion = build_loss("CrossEntropyLoss", {}, ("a", "b"))
+for epoch in fit(state, part, part, criterion, FitOptions(epochs=1, batch_size=256)):
     print("streamed" if streamed else "resident", epoch.samples)
 """
 

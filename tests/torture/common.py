@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from tasks.tracking import DIFF
+from tasks.tracking.tags import DIFF
 from tests.conftest import Project, wait_until
 
 LAST_LINES = 12  # of a log, as evidence

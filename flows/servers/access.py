@@ -6,9 +6,8 @@ import ipaddress
 import os
 
 from learn.errors import ServerError
+from tasks.workspace.environment import PASSWORD
 
-PASSWORD = "TRACKWAY_PASSWORD"  # the environment variable; no file and no argument has it
-HOST = "TRACKWAY_HOST"  # the environment variable in which the servers are told where they listen
 LOCAL = "127.0.0.1"
 USER = "trackway"  # the name that goes with the password
 

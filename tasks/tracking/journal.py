@@ -1,20 +1,20 @@
 """What is still to be told to MLflow about a run, on disk until MLflow has it: mlruns/undelivered/EXPERIMENT-KEY.jsonl.
 
-The first line says which run it is, each other line is a message of its training (tasks/tracking.py). The process that
+The first line says which run it is, each other line is a message of its training (run.py). The process that
 writes the run holds the file's lock while it lives; whoever gets the lock later delivers what is left.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from tasks.address import project_folder
+from tasks.tracking.address import project_folder
+from tasks.tracking.messages import Message, RunHeader, decode, decode_header, encode_header
 
 
 def folder() -> Path:
@@ -30,15 +30,15 @@ class Journal:
         self._stream = stream
 
     @classmethod
-    def create(cls, header: dict[str, Any]) -> Journal:
-        """header: JSON that names at least the experiment and a key that no other run has. Raises OSError."""
+    def create(cls, header: RunHeader) -> Journal:
+        """A new journal of a run, locked. Raises OSError."""
         folder().mkdir(parents=True, exist_ok=True)
-        file = folder() / f"{header['experiment']}-{header['key']}.jsonl"
+        file = folder() / f"{header.experiment}-{header.key}.jsonl"
         partial = file.with_suffix(".partial")  # until it is locked nobody may take it for one that was left
         try:
             journal = cls(file, partial.open("w+", encoding="utf-8"))
             fcntl.flock(journal._stream, fcntl.LOCK_EX)
-            journal._stream.write(json.dumps(header) + "\n")
+            journal._stream.write(encode_header(header))
             journal._stream.flush()
             partial.rename(file)
         except OSError:
@@ -68,11 +68,12 @@ class Journal:
         except OSError:
             self.is_whole = False
 
-    def read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The header and the messages, but for a last line that a kill cut short. Raises ValueError."""
+    def read(self) -> tuple[RunHeader, list[Message]]:
+        """The header and the messages, but for a last line that a kill cut short. Raises ValueError, KeyError or
+        TypeError if it holds something else."""
         self._stream.seek(0)
-        header, *messages = [json.loads(line) for line in self._stream if line.endswith("\n")]
-        return header, messages
+        header, *messages = [line for line in self._stream if line.endswith("\n")]
+        return decode_header(header), [decode(line) for line in messages]
 
     @property
     def written_at(self) -> int:

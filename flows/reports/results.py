@@ -11,13 +11,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flows.servers import mlflow_address
+from flows.servers.state import mlflow_address
+from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
-from tasks.address import address
 from tasks.params import Params
-from tasks.register import measured, ranked
-from tasks.stage import metrics_file, report_file, write_atomically
-from tasks.tracking import STATE_DICT, Tracked, tracked
+from tasks.tracking.address import address
+from tasks.tracking.queries import RunSummary, run_summaries
+from tasks.tracking.tags import STATE_DICT
+from tasks.workspace.files import write_atomically
+from tasks.workspace.paths import metrics_file, report_file
 
 REMEMBERED = Path(".dvc/tmp/results.json")  # what MLflow said, and the state of its files then
 DASH = "–"
@@ -63,12 +65,12 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
     return found, why
 
 
-def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], Tracked]:
+def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
     """As `tracked` says. Of a database in this folder it is remembered as long as no file of it changes: to import
     MLflow takes two seconds. digests: (dataset, experiment) → the state_dict's sha256. Raises TrackingError."""
     database = address(tracking).file
     if not database:
-        return tracked(tracking, digests)
+        return run_summaries(tracking, digests)
     files = [file.stat() for file in sorted(database.parent.glob(f"{database.name}*"))]
     asked = [
         [str(database.absolute()), *([file.st_mtime_ns, file.st_size] for file in files)],
@@ -77,10 +79,10 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
     try:
         remembered = json.loads(REMEMBERED.read_bytes())
         if remembered["asked"] == asked:
-            return {(dataset, name): Tracked(**found) for dataset, name, found in remembered["known"]}
+            return {(dataset, name): RunSummary(**found) for dataset, name, found in remembered["known"]}
     except (OSError, ValueError, TypeError, KeyError):
         pass  # there is none, or another version wrote it
-    known = tracked(tracking, digests)
+    known = run_summaries(tracking, digests)
     if files:
         kept = {"asked": asked, "known": [[*key, asdict(found)] for key, found in known.items()]}
         write_atomically(REMEMBERED, json.dumps(kept).encode())
@@ -93,7 +95,7 @@ def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
     for name, own in groupby(rows, lambda row: row["dataset"]):
         dataset = params.datasets[name]
         part, metric = dataset.split.held_out, dataset.champion.metric
-        if any(measured(row, part, metric) is None for row in own):
+        if any(metric_of(row, part, metric) is None for row in own):
             said.append(f"{name}: {part} {metric}, which decides, is not measured yet; next: dvc repro")
     return said
 
@@ -150,7 +152,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _value(row: dict[str, Any], part: str) -> str:
     """The dataset's metric on a part."""
-    value = measured(row, part, row["metric"])
+    value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
     return f"{value:.2%}" if row["metric"] == "accuracy" else f"{value:.5f}"

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import requests
 
-from flows.access import HOST, LOCAL, for_clients, for_server
-from flows.servers import make_private
+from flows.servers.access import LOCAL, for_clients, for_server
+from flows.servers.lifecycle import make_private
 from learn.errors import ServerError
-from tasks.lifeline import LIFELINE
+from tasks.workspace.environment import HOST, LIFELINE
 
 API = "PREFECT_API_URL"
 PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
@@ -39,7 +39,7 @@ def start_temporary_server() -> Callable[[], None]:
         probe.bind((LOCAL, 0))
         port = str(probe.getsockname()[1])
     log = home / "temporary-server.log"
-    command = ["-m", "uvicorn", "--factory", "flows.guard:prefect", "--host", LOCAL, "--port", port]
+    command = ["-m", "uvicorn", "--factory", "flows.servers.guard:prefect", "--host", LOCAL, "--port", port]
     password = secrets.token_hex(16)
     ours = {LIFELINE: "stdin", HOST: LOCAL, "PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
     make_private(log.parent)

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from string import Template
 
-from flows.catalog import merge, open_params, write_params
+from flows.edits.catalog import merge, open_params, write_params
 from learn.data.datasets.images import Images
 from learn.data.photos.archives import Gathered, gather, tree_digest
 from learn.data.photos.decode import Mode, unwritable
 from learn.errors import DataError, ParamsError
 from tasks.params import load_params
-from tasks.stage import atomic_folder, raw_folder
+from tasks.workspace.files import atomic_folder
+from tasks.workspace.paths import raw_folder
 
 # YAML reads JSON, so values from outside stand in it as JSON and cannot be anything else.
 SECTIONS = Template("""\

@@ -1,6 +1,6 @@
 """What stands before the servers' pages: only their own pages and people's programs are answered.
 
-    python -m uvicorn --factory flows.guard:prefect --port 4200
+    python -m uvicorn --factory flows.servers.guard:prefect --port 4200
 
 Prefect's server answers any origin and any Host, and a deployment can run a shell: a page in the user's browser could
 run code, by requests to 127.0.0.1 or, with a name of its own that leads there (DNS rebinding), as the same origin.
@@ -18,8 +18,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from flows.access import HOST, PASSWORD, USER, is_wildcard
+from flows.servers.access import USER, is_wildcard
 from tasks.lifeline import end_with_starter
+from tasks.workspace.environment import HOST, PASSWORD
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEALTH = "/health"  # is told without a password

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-OUTCOME = "TRACKWAY_OUTCOME"  # the environment variable that names the file
+from tasks.workspace.environment import OUTCOME
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 
 from learn.errors import ParamsError, did_you_mean
 from tasks.params import parse_params, read_yaml
-from tasks.stage import write_atomically
+from tasks.workspace.files import write_atomically
 
-CATALOG = Path(__file__).parent.parent / "catalog"
+CATALOG = Path(__file__).parents[2] / "catalog"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A stage as a Prefect task: `dvc repro --single-item STAGE` in a process of its own, with its kind's policy.
 
 A stage ends with its flow: where the flow is stopped, the flow ends its stages; where it is killed, each stage sees the
-end of its standard input (tasks/stage.py).
+end of its standard input (tasks/lifeline.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from prefect.utilities.urls import url_for
 
 from flows.notify import notify
 from learn.errors import DeviceError, NetworkError, NotFiniteError
-from tasks.lifeline import LIFELINE
-from tasks.outcome import OUTCOME, told
-from tasks.stage import WAITING
-from tasks.tracking import FLOW_RUN, FLOW_RUN_URL
+from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL, LIFELINE, OUTCOME, WAITING
+from tasks.workspace.outcome import told
 
 LAST_LINES = 40  # of a stage's output, among which its error is looked for
 TELLING = {error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)}  # they decide on another try

@@ -26,11 +26,12 @@ from ruamel.yaml import YAML
 
 from flows.graph import FLOW_LOCK, KINDS, Graph
 from learn.errors import GraphError, ParamsError, TrackingError, did_you_mean
-from tasks import stage
-from tasks.address import address
 from tasks.params import PARAMS_FILE, Params, load_params, parse_params, read_yaml
-from tasks.stage import checked_params, write_atomically
-from tasks.tracking import rename_dataset, rename_run, sha256
+from tasks.stage import checked_params
+from tasks.tracking.address import address
+from tasks.tracking.rename import rename_dataset, rename_run
+from tasks.workspace import paths
+from tasks.workspace.files import sha256, write_atomically
 
 DVC_LOCK = Path("dvc.lock")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -321,8 +322,8 @@ class _Move:
 
     def __post_init__(self) -> None:
         places = {
-            "experiments": (_models, stage.history_file),
-            "datasets": (stage.raw_folder, stage.split_folder, stage.transformed_folder),
+            "experiments": (_models, paths.history_file),
+            "datasets": (paths.raw_folder, paths.split_folder, paths.transformed_folder),
         }[self.section]
         self.folders = {place(self.old): place(self.new) for place in places}
         self._paths = {before.as_posix(): after.as_posix() for before, after in self.folders.items()}
@@ -334,7 +335,7 @@ class _Move:
 
     def state_dicts(self) -> list[str]:
         """The sha256 of the experiment's state_dict, if it has been trained."""
-        file = stage.state_dict_file(self.old)
+        file = paths.state_dict_file(self.old)
         return [sha256(file)] if self.section == "experiments" and file.is_file() else []
 
     def renamed(self, stages: dict[str, Any]) -> dict[str, Any]:
@@ -377,4 +378,4 @@ class _Move:
 
 
 def _models(experiment: str) -> Path:
-    return stage.state_dict_file(experiment).parent
+    return paths.state_dict_file(experiment).parent

@@ -1,0 +1,24 @@
+"""The `trackway` command: one file for each group of commands."""
+
+from __future__ import annotations
+
+import sys
+
+from flows.cli import data, predict, run, serve  # noqa: F401  importing them adds their commands
+from flows.cli.app import app
+from learn.errors import TrackwayError
+from tasks.workspace.files import DISK_ERRORS, cannot_write
+from tasks.workspace.processes import collect_garbage_rarely
+
+
+def main() -> None:
+    """Runs the command line. A user's mistake ends in its message and exit code 1."""
+    collect_garbage_rarely()
+    try:
+        app()
+    except TrackwayError as error:
+        sys.exit(error.as_message())
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.exit(f"error: {cannot_write('trackway ' + ' '.join(sys.argv[1:2]), error)}")

@@ -1,0 +1,60 @@
+"""The `trackway` command: what its groups of commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from learn.errors import TrackwayError
+from tasks.params import PARAMS_FILE
+
+app = typer.Typer(
+    help="PyTorch experiments, versioned by DVC, run by Prefect, compared in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(width=None if sys.stdout.isatty() else 130)
+PROJECT = (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc"))  # by which its folder is known
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"trackway {version('trackway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """PyTorch experiments, versioned by DVC, run by Prefect, compared in MLflow."""
+
+
+def go_to_project() -> Path:
+    """Changes to the project's folder, if this one is inside it; returns the way back, for what the user named."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if all((folder / needed).exists() for needed in PROJECT):
+            os.chdir(folder)
+            return here.relative_to(folder)
+    return Path()
+
+
+def in_project() -> Path:
+    """As go_to_project; raises TrackwayError if there is no project."""
+    there = go_to_project()
+    for needed in PROJECT:
+        if not needed.exists():
+            raise TrackwayError(
+                f"{needed} is not here; run this in the project's folder or below (now in {Path.cwd()})"
+            )
+    return there

@@ -1,0 +1,1 @@
+"""Commands that change params.yaml, and keep its comments."""

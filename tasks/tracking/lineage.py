@@ -1,0 +1,61 @@
+"""What ties a run to DVC, git and Prefect."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.tracking.tags import STAGE
+from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
+from tasks.workspace.paths import training_folder
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What ties a run to DVC, git and Prefect."""
+
+    dataset: str
+    path: str
+    digest: str
+    tags: dict[str, str]
+    note: str  # Markdown
+
+
+def lineage_of(stage_name: str, dataset: str) -> Lineage:
+    """DVC's md5 of the data and code that the stage reads, as they are now."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    path = training_folder(dataset).as_posix()
+    tags = {STAGE: stage_name}
+    if flow_run := os.environ.get(FLOW_RUN):
+        tags["prefect.flow_run"] = flow_run
+    url = os.environ.get(FLOW_RUN_URL)
+    note = f"[Prefect flow run]({url})" if url else ""
+    for variable, tag in {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.baseline_rev"}.items():
+        if value := os.environ.get(variable):
+            tags[tag] = value
+    hashes: dict[str, str] = {}
+    try:
+        with Repo() as repo:
+            stage = repo.stage.load_one("dvc.yaml", name=stage_name)
+            stage.save_deps()
+            hashes = {d.def_path: d.hash_info.value for d in stage.deps if d.hash_info and d.hash_info.name == "md5"}
+    except DvcException as error:  # run by hand, outside DVC's graph
+        tags["dvc.error"] = str(error)
+    digest = hashes.pop(path, "unversioned")
+    tags["dvc.data.md5"] = digest
+    tags["dvc.code.md5"] = json.dumps(hashes)
+    return Lineage(dataset, path, digest, tags, note)
+
+
+def git_context() -> dict[str, str]:
+    """MLflow's own tags: the user and git's commit."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return resolve_tags({})

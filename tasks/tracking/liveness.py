@@ -1,0 +1,89 @@
+"""Which processes write a run, and which of them were killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.tracking.tags import HEARTBEAT, PROCESS, STAGE, STATE_DICT, TEST_DATA
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+CLOCK_TOLERANCE_SECONDS = (
+    60.0  # seconds; a clock that is set moves the time at which a process seems to have been created
+)
+MAX_RUNNING_RUNS = 1000  # looked at to find those that were killed; more than can run
+HEARTBEAT_SECONDS = 30.0  # seconds
+DEAD_AFTER_SECONDS = 300.0  # seconds without a heartbeat, after which a writer on another machine is taken for dead
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
+
+
+def this_process() -> str:
+    import psutil
+
+    return json.dumps([_machine(), os.getpid(), psutil.Process().create_time()])
+
+
+def _machine() -> str:
+    """Where a process's number means this very process: the host since it booted, and the container in it."""
+    names = [socket.gethostname()]
+    with suppress(OSError):  # not Linux
+        names += [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return " ".join(names)
+
+
+def _is_dead(run: Run) -> bool:
+    """Whether nothing writes a run any more. Here its process is looked for; elsewhere its heartbeat has stopped."""
+    import psutil
+
+    machine, pid, created = json.loads(run.data.tags[PROCESS])
+    if machine != _machine():
+        beat = int(run.data.tags.get(HEARTBEAT, run.info.start_time))
+        return now_ms() - beat > DEAD_AFTER_SECONDS * 1000
+    try:
+        found = psutil.Process(pid)
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return found.create_time() > created + CLOCK_TOLERANCE_SECONDS  # another process has got its number
+    except psutil.NoSuchProcess:
+        return True
+
+
+def mark_killed_runs(client: MlflowClient) -> None:
+    """Runs whose process was killed before it could say how they ended."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=MAX_RUNNING_RUNS):
+        # Asked again once the process is known to be dead: it may have ended its run between the two looks.
+        if PROCESS in run.data.tags and _is_dead(run) and client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_latest(client: MlflowClient, run: Run) -> bool:
+    """Whether no later training with the same result has finished. Earlier ones that did and were not evaluated are
+    marked KILLED: DVC recorded none of them, for it was killed or its disk was full, or it would not train again."""
+    tags = run.data.tags
+    for other in client.search_runs(
+        [run.info.experiment_id],
+        f"attributes.status = 'FINISHED' AND tags.`{STAGE}` = '{tags[STAGE]}' "
+        f"AND tags.`{STATE_DICT}` = '{tags[STATE_DICT]}'",
+    ):
+        if other.info.start_time > run.info.start_time:
+            return False
+        if other.info.run_id != run.info.run_id and TEST_DATA not in other.data.tags:
+            client.set_terminated(other.info.run_id, "KILLED", end_time=other.info.end_time)
+    return True

@@ -1,0 +1,132 @@
+"""What an evaluation adds to a run: metrics, figures, and the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.tracking.delivery import open_store
+from tasks.tracking.runs import find_run
+from tasks.tracking.store import if_there, patiently
+from tasks.tracking.tags import STATE_DICT, TEST_DATA, VALIDATION_DATA
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+@patiently
+def log_evaluation(
+    uri: str | None,
+    dataset: str,
+    *,
+    metrics: dict[str, float],
+    tags: dict[str, str],
+    report: dict[str, Any],
+    texts: dict[str, str],
+    figures: dict[str, Figure],
+    model: Any,
+    about: dict[str, Any],
+    example: Any,
+) -> None:
+    """Adds what an evaluation found to the run of the experiment and state_dict that its report names. Idempotent.
+
+    metrics: as `test/accuracy`. report: what goes into report.json. model: an nn.Module on the CPU, or None.
+    about: what a prediction must know and the model's signature does not say: classes and loss.
+    example: inputs (B, *shape) float32, a numpy array, B at least 2 so that the batch dimension stays dynamic.
+    """
+    if not uri:
+        return
+    with open_store(uri) as client:
+        run = find_run(client, dataset, report["experiment"], report[STATE_DICT])
+        if run is None:
+            print(f"MLflow has no run of {report['experiment']}; the register stage or trackway relog rebuilds it")
+            return
+        run_id = run.info.run_id
+        new = {key: value for key, value in metrics.items() if run.data.metrics.get(key) != value}
+        for key, value in new.items():
+            client.log_metric(run_id, key, value, step=int(run.data.params["epochs"]))
+        data = {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report}
+        for key, value in {**data, **tags}.items():
+            client.set_tag(run_id, key, value)
+        client.log_dict(run_id, report, "report.json")
+        for name, text in texts.items():
+            client.log_text(run_id, text, name)
+        for name, figure in figures.items():
+            client.log_figure(run_id, figure, f"figures/{name}.png")
+        if model is not None and not whole_model(client, run):
+            for model_id in models_of(client, run):
+                delete_model(client, model_id)
+            _log_model(run, model, about, example)
+
+
+def models_of(client: MlflowClient, run: Run) -> list[str]:
+    """The ids of the models that were logged for a run, latest first, whole or not, linked to it or not yet."""
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    return [model.model_id for model in client.search_logged_models([run.info.experiment_id], of_run)]
+
+
+def delete_model(client: MlflowClient, model_id: str) -> None:
+    """Takes a logged model from MLflow's page; `mlflow gc` deletes its files."""
+    if_there(lambda: client.delete_logged_model(model_id))
+
+
+def whole_model(client: MlflowClient, run: Run) -> str | None:
+    """The id of a run's model. MLflow links it to the run before its files are there; until then it does not count."""
+    return next((model_id for model_id in models_of(client, run) if not why_broken(client, model_id)), None)
+
+
+def why_broken(client: MlflowClient, model_id: str) -> str | None:
+    """Why a logged model cannot be loaded, as far as the store can tell; None if it is whole."""
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.models import Model
+    from mlflow.models.model import MLMODEL_FILE_NAME
+
+    logged = if_there(lambda: client.get_logged_model(model_id))
+    if logged is None:
+        return "it was deleted"
+    if logged.status != LoggedModelStatus.READY:
+        return f"MLflow calls it {logged.status}, for it was never logged as a whole"
+    sizes = _sizes(client, model_id)
+    if MLMODEL_FILE_NAME not in sizes:
+        return f"its file {MLMODEL_FILE_NAME} is not in the artifact store"
+    expected = Model.load(f"models:/{model_id}").model_size_bytes or 0  # the weights and the input example
+    if (found := sum(sizes.values())) < expected:
+        return f"of its {expected:,} bytes {found:,} are in the artifact store"
+    return None
+
+
+def _sizes(client: MlflowClient, model_id: str, folder: str | None = None) -> dict[str, int]:
+    """The files of a logged model, each with its size in bytes."""
+    sizes: dict[str, int] = {}
+    for item in client.list_logged_model_artifacts(model_id, folder):
+        sizes |= _sizes(client, model_id, item.path) if item.is_dir else {item.path: item.file_size or 0}
+    return sizes
+
+
+def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None:
+    """The model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
+    import mlflow
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    with torch.inference_mode():
+        output = model(torch.from_numpy(example)).numpy()
+    inputs, outputs = (Schema([TensorSpec(np.dtype("float32"), (-1, *array.shape[1:]))]) for array in (example, output))
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # or the model goes to the experiment `Default`
+    Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pytorch,
+        run_id=run.info.run_id,
+        tags={"mlflow.source.name": "tasks/evaluate.py"},  # and not the absolute path
+        pytorch_model=model,
+        signature=ModelSignature(inputs, outputs),
+        input_example=example,
+        metadata=about,
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
+        serialization_format="pt2",
+    )

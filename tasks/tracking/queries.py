@@ -1,0 +1,61 @@
+"""What the stages and the table ask MLflow: which parts of runs it lacks, and what it alone knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.tracking.delivery import open_store
+from tasks.tracking.models import whole_model
+from tasks.tracking.registry import _is_of, champion_of
+from tasks.tracking.runs import find_run, restore_experiment
+from tasks.tracking.store import patiently, told_if_slow
+from tasks.tracking.tags import NO_MODEL
+
+if TYPE_CHECKING:
+    pass
+
+
+@patiently
+def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, set[str]]:
+    """Which of `train` and `evaluate` have not written their part of an experiment's run, for those that lack one.
+
+    state_dicts: their sha256, for each experiment.
+    """
+    missing = {}
+    with open_store(uri) as client:
+        if found := client.get_experiment_by_name(dataset):
+            restore_experiment(client, found)
+        for experiment, digest in state_dicts.items():
+            run = find_run(client, dataset, experiment, digest)
+            if run is None:
+                missing[experiment] = {"train", "evaluate"}
+            elif NO_MODEL not in run.data.tags and not whole_model(client, run):
+                missing[experiment] = {"evaluate"}
+    return missing
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What MLflow alone knows of an experiment's state_dict."""
+
+    page: str  # of the run, below the MLflow server's address
+    seconds: float | None  # of training; None for a run that was rebuilt
+    champion: bool
+
+
+def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
+    """(dataset, experiment) → what MLflow has of it, if it has. state_dicts: their sha256."""
+    found = {}
+    with told_if_slow(uri), open_store(uri) as client:
+        champions = {dataset: champion_of(client, dataset) for dataset in {dataset for dataset, _ in state_dicts}}
+        for (dataset, experiment), digest in state_dicts.items():
+            run = find_run(client, dataset, experiment, digest)
+            if run is None:
+                continue
+            version = champions[dataset]
+            of_dataset = [name for other, name in state_dicts if other == dataset]
+            champion = version is not None and _is_of(version, run, of_dataset)
+            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+            found[dataset, experiment] = RunSummary(page, run.data.metrics.get("train/seconds"), champion)
+    return found

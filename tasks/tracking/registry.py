@@ -1,0 +1,237 @@
+"""The registered model of each dataset, whose alias `champion` says which version is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from learn.comparison.gate import Candidate, Champion, judge
+from learn.errors import TrackingError
+from tasks.tracking.delivery import open_store
+from tasks.tracking.models import whole_model, why_broken
+from tasks.tracking.runs import find_run
+from tasks.tracking.store import ALREADY_EXISTS, if_there, patiently, store_lock
+from tasks.tracking.tags import CHAMPION, EXPERIMENT, NO_MODEL, STAGE, STATE_DICT, TEST_DATA, VALIDATION_DATA
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+
+DATA_TAGS = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the tag with the md5 of its samples
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the alias `champion`."""
+
+    text: str
+    is_new: bool = False
+
+
+@patiently
+def register_champion(uri: str | None, dataset: str, best: Candidate, experiments: Collection[str]) -> Verdict:
+    """Gives the alias `champion` to the candidate if the gate lets it pass (learn/comparison/gate.py).
+
+    Idempotent: stopped anywhere and called again, it ends in the same state. experiments: all that the dataset has.
+    """
+    if not uri:
+        return Verdict("no champion: tracking is off")
+    with open_store(uri) as client, store_lock(uri):
+        run = find_run(client, dataset, best.experiment, best.state_dict)
+        if run is None or not (model_id := whole_model(client, run)):
+            kept = run is None or NO_MODEL not in run.data.tags
+            why = "next: trackway relog" if kept else "evaluate says why it cannot be kept"
+            return Verdict(f"no new champion: MLflow has no model of {best.experiment}; {why}")
+        current = champion_of(client, dataset)
+        champion = _as_record(client, current, run, experiments) if current else None
+        decision = judge(best, champion, experiments)
+        if not decision.promote:
+            if current and champion and champion.is_candidate:
+                _describe(client, current, best)
+            return Verdict(decision.text)
+        version = _version_of(client, dataset, run, model_id, best, experiments)
+        _describe(client, version, best)
+        client.set_registered_model_alias(dataset, CHAMPION, version.version)
+        text = f"{best.experiment} is champion (version {version.version}, {best.result}){decision.text}"
+        return Verdict(text, is_new=True)
+
+
+def _as_record(client: MlflowClient, version: ModelVersion, run: Run, experiments: Collection[str]) -> Champion:
+    """A registered version as the gate compares it. run: the candidate's."""
+    tags = version.tags
+    return Champion(
+        version.name,
+        version.version,
+        tags.get(EXPERIMENT, "") if STATE_DICT in tags else None,
+        {name: float(value) for name, value in tags.items() if name.startswith(("test/", "validation/"))},
+        {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
+        is_candidate=_is_of(version, run, experiments),
+        is_broken=_why_version_broken(client, version) is not None,
+    )
+
+
+def _tags_of(candidate: Candidate) -> dict[str, str]:
+    """The tags of its version. They, not the run, say what the kept state_dict measures: a run's curve may go on."""
+    return {
+        EXPERIMENT: candidate.experiment,
+        STATE_DICT: candidate.state_dict,
+        **{DATA_TAGS[split]: md5 for split, md5 in candidate.data.items()},
+        **{name: repr(value) for name, value in candidate.metrics.items()},
+    }
+
+
+def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:
+    """Brings a version's tags up to date: its experiment may have been renamed, or measured on other data since."""
+    for key, value in _tags_of(best).items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
+    """The version that has the alias `champion`, if there is one."""
+    if not (registered := if_there(lambda: client.get_registered_model(dataset))):
+        return None
+    if (version := registered.aliases.get(CHAMPION)) is None:
+        return None
+    return if_there(lambda: client.get_model_version(dataset, str(version)))
+
+
+def _is_of(version: ModelVersion, run: Run, experiments: Collection[str]) -> bool:
+    """Whether a registered version is the model of a run, or of another run of its experiment with the same bytes.
+
+    experiments: all that the dataset has. A version of any other is of one that has been renamed.
+    """
+    name, digest = version.tags.get(EXPERIMENT), version.tags.get(STATE_DICT)
+    same_name = run.data.tags[STAGE] == f"train@{name}" or name not in experiments
+    return version.run_id == run.info.run_id or (same_name and run.data.tags[STATE_DICT] == digest)
+
+
+def _why_version_broken(client: MlflowClient, version: ModelVersion) -> str | None:
+    """Why a registered version cannot be loaded, as far as the store can tell; None if it can."""
+    from mlflow.models import Model
+
+    if model_id := _source(version):
+        return why_broken(client, model_id)
+    there = if_there(lambda: Model.load(f"models:/{version.name}/{version.version}"))
+    return None if there else "its files are not in the artifact store"
+
+
+def _source(version: ModelVersion) -> str | None:
+    """The id of the logged model that a version was made of; None if a user registered something else."""
+    prefix, _, model_id = str(version.source).partition("models:/")
+    return None if prefix or "/" in model_id or "@" in model_id else model_id
+
+
+def _version_of(
+    client: MlflowClient, dataset: str, run: Run, model_id: str, best: Candidate, experiments: Collection[str]
+) -> ModelVersion:
+    """The registered version of a run's model, made if there is none that can be loaded."""
+    _create_registered_model(client, dataset)
+    for version in client.search_model_versions(f"name = '{dataset}'"):
+        if _is_of(version, run, experiments) and not _why_version_broken(client, version):
+            return version
+    return client.create_model_version(
+        dataset,
+        f"models:/{model_id}",
+        run.info.run_id,
+        model_id=model_id,
+        tags=_tags_of(best),
+    )
+
+
+def _registered(client: MlflowClient, name: str) -> ModelVersion:
+    """The version that is meant by NAME@ALIAS or NAME/VERSION; TrackingError if there is none."""
+    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    model, _, alias = name.rpartition("@")
+    number = str(models[model].aliases.get(alias, "")) if model in models else ""
+    if not number:
+        model, _, number = name.rpartition("/")
+    asked = model in models and number.isdecimal()
+    if asked and (version := if_there(lambda: client.get_model_version(model, number))):
+        return version
+    known = [f"{model.name}@{alias}" for model in models.values() for alias in model.aliases]
+    there = ", ".join(known or ["none yet: `dvc repro` registers the best of each dataset"])
+    raise TrackingError(f"{name} is no registered model; there is {there}")
+
+
+def _loaded(version: ModelVersion) -> tuple[Any, Any, str | None]:
+    """A version's model, what is stored with it, and if it cannot be loaded why not."""
+    import mlflow.pytorch
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        return mlflow.pytorch.load_model(uri), mlflow.models.get_model_info(uri), None
+    except MlflowException:
+        raise  # of the store
+    except Exception as error:  # torch raises many kinds for a file that is not what it was
+        return None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@patiently
+def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | None:
+    """Why the champion cannot be loaded, as far as the store can tell; None if it can, or if there is none.
+
+    load: tries it. If that fails its model is marked FAILED, so that it is logged again.
+    """
+    with open_store(uri) as client:
+        version = champion_of(client, dataset)
+        if version is None:
+            return None
+        if not (why := _why_version_broken(client, version)) and load:
+            why = _loaded(version)[2]
+            if why and (model_id := _source(version)):
+                client.finalize_logged_model(model_id, "FAILED")
+        return why
+
+
+def lacks_champion(uri: str, dataset: str, experiment: str, digest: str) -> bool:
+    """Whether no champion can be loaded although the model of an experiment (its state_dict's sha256) was kept."""
+    with open_store(uri) as client:
+        version = champion_of(client, dataset)
+        if version and not _why_version_broken(client, version):
+            return False
+        run = find_run(client, dataset, experiment, digest)
+        return run is not None and whole_model(client, run) is not None
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ALREADY_EXISTS:
+            raise
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What is stored with a model: the loss it was trained with, its classes, and the shape of one input."""
+
+    loss: str
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
+    """A registered model, NAME@ALIAS or NAME/VERSION, as a function of float32 tensors (B, *shape).
+
+    Raises TrackingError if there is none, with those that there are, or if it cannot be loaded.
+    """
+    with open_store(uri) as client:
+        version = _registered(client, name)
+        broken = _why_version_broken(client, version)
+        if not broken:
+            model, info, broken = _loaded(version)
+        if broken:
+            raise TrackingError(
+                f"{name} is version {version.version} of {version.name}, which cannot be loaded: {broken}; "
+                "next: trackway relog, which logs the champion again"
+            )
+    about = info.metadata or {}
+    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
+    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape))

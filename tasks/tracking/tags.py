@@ -1,0 +1,23 @@
+"""The names of the tags and artifacts by which runs, models and versions are found in MLflow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+STAGE = "dvc.stage"  # the tags by which a run is found: two experiments may have the same state_dict
+STATE_DICT = "state_dict.sha256"
+EXPERIMENT = "experiment"  # the tag of a registered version
+TEST_DATA = "test_data.md5"
+VALIDATION_DATA = "validation_data.md5"
+NO_MODEL = "model.not_kept"  # the tag of a run whose model cannot be kept, with the reason
+REBUILT = "trackway.rebuilt"  # the tag of a run that was not written while it was trained
+PROCESS = "trackway.process"  # the tag that names the process which writes a run: machine, pid, when it was created
+CHAMPION = "champion"
+KEY = "trackway.key"  # the tag by which a run that is delivered again is found
+HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
+NOTE = "mlflow.note.content"
+DIRTY, DIFF = "git.dirty", "git.diff"  # a tag and an artifact

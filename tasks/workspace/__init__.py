@@ -1,0 +1,1 @@
+"""The project's folder: its paths, atomic files, locks, environment variables, git, and what a stage tells its flow."""
