@@ -1,10 +1,13 @@
 # Each target works from a fresh clone; `make help` lists them.
 VENV := .venv
 BIN := $(VENV)/bin
+# With its default shell, the make of macOS starts a plain command itself and looks for it in the caller's PATH.
+SHELL := bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: help setup quickstart up down test torture lint format bench clean
+.PHONY: help setup quickstart up down test test-fast torture lint format bench clean
 
 # The stamp is written last: an installation that was stopped is done again. It says where that was, for an environment
 # cannot be moved: its scripts hold its path.
@@ -20,12 +23,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt tasks/atomic_dvc.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Trackway needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(CLEAR) $(VENV)
 	@echo "installing PyTorch, Prefect, MLflow and DVC into $(VENV): some 6 GB, a few minutes"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	$(BIN)/python -m tasks.atomic_dvc
 	@echo "$(CURDIR)" >$@
 
 help:  ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 setup: $(VENV)/.installed  ## .venv with everything
 
@@ -40,6 +43,9 @@ down: setup  ## end what `make up` started
 
 test: setup  ## all tests, two files at a time
 	@python -m pytest --numprocesses=2 --dist=loadfile
+
+test-fast: setup  ## the tests without processes and servers, under a minute
+	@python -m pytest tests/unit
 
 torture: setup  ## kills, full disks, lost servers, several at once: what survives; one to two hours on two cores
 	@python -m tests.torture

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,10 @@ def main() -> None:
             losses: dict[str, float] = {}
 
             def timed(
-                process: Executor, loop: Callable[..., tuple[float, float]], *call: object, losses=losses
+                process: Executor,
+                loop: Callable[..., tuple[float, float]],
+                *call: object,
+                losses: dict[str, float] = losses,
             ) -> float:
                 seconds, losses[loop.__name__] = process.submit(loop, *call).result()
                 return seconds
@@ -72,25 +76,25 @@ def main() -> None:
     )
 
 
-def our_loop(name: str, arguments: dict, epochs: int, memory_format: str) -> tuple[float, float]:
+def our_loop(name: str, arguments: dict[str, Any], epochs: int, memory_format: str) -> tuple[float, float]:
     """Seconds, and the last test loss, a mean over batches."""
     use_device("cpu", 1)
     inputs, targets = _arrays()
     format_ = getattr(torch, {"contiguous": "contiguous_format"}.get(memory_format, memory_format))
-    parts = [
+    train, test = (
         Split(part, torch.from_numpy(inputs[at]), torch.from_numpy(targets[at]), 255.0, format_)
         for part, at in (("train", np.s_[:60_000]), ("test", np.s_[60_000:]))
-    ]
+    )
     model = _model(name, arguments).to(memory_format=format_)
     state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
     criterion = build_loss("CrossEntropyLoss", {}, SOURCE.classes)
     torch.manual_seed(42)
     start = time.perf_counter()
-    *_, last = fit(state, *parts, criterion, FitOptions(epochs=epochs, batch_size=32))
+    *_, last = fit(state, train, test, criterion, FitOptions(epochs=epochs, batch_size=32))
     return time.perf_counter() - start, last.metrics["test/loss_batch_mean"]
 
 
-def course_loop(name: str, arguments: dict, epochs: int) -> tuple[float, float]:
+def course_loop(name: str, arguments: dict[str, Any], epochs: int) -> tuple[float, float]:
     """The loop of chapter 3: seconds, and the last test loss, a mean over batches."""
     torch.set_num_threads(1)
     model, (train_set, test_set) = _model(name, arguments), _torchvision()
@@ -102,7 +106,7 @@ def course_loop(name: str, arguments: dict, epochs: int) -> tuple[float, float]:
     return time.perf_counter() - start, loss
 
 
-def _model(name: str, arguments: dict) -> nn.Module:
+def _model(name: str, arguments: dict[str, Any]) -> nn.Module:
     torch.manual_seed(42)
     return build_model(name, arguments, (1, 28, 28), 10)
 
@@ -115,7 +119,7 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _torchvision() -> list[Dataset]:
+def _torchvision() -> list[Dataset[Any]]:
     """torchvision's datasets with ToTensor, as the course makes them."""
     from torchvision import datasets
     from torchvision.transforms import ToTensor
@@ -131,7 +135,9 @@ def _torchvision() -> list[Dataset]:
         return [datasets.FashionMNIST(folder, train=train, transform=ToTensor()) for train in (True, False)]
 
 
-def course_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader, test: DataLoader) -> float:
+def course_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, train: DataLoader[Any], test: DataLoader[Any]
+) -> float:
     """Trains and tests once, as the course does; the test loss, a mean over batches."""
     loss_fn = nn.CrossEntropyLoss()
     model.train()

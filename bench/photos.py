@@ -123,7 +123,7 @@ def our_way(made: Path) -> float:
 def _new_state(memory_format: torch.memory_format) -> State:
     torch.manual_seed(42)
     model = build_model("tiny_vgg", {"hidden_units": 10}, (3, SIZE, SIZE), 3)
-    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    model = model.to(memory_format=memory_format)
     return State(model, build_optimizer("Adam", {"lr": 0.001}, model))
 
 

@@ -18,7 +18,7 @@ COLD = {WARM: "off"}
 def main() -> None:
     def from_scratch(**environment: str) -> float:
         with project() as folder:
-            return run(folder, *TRACKWAY, "run", **environment)
+            return run(folder, *TRACKWAY, "run", output=str, **environment)
 
     measured = {
         "trackway run, nothing made before": in_turns(TIMES, lambda: from_scratch(**COLD), from_scratch),
@@ -32,7 +32,7 @@ def main() -> None:
             changed = before + experiment + after.replace(MLP, MLP.replace("0.1", f"0.1{next(rates) + 1:03}"), 1)
             (folder / "params.yaml").write_text(changed, encoding="utf-8")
             try:
-                return run(folder, *command, **environment)
+                return run(folder, *command, output=str, **environment)
             finally:
                 (folder / "params.yaml").write_text(text, encoding="utf-8")
 

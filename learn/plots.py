@@ -132,6 +132,6 @@ def regression_fit(targets: np.ndarray, predictions: np.ndarray) -> Figure:
     return figure
 
 
-def _legend(points: object, classes: tuple[str, ...]) -> tuple[list, list[str]]:
+def _legend(points: object, classes: tuple[str, ...]) -> tuple[list[Any], list[str]]:
     handles, labels = points.legend_elements(num=range(len(classes)))  # type: ignore[attr-defined]
     return handles, list(classes)[: len(labels)]

@@ -191,7 +191,7 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the Prefect flow has run everything, warm. Not to be changed."""
 
     def run(project: Project) -> None:
-        log = project.run("python", "-m", "flows.cli", "run", **{WARM: ""}).stdout
+        log = project.run("python", "-m", "flows.cli", "run", check=True, **{WARM: ""}).stdout
         (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
 
     return made_once("by-flow", run, tmp_path_factory)
@@ -200,7 +200,9 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def by_repro(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which a bare `dvc repro` has run everything, cold. Not to be changed."""
-    return made_once("by-repro", lambda project: project.run("dvc", "repro", **{WARM: "off"}), tmp_path_factory)
+    return made_once(
+        "by-repro", lambda project: project.run("dvc", "repro", check=True, **{WARM: "off"}), tmp_path_factory
+    )
 
 
 def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempPathFactory) -> Project:
@@ -217,7 +219,7 @@ def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempP
 
 
 @pytest.fixture
-def finished(by_flow: Project, tmp_path: Path) -> Iterator[Project]:
+def finished(by_flow: Project, tmp_path: Path) -> Project:
     """A copy of a project in which everything has run, to be changed at will."""
     folder = tmp_path / "project"
     shutil.copytree(by_flow.folder, folder, symlinks=True)
@@ -240,14 +242,14 @@ class Served(Project):
     def up(self) -> None:
         """With a warm process of its own, and with scheduled runs planned every 3 s."""
         ports = [f"--{name}-port={getattr(self, name).rpartition(':')[2]}" for name in ("prefect", "mlflow")]
-        self.run(*TRACKWAY, "up", *ports, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", **{WARM: ""})
+        self.run(*TRACKWAY, "up", *ports, PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3", check=True, **{WARM: ""})
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Starts a deployment's run through Prefect's REST API; its id."""
         found = self.ask(f"deployments/name/{deployment}/{deployment}")
         return self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | list[Any] | None = None) -> Any:
         """GET, or POST where there is a body."""
         with requests.Session() as session:
             session.mount("http://", HTTPAdapter(max_retries=AS_PREFECT_S_CLIENT_DOES))

@@ -61,7 +61,7 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
     shown = finished.run("python", "-m", "flows.cli", "run", "digits-mlp").stdout
     (command,) = re.findall(r"^Keep these results: +(git .*) \(dvc metrics diff", shown, re.MULTILINE)
     assert command in "\n".join(blocks("sh"))
-    finished.run("sh", "-c", command, **author)
+    finished.run("sh", "-c", command, check=True, **author)
 
     finished.edit("params.yaml", "lr: 0.1}\n    epochs: 30", "lr: 0.2}\n    epochs: 30")
     log = finished.run("dvc", "repro").stdout
@@ -73,7 +73,7 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
     assert re.search(r" loss +0\.15 +0\.\d+ +-?0\.\d+$", shown, re.MULTILINE), shown
 
     assert finished.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
-    finished.run("sh", "-c", command, **author)
+    finished.run("sh", "-c", command, check=True, **author)
     assert finished.run("git", "status", "--porcelain").stdout == ""
     again = finished.run("python", "-c", "from flows.cli.run import next_steps; print(next_steps())").stdout
     assert again.startswith("Compare and watch:"), "nothing is left to commit"

@@ -134,7 +134,8 @@ def _missing_datasets(data: Any) -> list[str]:
 
 def read_yaml(path: Path) -> Any:
     """The file as plain data. Raises ParamsError with line and column where it does not parse."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     if not path.is_file():
         raise ParamsError([f"{path} is not here; run this in the project's folder (now in {Path.cwd()})"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from learn.data.datasets.images import Images
 from tasks.params import load_params
 from tests.conftest import ROOT, TRACKWAY, Project, make_project
 
@@ -219,8 +220,9 @@ def test_a_name_that_is_taken_or_photos_that_are_not_there_change_nothing(added:
         done = added.run(*TRACKWAY, "add-images", name, path, check=False)
         assert done.returncode == 1
         assert message in done.stdout
-    path = load_params(added.folder / "params.yaml").datasets["pets"].source.path  # type: ignore[attr-defined]
-    again = (*TRACKWAY, "add-images", "pets", path)
+    source = load_params(added.folder / "params.yaml").datasets["pets"].source
+    assert isinstance(source, Images)
+    again = (*TRACKWAY, "add-images", "pets", source.path)
     assert "dataset pets has these photos already; nothing was changed" in added.run(*again).stdout
     assert "transform.mode is RGB, not L; change it in params.yaml" in added.run(*again, "--grey", check=False).stdout
     assert added.read("params.yaml") == before

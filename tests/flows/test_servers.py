@@ -94,18 +94,23 @@ def test_a_password_protects_both_pages(finished: Project) -> None:
         with pytest.raises(InvalidStatus, match="403"):
             connect(f"{prefect.replace('http', 'ws')}/api/events/in").close()
         page = {"Host": "machine.example:4200", "Origin": "http://machine.example:4200"}
-        ask = {"json": {"max_results": 1}, "headers": page, "auth": ("trackway", password), "timeout": 30}
-        assert requests.post(f"{mlflow_address}/api/2.0/mlflow/experiments/search", **ask).status_code == 200
+        search = f"{mlflow_address}/api/2.0/mlflow/experiments/search"
+        found = requests.post(search, json={"max_results": 1}, headers=page, auth=("trackway", password), timeout=30)
+        assert found.status_code == 200
 
         # In another terminal, where it is not set: the folder's own commands take it from the supervisor.
         assert "does not answer" not in finished.run(*TRACKWAY, "status").stdout
         assert "2 stages: 0 run, 2 up to date" in finished.run(*TRACKWAY, "run", "split@line").stdout
         known = {"PREFECT_API_AUTH_STRING": f"trackway:{password}"}
         start = ("prefect", "deployment", "run", "pipeline/pipeline", "--param", 'targets=["split@line"]', "--watch")
-        assert "Completed" in finished.run(*start, **known).stdout
+        assert "Completed" in finished.run(*start, check=True, **known).stdout
         code = "import mlflow; print([e.name for e in mlflow.MlflowClient().search_experiments()])"
-        client = {"MLFLOW_TRACKING_URI": mlflow_address, "MLFLOW_TRACKING_USERNAME": "trackway"}
-        assert "digits" in finished.run("python", "-c", code, MLFLOW_TRACKING_PASSWORD=password, **client).stdout
+        client = {
+            "MLFLOW_TRACKING_URI": mlflow_address,
+            "MLFLOW_TRACKING_USERNAME": "trackway",
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
+        assert "digits" in finished.run("python", "-c", code, check=True, **client).stdout
 
         arguments = [process.cmdline() for process in finished.processes("")]
         assert len(arguments) >= 4
@@ -174,7 +179,7 @@ def test_a_run_started_through_the_api_trains_and_both_sides_link_to_each_other(
 
 def test_prefect_s_command_starts_runs_and_the_second_waits_for_the_first(served: Served) -> None:
     command = ("prefect", "deployment", "run", "pipeline/pipeline", "--param", 'targets=["line"]')
-    ids = [re.search(r"UUID: (\S+)", served.run(*command).stdout)[1] for _ in range(2)]  # type: ignore[index]
+    ids = [re.findall(r"UUID: (\S+)", served.run(*command).stdout)[0] for _ in range(2)]
     runs = sorted((served.wait_for(run) for run in ids), key=lambda run: run["start_time"])
     assert [run["state"]["name"] for run in runs] == ["Completed", "Completed"]
     assert runs[0]["end_time"] <= runs[1]["start_time"]

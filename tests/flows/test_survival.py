@@ -114,7 +114,9 @@ def test_a_training_killed_with_its_writer_is_marked_by_the_next_one(
         read_until(flow, "train digits-mlp: epoch 300/30000")
         wait_until(lambda: "RUNNING" in runs(undone), 60)
     finally:
-        for process in [flow, *undone.processes("tasks.train"), *undone.processes("tasks.tracking")]:
+        trainings = [*undone.processes("tasks.train"), *undone.processes("tasks.tracking")]
+        flow.kill()
+        for process in trainings:
             process.kill()
         flow.communicate()
     undone.edit("params.yaml", *reversed(LONG))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -18,7 +21,7 @@ IMAGES = torch.arange(8 * 3 * 16 * 16).reshape(8, 3, 16, 16).remainder(251).to(t
 TARGETS = torch.arange(8) % 3
 
 
-def augmentation(*steps: tuple[str, dict], scale: float = 255.0) -> Augmentation:
+def augmentation(*steps: tuple[str, dict[str, Any]], scale: float = 255.0) -> Augmentation:
     return Augmentation(steps, 3, scale)
 
 
@@ -73,7 +76,7 @@ def test_floats_are_transformed_within_their_span() -> None:
     def part(images: torch.Tensor, scale: float = 1.0) -> Split:
         return Split("train", images, TARGETS, scale, torch.contiguous_format)
 
-    def augmented(images: torch.Tensor, *steps: tuple[str, dict]) -> torch.Tensor:
+    def augmented(images: torch.Tensor, *steps: tuple[str, dict[str, Any]]) -> torch.Tensor:
         return Augmentation(steps, 3, 1.0, value_span(part(images)))(images, TARGETS, 5)[0]
 
     ordinary = IMAGES / 255
@@ -110,7 +113,7 @@ def test_a_training_repeats_to_the_bit_and_sees_the_same_batches_as_without(monk
     seen: list[list[int]] = []
     batches = Split.batches
 
-    def noted(self: Split, order):  # type: ignore[no-untyped-def]
+    def noted(self: Split, order: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self is TRAIN:
             order = list(order)
             seen.extend(index.tolist() for index in order)
@@ -136,7 +139,7 @@ def test_a_training_repeats_to_the_bit_and_sees_the_same_batches_as_without(monk
         ("ToDtype", {}, "is ToDtype; it must be one of"),
     ],
 )
-def test_a_wrong_one_is_refused(name: str, arguments: dict, message: str) -> None:
+def test_a_wrong_one_is_refused(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BuildError, match=message):
         augmentation((name, arguments))
 

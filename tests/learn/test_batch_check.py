@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from learn.errors import BatchError, DeviceError, NotFiniteError, ParamsError
-from learn.training import build
+from learn.models import MODELS
 from learn.training.batch_check import largest_batch, try_batch, try_batches
 from learn.training.build import build_loss
 from learn.training.device import use_device
@@ -56,7 +56,7 @@ def food(tmp_path: Path, model: str, resize: int = 64, extra: str = "") -> Path:
 def test_a_wrong_shape_names_the_layer_the_number_and_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build.MODELS, "course", CourseTinyVGG)
+    monkeypatch.setitem(MODELS, "course", CourseTinyVGG)
     path = food(tmp_path, "{name: course, hidden_units: 10}")
     with pytest.raises(ParamsError) as caught:
         check(path)
@@ -252,7 +252,7 @@ class Normalised(nn.Module):
 def test_a_last_batch_of_one_sample_is_refused_where_the_model_does_not_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build.MODELS, "normalised", Normalised)
+    monkeypatch.setitem(MODELS, "normalised", Normalised)
     path = food(tmp_path, "{name: normalised}")  # 225 photos
     with pytest.raises(ParamsError) as caught:
         check(path)
@@ -282,7 +282,7 @@ class Looking(nn.Module):
 def test_a_model_that_looks_at_values_is_tried_with_two_samples_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build.MODELS, "looking", Looking)
+    monkeypatch.setitem(MODELS, "looking", Looking)
     for by_value in ("true", "false"):
         path = food(tmp_path, f"{{name: looking, built_by_value: {by_value}}}")
         path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 30"))

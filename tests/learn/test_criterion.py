@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,9 @@ def test_other_losses_have_one_logit_a_class_and_regression_has_one_number() -> 
         ("SmoothL1Loss", {"beta": 0.1}),
     ],
 )
-def test_the_mean_over_an_epoch_is_what_torch_gives_for_all_samples_at_once(name: str, arguments: dict) -> None:
+def test_the_mean_over_an_epoch_is_what_torch_gives_for_all_samples_at_once(
+    name: str, arguments: dict[str, Any]
+) -> None:
     """Batches of 32, 32 and 6 samples."""
     classes = {"BCEWithLogitsLoss": ("no", "yes"), "SmoothL1Loss": ()}.get(name, ("a", "b", "c"))
     criterion = build_loss(name, arguments, classes)
@@ -95,7 +98,7 @@ def test_mixed_classes_count_one_a_sample_whatever_the_weights() -> None:
         ("CrossEntropyLoss", {"weight": ["heavy", 1]}, "weight is ['heavy', 1]; it must be a list of numbers"),
     ],
 )
-def test_a_wrong_weight_is_named(name: str, arguments: dict, message: str) -> None:
+def test_a_wrong_weight_is_named(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BuildError) as caught:
         build_loss(name, arguments, ("a", "b"))
     assert f"{caught.value.key} {caught.value}".startswith(message)

@@ -109,8 +109,8 @@ def test_it_gives_the_same_weights_as_the_course_s_loop_even_with_dropout() -> N
 
 def test_batches_are_those_of_a_shuffling_data_loader() -> None:
     torch.manual_seed(7)
-    loader = DataLoader(torch.arange(SAMPLES), BATCH, shuffle=True)
-    expected = [batch.tolist() for batch in loader]
+    loader = DataLoader(TensorDataset(torch.arange(SAMPLES)), BATCH, shuffle=True)
+    expected = [batch.tolist() for (batch,) in loader]
     torch.manual_seed(7)
     torch.empty((), dtype=torch.int64).random_()  # the loader's seed for its workers
     ours = [index.tolist() for index in shuffled(SAMPLES, BATCH, torch.device("cpu")) if not isinstance(index, slice)]

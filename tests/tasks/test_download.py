@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -76,8 +76,11 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+Serve = Callable[..., Server]  # given the answers, (status, body) each, starts a server
+
+
 @pytest.fixture
-def serve() -> Iterator[object]:
+def serve() -> Iterator[Serve]:
     servers = []
 
     def start(*answers: tuple[int, bytes]) -> Server:
@@ -103,27 +106,27 @@ def test_a_folder_serves_as_mirror(tmp_path: Path) -> None:
     assert (tmp_path / "raw/data.bin").read_bytes() == CONTENT
 
 
-def test_a_web_server_serves_as_mirror(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_web_server_serves_as_mirror(tmp_path: Path, serve: Serve) -> None:
     server = serve((200, CONTENT))
     get(tmp_path, server.url + "/sets/")
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert server.asked == ["/sets/Small/data.bin"]
 
 
-def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, serve: Serve) -> None:
     server = serve((503, b"busy"), (200, CONTENT))
     get(tmp_path, server.url)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert len(server.asked) == 2
 
 
-def test_a_connection_that_breaks_off_is_tried_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_connection_that_breaks_off_is_tried_again(tmp_path: Path, serve: Serve) -> None:
     server = serve((200, CONTENT[:1000]), (200, CONTENT))
     get(tmp_path, server.url)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
 
 
-def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, serve: Serve) -> None:
     server = serve((404, b"none"))
     with pytest.raises(DownloadError, match="404") as caught:
         get(tmp_path, server.url)
@@ -131,7 +134,7 @@ def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, serve) 
     assert len(server.asked) == 1
 
 
-def test_a_wrong_checksum_is_neither_kept_nor_used(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_checksum_is_neither_kept_nor_used(tmp_path: Path, serve: Serve) -> None:
     server = serve((200, CONTENT[::-1]))
     with pytest.raises(DownloadError) as caught:
         get(tmp_path, server.url)
@@ -241,13 +244,13 @@ def test_a_hostile_server_is_given_up(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "nothing half-written stays"
 
 
-def test_a_damaged_file_from_before_is_replaced(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_file_from_before_is_replaced(tmp_path: Path, serve: Serve) -> None:
     (tmp_path / "data.bin").write_bytes(b"damaged")
     get(tmp_path, serve((200, CONTENT)).url)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
 
 
-def test_a_good_file_from_before_is_kept_without_asking(tmp_path: Path, serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_good_file_from_before_is_kept_without_asking(tmp_path: Path, serve: Serve) -> None:
     (tmp_path / "data.bin").write_bytes(CONTENT)
     server = serve((404, b""))
     get(tmp_path, server.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc import dvcfile
@@ -40,9 +41,14 @@ def test_dvc_lock_has_the_same_text_as_dvc_writes(
 
 
 def test_a_yaml_file_is_parsed_again_once_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed = []
+    parsed: list[str] = []
     read = serialize.load_yaml
-    monkeypatch.setattr(serialize, "load_yaml", lambda path, fs=None: parsed.append(path) or read(path, fs))
+
+    def noted(path: str, fs: LocalFileSystem | None = None) -> Any:
+        parsed.append(path)
+        return read(path, fs)
+
+    monkeypatch.setattr(serialize, "load_yaml", noted)
     monkeypatch.setitem(serialize.LOADERS, ".yaml", read)
     parse_once()
     file = tmp_path / "params.yaml"

@@ -246,9 +246,10 @@ def test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store(finished:
     finished.commit("results")
     head = finished.run("git", "rev-parse", "HEAD").stdout.strip()
     exp = ("dvc", "exp", "run", "train@line-parameters", "-S")
-    finished.run(*exp, "experiments.line-parameters.optimizer.lr=0.02", "--temp", "--name", "in-a-copy", **author)
-    finished.run(*exp, "experiments.line-parameters.optimizer.lr=0.03", "--queue", "--name", "queued", **author)
-    finished.run("dvc", "queue", "start", **author)
+    lr = "experiments.line-parameters.optimizer.lr"
+    finished.run(*exp, f"{lr}=0.02", "--temp", "--name", "in-a-copy", check=True, **author)
+    finished.run(*exp, f"{lr}=0.03", "--queue", "--name", "queued", check=True, **author)
+    finished.run("dvc", "queue", "start", check=True, **author)
     wait_until(lambda: "Success" in finished.run("dvc", "queue", "status").stdout, 120)
 
     client = mlflow.MlflowClient(finished.tracking_uri)

@@ -11,13 +11,14 @@ CLASSES = ("cat", "dog")
 
 
 Seen = tuple[str, int, int, int]
+Photos = list[tuple[int, Seen]]  # each with its class
 
 
 def photo(sha: str, looks: int = 0, width: int = 64, height: int = 64) -> Seen:
     return sha, looks, width, height
 
 
-def found(train: list[tuple[int, Seen]], test: list[tuple[int, Seen]], size: int = 64) -> dict[str, str]:
+def found(train: Photos, test: Photos, size: int = 64) -> dict[str, str]:
     """Kind of problem → its text. train, test: (class, photo)."""
     names: list[str] = []
     known, labels = {}, []
@@ -49,7 +50,7 @@ def test_good_photos_have_no_problems() -> None:
         ([(0, photo("x", 1 << 40, 640, 100))], [], "extreme", "['train/2.jpg: 640×100']"),
     ],
 )
-def test_each_problem_is_found(train: list, test: list, kind: str, words: str) -> None:
+def test_each_problem_is_found(train: Photos, test: Photos, kind: str, words: str) -> None:
     base = ([], []) if "class" in kind else GOOD
     if kind == "imbalance":
         train = train + [(0, photo(f"more{i}", 1 << i)) for i in range(2)] + [(1, photo("other"))]

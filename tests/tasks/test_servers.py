@@ -153,7 +153,8 @@ def test_a_training_without_its_tracking_server_is_kept_and_delivered_later(
         assert "Traceback" not in output
 
     door.open()
-    copy = shutil.copy(journal, away.folder / "copy")
+    copy = away.folder / "copy"
+    shutil.copy(journal, copy)
     assert "is in MLflow now (FINISHED)" in away.stage("evaluate@blobs-linear").stdout
     away.stage("register@blobs")
     (run,) = runs(mlflow_server, "blobs", "blobs-linear")[:1]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
@@ -12,7 +14,7 @@ def indices(targets: np.ndarray, split: Split, free: int = 100, official: int = 
     return split_indices(targets, free, official, **split.model_dump())
 
 
-SETTINGS = [
+SETTINGS: list[dict[str, Any]] = [
     {"test": 0.2, "shuffle": True},
     {"test": 0.2, "shuffle": True, "stratify": True},
     {"test": 0.25, "validation": 0.1, "shuffle": True, "stratify": True},
@@ -21,8 +23,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_the_parts_are_disjoint_complete_and_as_large_as_foretold(settings: dict[str, object]) -> None:
-    split = Split(seed=42, **settings)  # type: ignore[arg-type]
+def test_the_parts_are_disjoint_complete_and_as_large_as_foretold(settings: dict[str, Any]) -> None:
+    split = Split(seed=42, **settings)
     targets = np.arange(100) % 4
     parts = indices(targets, split)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(100))

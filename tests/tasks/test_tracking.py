@@ -41,7 +41,7 @@ def run_of(project: Project, name: str) -> Run:
 
 def artifacts(project: Project, run: Run, folder: str | None = None) -> set[str]:
     client = mlflow.MlflowClient(project.tracking_uri)
-    found = set()
+    found: set[str] = set()
     for item in client.list_artifacts(run.info.run_id, folder):
         found |= artifacts(project, run, item.path) if item.is_dir else {item.path}
     return found

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -18,7 +19,7 @@ from learn.data.transformed import Info
 from learn.errors import DeviceError
 from learn.training.build import build_loss, build_model, build_optimizer
 from learn.training.loop import FitOptions, fit
-from learn.training.splits import StreamedSplit, load_split
+from learn.training.splits import Split, StreamedSplit, load_split
 from learn.training.state import State
 from tasks.memory import is_streamed
 from tests.conftest import ROOT, TRACKWAY, Project
@@ -63,7 +64,7 @@ def test_a_streamed_part_gives_the_batches_of_a_resident_one(tmp_path: Path) -> 
         assert torch.equal(mine[0], theirs[0])
         assert torch.equal(mine[1], theirs[1])
 
-    def losses(part) -> list[float]:  # type: ignore[no-untyped-def]
+    def losses(part: Split) -> list[float]:
         torch.manual_seed(42)
         model = build_model("mlp", {"hidden_units": [8], "activation": "ReLU"}, (1, 4, 4), 3)
         state = State(model, build_optimizer("SGD", {"lr": 0.1}, model))
@@ -174,7 +175,7 @@ def test_losses_with_weights_train_and_become_champion(finished: Project) -> Non
     for name in ("digits-mlp", "circles-linear"):
         del data["experiments"][name]
 
-    def checked(losses: dict) -> str:
+    def checked(losses: dict[str, Any]) -> str:
         for name, loss in losses.items():
             data["experiments"][name]["loss"] = loss
         with (finished.folder / "params.yaml").open("w", encoding="utf-8") as stream:

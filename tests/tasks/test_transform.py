@@ -49,7 +49,7 @@ def test_resize_is_torchvision_s() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
 def test_resize_keeps_dtype_and_range(dtype: type) -> None:
-    signed = np.random.default_rng(0).uniform(-900, 900, (2, 3, 28, 28)).astype(dtype)
+    signed: np.ndarray = np.random.default_rng(0).uniform(-900, 900, (2, 3, 28, 28)).astype(dtype)
     resized = resize(signed, 12)
     assert resized.dtype == dtype
     assert signed.min() <= resized.min() < -100
