@@ -8,9 +8,14 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A mapping in params.yaml: no unknown key, no later change, no silent conversion."""
+    """A mapping in params.yaml: no unknown key, no later change, no silent conversion.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    The text below a field is its description in docs/parameters.md and params.schema.json.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Named(Section):
@@ -19,6 +24,7 @@ class Named(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str
+    """The class's name. All other keys of the mapping are its arguments."""
 
     @property
     def arguments(self) -> dict[str, Any]:
