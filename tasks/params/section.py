@@ -10,12 +10,10 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """A mapping in params.yaml: no unknown key, no later change, no silent conversion.
 
-    The text below a field is its description in docs/parameters.md and params.schema.json.
+    The text below a field is its description in docs/parameters.md and params.schema.json (describe.py).
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Named(Section):
