@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: help setup quickstart up down test test-fast torture lint format bench clean
+.PHONY: help setup quickstart up down test test-fast torture lint format docs bench clean
 
 # The stamp is written last: an installation that was stopped is done again. It says where that was, for an environment
 # cannot be moved: its scripts hold its path.
@@ -58,6 +58,9 @@ lint: setup  ## ruff and mypy
 format: setup  ## ruff rewrites what it can
 	@ruff check --fix .
 	@ruff format .
+
+docs: setup  ## generate docs/parameters.md and params.schema.json from the schema of params.yaml
+	@python -m tasks.params.describe
 
 bench: setup  ## compare side by side, and print tables
 	@python -m bench

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from learn.data.datasets import DATASETS
 from learn.data.indices import STRATIFY, VALIDATION, split_sizes
@@ -24,11 +24,23 @@ def _test_part(value: Any) -> Any:
 class Split(Section):
     """How a dataset is parted; fractions are of all samples that are not in an official test set."""
 
-    test: Annotated[Any, BeforeValidator(_test_part)]
+    test: Annotated[
+        Any,
+        BeforeValidator(_test_part),
+        WithJsonSchema(
+            {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"const": "official"}]}
+        ),
+    ]
+    """Fraction of the samples in the test part, or `official` for the test set that the dataset brings along."""
     validation: Annotated[float, Field(ge=0, lt=1)] = VALIDATION
+    """Fraction of the samples (without an official test set) in the validation part, which then ranks the experiments;
+    0 for no such part."""
     shuffle: bool
+    """True: draw the parts at random. False: the first samples are for training."""
     stratify: bool = STRATIFY
+    """True: each class has the same share in each part; needs `shuffle: true` and a dataset with classes."""
     seed: int = Field(ge=0, lt=2**32)
+    """Seed of the random draw."""
 
     def sizes(self, free: int, official: int) -> dict[str, int]:
         """Samples in train, validation and test, rounded as scikit-learn does (up for the smaller parts)."""
@@ -54,15 +66,19 @@ class Split(Section):
 class Transform(Section):
     """The deterministic part of the input pipeline, done once."""
 
-    resize: Annotated[int, Field(ge=1)] | None = RESIZE  # images: to SIZE × SIZE pixels
-    mode: Mode | None = MODE  # photos: colour or grey
-    broken: Literal["stop", "leave_out"] | None = BROKEN  # photos: what to do where files cannot be read
+    resize: Annotated[int, Field(ge=1)] | None = RESIZE
+    """Images become this many pixels wide and high. Photos need it; null leaves other images as they are."""
+    mode: Mode | None = MODE
+    """Photos only, and required for them: `RGB` (colour) or `L` (grey)."""
+    broken: Literal["stop", "leave_out"] | None = BROKEN
+    """Photos only, and required for them: if files cannot be read, `stop` or `leave_out` these files."""
 
 
 class Champion(Section):
     """What decides which experiment's model is registered."""
 
     metric: str
+    """The metric that ranks the dataset's experiments, by its name in `METRICS`."""
 
 
 if TYPE_CHECKING:
@@ -78,9 +94,13 @@ class Dataset(Section):
     """One entry of `datasets`."""
 
     source: AnySource
+    """Where the data comes from."""
     split: Split
+    """Which samples are for training, validation and testing."""
     transform: Transform
+    """What is done once to all inputs before training; `{}` for nothing."""
     champion: Champion
+    """Which experiment's model becomes the dataset's champion in MLflow."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,18 +15,28 @@ class Timeouts(Section):
     """Seconds that a stage of a flow may take; null is no limit."""
 
     transform: Seconds | None
+    """Seconds that a transform stage may take before it is stopped; null for no limit."""
     train: Seconds | None
+    """Seconds that a training may take before it is stopped, without the time it waits for a GPU; null for no limit."""
 
 
 class Schedule(Section):
     """When a deployment starts by itself: at the times of a cron line, or every so many seconds."""
 
     deployment: Literal["pipeline", "retrain"]
+    """What is started: `pipeline` brings everything (or its targets) up to date, `retrain` trains one dataset's
+    experiments again."""
     cron: str | None = None
+    """A cron line, such as `0 6 * * *` for every day at six. Give either `cron` or `interval`."""
     interval: Seconds | None = None
+    """Seconds from one start to the next. Give either `cron` or `interval`."""
     timezone: str = "UTC"
+    """Time zone of the cron line, such as `Europe/Berlin`."""
     parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the deployment: `targets`, `workers` and `force` for `pipeline`; `dataset` (required) and `workers`
+    for `retrain`."""
     paused: bool = False
+    """True: nothing starts by itself until the schedule is switched on, here or on Prefect's page."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Schedule:
@@ -47,5 +57,9 @@ class Flow(Section):
     """What the Prefect flows need to know; no stage depends on it."""
 
     timeouts: Timeouts
-    notify: list[str]  # Apprise addresses and webhooks; $NAME is taken from the environment
+    """How long stages may take."""
+    notify: list[str]
+    """Who is told of failures and new champions: webhooks, which get JSON, and Apprise addresses (Slack, mail, ...).
+    `$NAME` is taken from the environment."""
     schedules: list[Schedule]
+    """When deployments start by themselves while `trackway up` runs."""

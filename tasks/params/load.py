@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
 from learn.errors import ParamsError, did_you_mean
 from tasks.params.dataset import Dataset
@@ -38,6 +38,9 @@ def _tracking(uri: str | None) -> str | None:
 
 STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 
+DEVICE_SCHEMA = {"type": "string", "pattern": "^(auto|cpu|mps|cuda(:[0-9]+)?)$"}
+STORE_SCHEMA = {"type": ["string", "null"], "pattern": f"^({'|'.join(STORES)}|[$])"}  # the pattern is for strings only
+
 # A name becomes a folder, a DVC stage and a word on a command line.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -45,14 +48,27 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 class Params(Section):
     """The whole of params.yaml."""
 
-    device: Annotated[str, AfterValidator(_device)]
+    device: Annotated[str, AfterValidator(_device), WithJsonSchema(DEVICE_SCHEMA)]
+    """Where training and evaluation run: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:INDEX`
+    or `mps`."""
     threads: Annotated[int, Field(ge=1)]
+    """Number of CPU threads of torch in each stage. Another number changes the last bits of the results."""
     memory: Literal["auto", "resident", "streamed"]
+    """Where the inputs are while a model trains: `resident` (each part on the device as a whole), `streamed` (read from
+    its file batch by batch), or `auto`: streamed if they would take more than half of the device's free memory. The
+    results are the same to the bit."""
     mirror: str | None
-    tracking: Annotated[str | None, AfterValidator(_tracking)]
+    """A folder, or a prefix beginning with http:// or https://, that has the datasets' files and is tried first;
+    null for none. The environment variable `DATA_MIRROR` goes before it."""
+    tracking: Annotated[str | None, AfterValidator(_tracking), WithJsonSchema(STORE_SCHEMA)]
+    """Address of the MLflow store: `sqlite:///FILE`, a server (`http://HOST:5000`) or a database; `$NAME` is taken from
+    the environment. null: train without MLflow."""
     flow: Flow
+    """Settings of the Prefect flows (`trackway run` and `trackway up`)."""
     datasets: dict[Name, Dataset]
+    """The datasets: a name for each, and its mapping. Each must be used by an experiment."""
     experiments: dict[Name, Experiment]
+    """The experiments, one training run each: a name for each, and its mapping."""
 
     def dataset(self, name: str) -> Dataset:
         return self._entry("datasets", name)

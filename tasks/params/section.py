@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A mapping in params.yaml: no unknown key, no later change, no silent conversion."""
+    """A mapping in params.yaml: no unknown key, no later change, no silent conversion.
+
+    The text below a field is its description in docs/parameters.md and params.schema.json (describe.py).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -19,6 +22,7 @@ class Named(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str
+    """The class's name. All other keys of the mapping are its arguments."""
 
     @property
     def arguments(self) -> dict[str, Any]:
