@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
+from tests.support.project import ROOT, make_project
 
 
 def mirror() -> Path | None:
@@ -36,16 +35,8 @@ def project() -> Iterator[Path]:
     """A copy of the working tree without anything that was made in it, in a git repository of its own."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "project"
-        kept = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        ).stdout.splitlines()  # fmt: skip
-        for name in kept:
-            if (ROOT / name).is_file() and name != "dvc.lock":
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, target / name)
-        subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)
-        yield target
+        target.mkdir()
+        yield make_project(target).folder
 
 
 def run(folder: Path, *command: str, output: Callable[[str], object] = str, **variables: str) -> float:

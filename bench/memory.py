@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.common import ROOT, mirror, project, run, show
+from bench.common import mirror, project, run, show
+from tests.support.project import ROOT
 
 # The peak is reset once everything is imported (Linux); the stage then runs in the same process.
 MEASURE = """
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch, torchinfo, torch._dynamo, tqdm, numpy
 import learn.training.build, learn.training.loop, learn.training.splits, tasks.train
 from tasks.stage import checked_params
+from tests.support.project import ROOT
 
 def status(key):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith(key)) / 1024

@@ -8,7 +8,7 @@ The graph is DVC's, read from it; a task runs `dvc repro --single-item STAGE`, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -158,9 +158,8 @@ def _run_stages(
     running: dict[PrefectFuture[Any], str] = {}
 
     while waiting or running:
-        started = set(futures) - set(running.values())
-        ready = [name for name in waiting if started.issuperset(graph.needs(name))]
-        for name in ready[: workers - len(running)]:
+        done = set(futures) - set(running.values())
+        for name in ready(waiting, done, graph.needs, workers - len(running)):
             needs = [futures[need] for need in graph.needs(name)]
             # If a need was run, look again; if one failed, Prefect ends the task as NotReady.
             ran = any(need.state.name != "Cached" for need in needs)
@@ -172,10 +171,15 @@ def _run_stages(
             running[future] = name
             waiting.remove(name)
         if running:
-            done = next(as_completed(list(running)))
-            done.wait()  # until then its state is what the server last heard
-            running.pop(done)
+            first = next(as_completed(list(running)))
+            first.wait()  # until then its state is what the server last heard
+            running.pop(first)
     return {name: future.state for name, future in futures.items()}
+
+
+def ready(waiting: list[str], done: Collection[str], needs: Callable[[str], list[str]], free: int) -> list[str]:
+    """The stages that can start now, in their order: those whose needs are done, as many as there are free workers."""
+    return [name for name in waiting if all(need in done for need in needs(name))][: max(free, 0)]
 
 
 class _Mlflow:

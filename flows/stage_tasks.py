@@ -31,11 +31,13 @@ from prefect.utilities.urls import url_for
 from flows.notify import notify
 from learn.errors import DeviceError, NetworkError, NotFiniteError
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL, LIFELINE, OUTCOME, WAITING
-from tasks.workspace.outcome import told
+from tasks.workspace.outcome import Outcome, told
 
 LAST_LINES = 40  # of a stage's output, among which its error is looked for
-TELLING = {error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)}  # they decide on another try
-PATIENCE = 5.0  # seconds that a stage has to end when it is asked to; then it is killed
+DECISIVE_ERRORS = {
+    error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)
+}  # they decide on another try
+SECONDS_TO_END = 5.0  # that a stage has to end when it is asked to; then it is killed
 
 _running: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
@@ -80,22 +82,36 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():
-        kind = name.partition("@")[0]
-        return Failed(
-            name="TimedOut",
-            message=f"{name} took longer than {timeout} s and was stopped; "
-            f"flow.timeouts.{kind} in params.yaml says how long it may take",
-        )
+        return _timed_out(name, timeout)
+    state = final_state(name, code, outcome, last)
+    if outcome and outcome.champion:
+        notify("new champion", outcome.champion, log)
+    return state
+
+
+def _timed_out(name: str, timeout: int | None) -> State[Any]:
+    key = f"flow.timeouts.{name.partition('@')[0]}"
+    why = f"{name} took longer than {timeout} s and was stopped; {key} in params.yaml says how long it may take"
+    return Failed(name="TimedOut", message=why)
+
+
+def final_state(name: str, code: int, outcome: Outcome | None, lines: Iterable[str]) -> State[Any]:
+    """The state in which a stage's task ends.
+
+    Args:
+        name: of the stage, such as train@digits-mlp.
+        code: the exit code of DVC.
+        outcome: what the stage left for its flow; None if it did not run, or was killed.
+        lines: the last ones that it printed.
+    """
     if code:
         error = outcome.error if outcome else ""
         return Failed(
-            name=error if error in TELLING else "Failed",
-            message=f"{name} failed with exit code {code}: {_cause(last) or f'dvc repro {name} says why'}",
+            name=error if error in DECISIVE_ERRORS else "Failed",
+            message=f"{name} failed with exit code {code}: {_cause(lines) or f'dvc repro {name} says why'}",
         )
     if not outcome:  # every stage that runs leaves one
         return Completed(name="Cached", message="up to date, or restored from DVC's cache")
-    if outcome.champion:
-        notify("new champion", outcome.champion, log)
     return Completed(message=outcome.summary)
 
 
@@ -161,7 +177,7 @@ def all_stopped_at_the_end() -> Iterator[None]:
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
-    """Ends processes and all below them: asks first, kills after PATIENCE."""
+    """Ends processes and all below them: asks first, kills after SECONDS_TO_END."""
     family: list[psutil.Process] = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -171,15 +187,15 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(number)
-        _, family = psutil.wait_procs(family, timeout=PATIENCE)
+        _, family = psutil.wait_procs(family, timeout=SECONDS_TO_END)
 
 
-def _by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def failed_by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Not by a wrong checksum or a file that is not there: the same question would get the same answer."""
     return state.name == NetworkError.__name__
 
 
-def _by_chance(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def may_succeed_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Not by taking too long, nor by a loss that became NaN, a device that is not there or has not enough memory."""
     return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__)
 
@@ -203,11 +219,11 @@ TASKS = {
         retries=3,
         retry_delay_seconds=exponential_backoff(2),  # 2, 4, 8 seconds, and as much again by chance
         retry_jitter_factor=1,
-        retry_condition_fn=_by_network,
+        retry_condition_fn=failed_by_network,
     ),
     "split": _task("split"),
     "transform": _task("transform"),
-    "train": _task("train", retries=1, retry_condition_fn=_by_chance),
+    "train": _task("train", retries=1, retry_condition_fn=may_succeed_again),
     "evaluate": _task("evaluate"),
     "register": _task("register"),
 }

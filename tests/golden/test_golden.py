@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Project
+from tests.support.project import Project
 
 NUMBERS = json.loads((Path(__file__).parent / "numbers.json").read_text(encoding="utf-8"))
 

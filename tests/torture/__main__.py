@@ -24,7 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.conftest import TRACKWAY, Project, make_project
+from tests.support.project import TRACKWAY, Project, make_project
 from tests.torture import disks, inputs, kills, servers, together
 from tests.torture.common import Ground, Lost, Missed, Scenario
 

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from tasks.tracking.tags import DIFF
-from tests.conftest import Project, wait_until
+from tests.support.project import Project, wait_until
 
 LAST_LINES = 12  # of a log, as evidence
 PATIENCE = 900.0  # seconds for a command that takes 40 when nothing else runs

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project
+from tests.support.project import Project
 from tests.torture.common import Ground, Lost, Scenario, rerun_as_undisturbed, start, tail
 from tests.torture.kills import BETTER, REPRO
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from tests.torture import test_inputs
 from tests.torture.common import Ground, Lost, Scenario, tail
 

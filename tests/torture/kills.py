@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import psutil
 
-from tests.conftest import TRACKWAY, Project
+from tests.support.project import TRACKWAY, Project
 from tests.torture.common import (
     PATIENCE,
     Command,

@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from tests.conftest import Project, free_port
 from tests.support.mlflow_server import MlflowServer
 from tests.support.postgres import cluster, programs
+from tests.support.project import Project, free_port
 from tests.torture.common import Command, Ground, Lost, Scenario, Work, change, rerun_as_undisturbed, runs, start, tail
 from tests.torture.kills import BETTER, REPRO, wait_for
 

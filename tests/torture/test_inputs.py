@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from bench.memory import transform_peak
 from learn.errors import ParamsError
 from tasks.params import read_yaml
-from tests.conftest import ROOT, TRACKWAY, Project
+from tests.support.project import ROOT, TRACKWAY, Project
 
 # Out of both kinds of quotes, a command within, commands after it
 SHELL = """a'"`touch executed`$(touch executed);touch executed&touch executed|touch executed #"""

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tests.conftest import Project
+from tests.support.project import Project
 from tests.torture.__main__ import lost
 from tests.torture.common import Ground, Scenario
 from tests.torture.kills import after_a_row

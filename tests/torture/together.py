@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.conftest import Project, wait_until
+from tests.support.project import Project, wait_until
 from tests.torture.common import PATIENCE, Command, Ground, Lost, Scenario, rerun_as_undisturbed, start, tail
 from tests.torture.kills import BETTER, FLOW, REPRO, wait
 

@@ -1,0 +1,96 @@
+"""Both pages as a person uses them: a real browser on the real servers.
+
+SCREENSHOTS=docs python -m pytest tests/integration/flows/test_pages.py        # makes the README's pictures anew
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.support.project import Served, wait_until
+
+# asyncio's own, when playwright's event loop ends
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
+SECONDS = 1000  # playwright counts milliseconds
+
+
+@pytest.fixture(scope="module")
+def page(served: Served) -> Iterator[Page]:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not browser:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(60 * SECONDS)
+        yield page
+        opened.close()
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.wait_for_timeout(2 * SECONDS)
+        file = Path(folder) / f"{name}.png"
+        page.screenshot(path=file)
+        Image.open(file).quantize(64).save(file, optimize=True)
+
+
+def test_a_run_is_started_by_clicking_and_shows_its_tasks_and_results(page: Page, served: Served) -> None:
+    page.goto(f"{served.prefect}/deployments")
+    page.get_by_role("link", name="retrain").first.wait_for()
+    page.get_by_role("link", name="pipeline").first.click()
+    expect(page.get_by_text("0 6 * * *").first).to_be_visible()
+    picture(page, "deployment")
+    before = {run["id"] for run in served.ask("flow_runs/filter", {})}
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Quick run").click()
+    (run,) = wait_until(lambda: [r for r in served.ask("flow_runs/filter", {}) if r["id"] not in before], 10)
+    served.wait_for(run["id"])
+    page.goto(f"{served.prefect}/runs/flow-run/{run['id']}")
+    expect(page.get_by_text("pipeline: everything").first).to_be_visible(timeout=60 * SECONDS)
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    page.get_by_text("Task Runs", exact=True).first.click()
+    expect(page.get_by_text("register digits").first).to_be_visible()
+    expect(page.get_by_text("Cached").first).to_be_visible()
+    page.get_by_text("Artifacts", exact=True).first.click()
+    page.get_by_role("link", name="results").first.click()
+    link = page.get_by_role("link", name="circles-relu").first
+    expect(link).to_be_visible()
+    with page.expect_popup() if link.get_attribute("target") else page.expect_navigation() as opened:
+        link.click()
+    mlflow_page = opened.value if isinstance(opened.value, Page) else page
+    expect(mlflow_page.get_by_text("circles-relu").first).to_be_visible(timeout=60 * SECONDS)
+    assert mlflow_page.url.startswith(served.mlflow)
+
+
+def test_a_training_shows_the_order_of_its_tasks(page: Page, served: Served) -> None:
+    run = served.start_run("retrain", dataset="digits")
+    served.wait_for(run)
+    page.goto(f"{served.prefect}/runs/flow-run/{run}")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    picture(page, "run")
+
+
+def test_two_runs_are_compared_and_both_curves_are_seen(page: Page, served: Served) -> None:
+    page.goto(f"{served.mlflow}/#/experiments")
+    page.get_by_text("Model training").click()
+    page.get_by_role("button", name="Close").first.click()  # the assistant
+    page.get_by_role("link", name="digits").first.click()
+    page.get_by_role("link", name="digits-cnn").first.wait_for()
+    for experiment in ("digits-cnn", "digits-mlp"):
+        page.get_by_role("row").filter(has_text=experiment).get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
+    page.get_by_role("link", name="train/loss", exact=True).click()
+    for experiment in ("digits-cnn", "digits-mlp"):
+        expect(page.get_by_text(f"{experiment} (train/loss)")).to_be_visible()
+    assert page.locator(".js-plotly-plot .scatterlayer .js-line").count() >= 2
+    picture(page, "curves")

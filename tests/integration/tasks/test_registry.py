@@ -1,0 +1,177 @@
+"""Runs and champions are found again, whoever answers for the store and whatever a user did on MLflow's page."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import mlflow
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from tests.integration.tasks.test_tracking import run_of, runs
+from tests.support.project import TRACKWAY, Project, Served
+
+
+def champion(project: Project, dataset: str = "digits") -> tuple[str, str]:
+    """The version and the experiment of a dataset's champion."""
+    found = mlflow.MlflowClient(project.tracking_uri).get_model_version_by_alias(dataset, "champion")
+    return str(found.version), found.tags["experiment"]
+
+
+def test_experiments_with_the_same_bytes_have_a_run_each_and_one_is_champion(finished: Project) -> None:
+    params = finished.read("params.yaml")
+    start = params.index("  line-linear:")
+    twin = params[start : params.index("\n\n", start)].replace("line-linear", "line-a")
+    finished.edit("params.yaml", "  line-linear:", f"{twin}\n  line-linear:")
+    finished.stage("train@line-a")
+    finished.stage("evaluate@line-linear")
+    found = {run.info.run_name: run for run in runs(finished, "line")}
+    assert found["line-a"].data.tags["state_dict.sha256"] == found["line-linear"].data.tags["state_dict.sha256"]
+    assert "test/mae" not in found["line-a"].data.metrics
+    finished.stage("evaluate@line-a")
+    (run,) = (run for run in runs(finished, "line") if run.info.run_name == "line-a")
+    assert "test/mae" in run.data.metrics
+    assert len(run.outputs.model_outputs) == 1
+    both = finished.stage("register@line").stdout
+    assert "line-linear (version 1, test mae 0.0003) stays champion; line-a has 0.0003" in both
+    shown = finished.run(*TRACKWAY, "results").stdout
+    (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["line"] and "champion" in line)
+    assert "line-linear" in line
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to MLflow's server, but for those whose path has a word: these it refuses."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.server, self.word, self.status = server, "", 503
+
+
+class Passing(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.word and self.server.word in self.path:
+            return self._answer(self.server.status, b"<html>this is not MLflow</html>", "text/html")
+        kind = {"Content-Type": self.headers.get("Content-Type", "application/json")}
+        answer = requests.request(self.command, self.server.server + self.path, data=body, headers=kind, timeout=60)
+        return self._answer(answer.status_code, answer.content, answer.headers["Content-Type"])
+
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    def _answer(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def proxy_to(server: str) -> Iterator[Proxy]:
+    with Proxy(server) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def test_only_a_store_that_says_so_has_no_champion(finished: Project, served: Served) -> None:
+    """Of a worse candidate, which wins nothing but a dataset without a champion."""
+    measured = json.loads(finished.read("metrics/digits/digits-cnn.json"))
+    measured["validation"]["accuracy"] = 0.1
+    (finished.folder / "metrics/digits/digits-cnn.json").write_text(json.dumps(measured))
+    with proxy_to(served.mlflow) as proxy:
+        address = f"http://127.0.0.1:{proxy.server_port}"
+        finished.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", f"tracking: {address}")
+        for proxy.word, proxy.status in (("registered-models/", 503), ("registered-models/", 401), ("versions/", 503)):
+            done = finished.stage("register@digits", check=False, TRACKWAY_PATIENCE="0")
+            assert done.returncode == 1
+            silent = f"error: MLflow at {address} does not answer: too many 503 error responses"
+            assert (
+                silent if proxy.status == 503 else f"error: the MLflow store {address} cannot be used: "
+            ) in done.stdout
+            assert "Traceback" not in done.stdout
+        shown = finished.run(*TRACKWAY, "results", check=False)
+        assert shown.returncode == 1
+        assert f"for MLflow could not be asked: MLflow at {address} does not answer: too many 503" in shown.stdout
+        assert not [line for line in shown.stdout.splitlines() if line.endswith(" champion")]
+        proxy.word = ""
+        log = finished.stage("register@digits").stdout
+    assert re.search(r"digits-cnn \(version 1, validation accuracy 0\.9\d+\) stays champion; digits-mlp has 0", log)
+    assert champion(served) == ("1", "digits-cnn")
+
+
+def test_a_champion_that_does_not_load_is_named_and_replaced(finished: Project) -> None:
+    """Its files were removed; then one was damaged so that only loading tells."""
+    Image.new("L", (8, 8)).save(finished.folder / "photo.png")
+    predict = (*TRACKWAY, "predict", "photo.png", "--model", "digits@champion")
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    finished.run(*TRACKWAY, "results")  # after it the artifacts are known to be in this copy of the project
+    (first,) = run_of(finished, "digits-cnn").outputs.model_outputs
+    shutil.rmtree(finished.folder / "mlruns/artifacts/digits/models" / first.model_id)
+
+    done = finished.run(*predict, check=False)
+    assert done.returncode == 1
+    why = "cannot be loaded: its file MLmodel is not in the artifact store"
+    assert f"error: digits@champion is version 1 of digits, which {why}; next: trackway relog" in done.stdout
+    log = finished.stage("register@digits").stdout
+    assert "digits-cnn: its evaluation is added" in log
+    assert "digits-cnn is champion (version 2, validation accuracy 0.9" in log
+    assert f"register digits: the champion {why}" in log
+    assert "; version 1 was, and cannot be loaded" in log
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_logged_model(first.model_id)
+
+    second = client.get_model_version("digits", "2").source.removeprefix("models:/")
+    weights = finished.folder / "mlruns/artifacts/digits/models" / second / "artifacts/data/model.pt2"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    log = finished.run(*TRACKWAY, "relog").stdout
+    assert "relog digits: the champion cannot be loaded and is logged again: " in log
+    assert "relog digits-cnn: its evaluation is added" in log
+    assert "relog digits-mlp: MLflow has its run" in log
+    assert champion(finished) == ("3", "digits-cnn")
+    assert "\nphoto.png: " in finished.run(*predict).stdout
+
+
+def test_what_a_user_did_on_mlflow_s_page_is_mended_or_named(
+    finished: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", finished.tracking_uri)  # MLflow looks there for a version's model
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    experiment = client.get_experiment_by_name("line")
+    client.delete_experiment(experiment.experiment_id)
+    log = finished.stage("register@line").stdout
+    assert "MLflow's experiment line had been deleted; it is restored, with its runs" in log
+    assert "line-linear stays champion (version 1)" in log
+
+    client.delete_run(run_of(finished, "line-linear").info.run_id)
+    finished.stage("train@line-parameters")  # and DVC would restore its evaluation from its cache
+    log = finished.stage("register@line").stdout
+    assert "line-linear: rebuilt" in log
+    assert "line-parameters: its evaluation is added" in log
+    assert "line-linear stays champion (version 1)" in log
+    found = [run for run in runs(finished, "line") if "test/mae" in run.data.metrics]
+    assert sorted(run.info.run_name for run in found) == ["line-linear", "line-parameters", "line-parameters"]
+
+    client.rename_registered_model("line", "mine")
+    assert "line-linear is champion (version 1, test mae 0.0003)" in finished.stage("register@line").stdout
+
+    (other,) = found[-1].outputs.model_outputs
+    by_hand = client.create_model_version("line", f"models:/{other.model_id}")
+    client.set_registered_model_alias("line", "champion", by_hand.version)
+    log = finished.stage("register@line").stdout
+    assert "version 2 stays champion: it was registered by hand and cannot be compared; to let line-linear be it" in log
+    client.delete_registered_model_alias("line", "champion")
+    assert "line-linear is champion (version 1, test mae 0.0003)" in finished.stage("register@line").stdout

@@ -1,0 +1,374 @@
+"""Every training run in MLflow: queried from a real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+
+from tasks.params import load_params
+from tasks.params.flatten import flatten
+from tasks.tracking.messages import Begin, End, encode
+from tasks.workspace.environment import TRACKING
+from tasks.workspace.files import sha256
+from tests.support.project import ROOT, Project
+
+PARAMS = load_params(ROOT / "params.yaml")
+
+
+def runs(project: Project, dataset: str) -> list[Run]:
+    client = mlflow.MlflowClient(project.tracking_uri)
+    experiment = client.get_experiment_by_name(dataset)
+    assert experiment
+    return client.search_runs([experiment.experiment_id])
+
+
+def run_of(project: Project, name: str) -> Run:
+    (found,) = (run for run in runs(project, PARAMS.experiments[name].dataset) if run.info.run_name == name)
+    return found
+
+
+def artifacts(project: Project, run: Run, folder: str | None = None) -> set[str]:
+    client = mlflow.MlflowClient(project.tracking_uri)
+    found: set[str] = set()
+    for item in client.list_artifacts(run.info.run_id, folder):
+        found |= artifacts(project, run, item.path) if item.is_dir else {item.path}
+    return found
+
+
+def test_the_store_holds_one_finished_run_an_experiment(by_flow: Project) -> None:
+    found = {run.info.run_name: run.info.status for dataset in PARAMS.datasets for run in runs(by_flow, dataset)}
+    assert found == dict.fromkeys(PARAMS.experiments, "FINISHED")
+    assert sum(len(runs(by_flow, dataset)) for dataset in PARAMS.datasets) == len(PARAMS.experiments)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMS.experiments))
+def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str) -> None:
+    run, experiment = run_of(by_flow, name), PARAMS.experiments[name]
+    params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
+    assert params["optimizer.lr"] == repr(experiment.optimizer.lr)
+    assert params["model.name"] == experiment.model.name
+    assert params["epochs"] == str(experiment.epochs)
+    assert {"device", "threads", "seed", "loss.name", "batch_size", "split.test", "parameters"} <= set(params)
+
+    held_out = "validation" if PARAMS.datasets[experiment.dataset].split.validation else "test"
+    client = mlflow.MlflowClient(by_flow.tracking_uri)
+    for key in ("train/loss", f"{held_out}/loss", "lr", "samples_per_second"):
+        history = client.get_metric_history(run.info.run_id, key)
+        assert [point.step for point in sorted(history, key=lambda p: p.step)] == list(range(1, experiment.epochs + 1))
+    assert metrics["train/seconds"] > 0
+    evaluated = json.loads(by_flow.read(f"metrics/{experiment.dataset}/{name}.json"))
+    measured = {"validation": evaluated.pop("validation", {}), "test": evaluated}
+    assert bool(measured["validation"]) == (held_out == "validation")
+    for part, values in measured.items():
+        for key in set(values) - {"parameters", "epochs"}:
+            assert metrics[f"{part}/{key}"] == values[key]
+
+    state_dict = by_flow.folder / "models" / name / "model.pt"
+    assert tags["state_dict.sha256"] == sha256(state_dict)
+    lock = by_flow.read("dvc.lock")
+    assert tags["dvc.data.md5"] in lock
+    code = json.loads(tags["dvc.code.md5"])
+    assert f"learn/models/{experiment.model.name}.py" in code
+    assert all(md5 in lock for md5 in code.values())
+    assert tags["dvc.stage"] == f"train@{name}"
+    assert tags["mlflow.source.git.commit"] == by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert len(tags["prefect.flow_run"]) == 36
+    assert tags["version.torch"] == torch.__version__
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == (experiment.dataset, tags["dvc.data.md5"])
+
+    figures = {"loss_curves"}
+    classes = PARAMS.datasets[experiment.dataset].source.classes
+    figures |= {"confusion_matrix"} if classes else {"predictions"}
+    figures |= {"decision_boundary"} if classes and experiment.dataset != "digits" else set()
+    figures |= {"prediction_grid"} if experiment.dataset == "digits" else set()
+    assert artifacts(by_flow, run) == {
+        "summary.txt",
+        "state_dict/model.pt",
+        f"history/{name}.csv",
+        "report.json",
+        "diagnosis.txt",
+        *(f"figures/{figure}.png" for figure in figures),
+        *({"classification_report.txt"} if classes else set()),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow.pyfunc's own
+@pytest.mark.parametrize("name", ["line-parameters", "circles-relu", "digits-cnn"])
+def test_the_model_of_a_run_predicts_for_any_batch_size(
+    by_flow: Project, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pytorch
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", by_flow.tracking_uri)  # set_tracking_uri would hold for later tests too
+    run, dataset = run_of(by_flow, name), PARAMS.datasets[PARAMS.experiments[name].dataset]
+    (output,) = run.outputs.model_outputs
+    uri = f"models:/{output.model_id}"
+    info = mlflow.models.get_model_info(uri)
+    assert info.signature.inputs.inputs[0].shape == (-1, *dataset.shape)
+    assert info.saved_input_example_info
+    served = mlflow.pyfunc.load_model(uri)
+    loaded = mlflow.pytorch.load_model(uri)
+    # eager, from the state_dict
+    from learn.training.build import build_model
+
+    size = info.signature.outputs.inputs[0].shape[1]
+    model = build_model(*_model(name), dataset.shape, size)
+    model.load_state_dict(torch.load(by_flow.folder / "models" / name / "model.pt", weights_only=True))
+    for batch in (1, 3, 7):
+        inputs = torch.rand(batch, *dataset.shape)
+        with torch.inference_mode():
+            expected = model(inputs)
+            torch.testing.assert_close(loaded(inputs), expected)
+        np.testing.assert_allclose(served.predict(inputs.numpy()), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def _model(name: str) -> tuple[str, dict[str, object]]:
+    model = PARAMS.experiments[name].model
+    return model.name, model.arguments
+
+
+def test_each_dataset_s_best_model_is_its_champion(by_flow: Project) -> None:
+    client = mlflow.MlflowClient(by_flow.tracking_uri)
+    for dataset, best in {"line": "line-linear", "circles": "circles-relu", "blobs": "blobs-linear"}.items():
+        champion = client.get_model_version_by_alias(dataset, "champion")
+        assert champion.tags["experiment"] == best
+        assert champion.run_id == run_of(by_flow, best).info.run_id
+        assert by_flow.read(f"metrics/{dataset}.csv").splitlines()[1].startswith(best)
+
+
+def test_weights_are_the_same_to_the_bit_without_tracking(finished: Project) -> None:
+    outputs = [finished.folder / file for file in ("models/digits-mlp/model.pt", "plots/history/digits-mlp.csv")]
+    before = [output.read_bytes() for output in outputs]
+    finished.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", "tracking: null")
+    for output in outputs:
+        output.unlink()
+    finished.stage("train@digits-mlp")
+    assert [output.read_bytes() for output in outputs] == before
+    assert len(runs(finished, "digits")) == 2
+
+
+def test_a_stage_run_again_by_hand_adds_nothing_but_a_new_training_run(finished: Project) -> None:
+    for stage in ("evaluate@digits-mlp", "register@digits"):
+        finished.stage(stage)
+    run = run_of(finished, "digits-mlp")
+    assert len(run.outputs.model_outputs) == 1
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    assert len(client.get_metric_history(run.info.run_id, "test/accuracy")) == 1
+    assert len(client.search_model_versions("name = 'digits'")) == 1
+
+
+def test_a_worse_experiment_does_not_take_the_championship(finished: Project) -> None:
+    measured = [json.loads(finished.read(f"metrics/digits/digits-{name}.json")) for name in ("cnn", "mlp")]
+    before, other = (numbers["validation"]["accuracy"] for numbers in measured)
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")  # digits-cnn, the champion, is no good any more
+    log = finished.run("dvc", "repro").stdout
+    assert f"digits-cnn (version 1, validation accuracy {before:.4f}) stays champion; digits-mlp has {other:.4f}" in log
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    assert client.get_model_version_by_alias("digits", "champion").version in (1, "1")
+
+
+def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Project) -> None:
+    """By the test part digits-cnn is better. Then the validation part is one picture: digits-mlp sees one class."""
+    file = finished.folder / "metrics/digits/digits-mlp.json"
+    numbers = json.loads(file.read_bytes())
+    best = json.loads(finished.read("metrics/digits/digits-cnn.json"))
+    numbers["validation"]["accuracy"], numbers["accuracy"] = 0.999, best["accuracy"] - 0.1
+    file.write_text(json.dumps(numbers))
+    said = f"digits-mlp is champion (version 2, validation accuracy 0.9990, test accuracy {numbers['accuracy']:.4f})"
+    assert said in finished.stage("register@digits").stdout
+    assert finished.read("metrics/digits.csv").splitlines()[1].startswith("digits-mlp,")
+    shown = finished.run("python", "-m", "flows.cli", "results").stdout
+    (line,) = [line for line in shown.splitlines() if " champion" in line and "digits" in line]
+    assert {"digits-mlp", "99.90%", f"{numbers['accuracy']:.2%}"} <= set(line.split())
+    finished.run("python", "-c", LOAD_CHAMPION)
+
+    inputs = finished.folder / "data/transformed/digits/training/validation-inputs.npy"
+    pictures = np.load(inputs)
+    inputs.unlink()  # it may be a link into DVC's cache
+    np.save(inputs, np.broadcast_to(pictures[:1], pictures.shape))
+    log = finished.stage("evaluate@digits-mlp").stdout
+    assert "for all of the validation part's samples" in log
+    assert "digits-mlp cannot be champion: it says always " in finished.stage("register@digits").stdout
+    assert "the test part decides, for there is no validation part" in finished.stage("register@line").stdout
+
+
+LOAD_CHAMPION = """
+import mlflow.pytorch, torch
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+assert mlflow.pytorch.load_model("models:/digits@champion")(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+"""
+
+
+def test_other_test_data_opens_the_championship_again(finished: Project) -> None:
+    finished.edit("params.yaml", "stratify: true, seed: 42}", "stratify: true, seed: 43}")
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")
+    finished.edit("params.yaml", "lr: 0.1}\n    epochs: 30", "lr: 0.001}\n    epochs: 1")
+    log = finished.run("dvc", "repro").stdout
+    assert " is champion (version 2, validation accuracy 0." in log
+
+
+def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
+    finished.edit("params.yaml", "epochs: 30", "epochs: 100000")
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "tasks.train", "digits-mlp"], cwd=finished.folder, stdout=subprocess.PIPE, text=True
+    )
+    assert stage.stdout
+    next(line for line in stage.stdout if "parameters" in line)
+    deadline = time.monotonic() + 60
+    while len(runs(finished, "digits")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+    while run_status(finished) == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert run_status(finished) == "KILLED"
+    stage.stdout.close()
+
+
+def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp"],
+        input=encode(Begin({}, {}, "")) + '{"kind": "Epochs", "epochs": [{"number": 1, "tim',
+        cwd=finished.folder,
+        env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
+        text=True,
+    )
+    assert done.returncode == 0
+    assert run_status(finished) == "KILLED"
+
+
+def run_status(project: Project) -> str:
+    return max(runs(project, "digits"), key=lambda run: run.info.start_time).info.status
+
+
+def test_a_store_that_cannot_be_written_stops_the_stage_with_its_reason(finished: Project) -> None:
+    database = finished.folder / "mlruns/mlflow.db"
+    database.write_bytes(b"this is not a database, whatever its name says")
+    done = finished.stage("train@digits-mlp", check=False)
+    assert done.returncode == 1
+    assert "error: the MLflow store sqlite:///mlruns/mlflow.db cannot be used: " in done.stdout
+    assert "file is not a database" in done.stdout
+    assert "tracking: null in params.yaml trains without it" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+WRITE = (sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp")
+MESSAGE = encode(Begin({}, {}, "")) + encode(End("FAILED"))
+
+
+def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    (tmp_path / "message").write_text(MESSAGE)
+    processes = []
+    for _ in range(4):
+        with (tmp_path / "message").open() as message:
+            processes.append(subprocess.Popen(WRITE, cwd=ROOT, stdin=message, env=os.environ | {TRACKING: uri}))
+    assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"] * 4
+
+
+def test_a_training_that_dvc_did_not_record_leaves_no_second_finished_run(finished: Project) -> None:
+    """Killed, or with a full disk, after its run was written: DVC trains again and ends with the same bytes."""
+    before = len(runs(finished, "line"))
+    finished.edit("params.yaml", "lr: 0.01}\n    epochs: 100\n", "lr: 0.02}\n    epochs: 100\n")
+    for _ in range(2):
+        finished.stage("train@line-parameters")
+    (finished.folder / "models/line-parameters/model.pt").write_bytes(b"half")
+    finished.run("dvc", "repro", "register@line")
+    finished.stage("train@line-parameters")  # once more, after it was evaluated
+    new = sorted(runs(finished, "line"), key=lambda run: run.info.start_time)[before:]
+    assert [run.info.status for run in new] == ["KILLED", "KILLED", "FINISHED", "FINISHED"]
+    assert len({run.data.tags["state_dict.sha256"] for run in new}) == 1
+    assert new[2].outputs.model_outputs, "it was evaluated"
+
+
+def test_with_tracking_off_nothing_is_started(finished: Project) -> None:
+    """No process, no file; and MLflow is not even imported."""
+    shutil.rmtree(finished.folder / "mlruns")
+    finished.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", "tracking: null")
+    imports = (
+        "import atexit, runpy, sys\n"
+        "sys.addaudithook(lambda event, what: event == 'subprocess.Popen' and print('started:', what[1]))\n"
+        "atexit.register(lambda: print('imported:', *sorted(sys.modules)))\n"
+        "runpy.run_module('tasks.train', run_name='__main__')"
+    )
+    done = finished.run("python", "-c", imports, "line-parameters").stdout
+    assert "epoch 100/100" in done
+    assert "tasks.tracking" not in "".join(line for line in done.splitlines() if line.startswith("started:"))
+    assert " torch " in done.partition("imported: ")[2]
+    assert " mlflow " not in done.partition("imported: ")[2]
+    assert not (finished.folder / "mlruns").exists()
+
+
+def test_a_run_says_which_changes_were_not_committed(finished: Project) -> None:
+    client = mlflow.MlflowClient(finished.tracking_uri)
+
+    def written() -> Run:
+        subprocess.run(
+            WRITE, input=MESSAGE, text=True, cwd=finished.folder, check=True,
+            env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
+        )  # fmt: skip
+        return max(runs(finished, "digits"), key=lambda run: run.info.start_time)
+
+    finished.commit("results")
+    (finished.folder / "dvc.lock").write_text("")  # each run changes it
+    clean = written()
+    assert clean.data.tags["git.dirty"] == "false"
+    finished.run("git", "init", "--quiet", "another")  # without a commit: git add fails on it
+    assert "git.diff" not in artifacts(finished, clean)
+
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
+    finished.edit("params.yaml", "notify: []", 'notify: ["https://me:s3cr3t@example.org/hook"]')
+    (finished.folder / "learn/models/mine.py").write_text("MINE = 1\n")
+    index = (finished.folder / ".git/index").read_bytes()
+    dirty = written()
+    assert dirty.data.tags["git.dirty"] == "true"
+    assert "uncommitted changes" in dirty.data.tags["mlflow.note.content"]
+    assert (finished.folder / ".git/index").read_bytes() == index
+    shown = Path(client.download_artifacts(dirty.info.run_id, "git.diff", str(finished.folder.parent)))
+    assert "s3cr3t" not in shown.read_text()
+    patch = shown.read_text().replace("***@", "me:s3cr3t@")
+    changed = {name: finished.read(name) for name in ("params.yaml", "learn/models/mine.py")}
+    finished.run("git", "stash", "--include-untracked", "--quiet", GIT_AUTHOR_NAME="t", GIT_COMMITTER_NAME="t",
+                 GIT_AUTHOR_EMAIL="t@example.org", GIT_COMMITTER_EMAIL="t@example.org")  # fmt: skip
+    subprocess.run(["git", "apply", "-"], input=patch, text=True, cwd=finished.folder, check=True)
+    assert {name: finished.read(name) for name in changed} == changed, "the patch on the commit is what was trained"
+
+    shutil.rmtree(finished.folder / ".git")
+    assert "git.dirty" not in written().data.tags
+
+
+def test_settings_are_flattened_with_dots() -> None:
+    assert flatten({"optimizer": {"name": "SGD", "lr": 0.1}, "scheduler": None, "hidden": [1, 2]}) == {
+        "optimizer.name": "SGD",
+        "optimizer.lr": 0.1,
+        "hidden": [1, 2],
+    }
+
+
+def test_trainings_that_start_together_on_a_new_store_do_not_disturb_each_other(finished: Project) -> None:
+    shutil.rmtree(finished.folder / "mlruns")
+    names = ["digits-mlp", "digits-cnn", "digits-mlp", "line-linear"]
+    command = [sys.executable, "-m", "tasks.train"]
+    trainings = [subprocess.Popen([*command, name], cwd=finished.folder, stdout=subprocess.DEVNULL) for name in names]
+    assert [training.wait(120) for training in trainings] == [0, 0, 0, 0]
+    found = sorted(run.info.run_name for dataset in ("digits", "line") for run in runs(finished, dataset))
+    assert found == sorted(names)
