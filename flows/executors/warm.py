@@ -189,6 +189,8 @@ def _as_if_new() -> None:
 def _run(module: str) -> int:
     """Runs it; its exit code, as Python's own end would give it. Then all has ended but the process."""
     code: object = None
+    from tasks.workspace.processes import run_exit_functions
+
     try:
         if module == "dvc":
             from tasks.atomic_dvc import mend
@@ -202,7 +204,7 @@ def _run(module: str) -> int:
         code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     with suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    run_exit_functions()
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1

@@ -114,8 +114,13 @@ def load_split(folder: Path, name: str, *, memory_format: str = "contiguous", st
     if not streamed:
         return Split(name, torch.from_numpy(mapped("inputs", "c")), *rest)
     file = mapped("inputs", "r")
-    file._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # or each read brings its neighbours
+    _read_no_neighbours(file)
     return StreamedSplit(name, torch.from_numpy(np.empty((0, *file.shape[1:]), file.dtype)), *rest, file)
+
+
+def _read_no_neighbours(file: np.ndarray) -> None:
+    """Tells the operating system that batches are read in no order. NumPy keeps the map in a private attribute."""
+    file._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
 
 
 def split_bytes(folder: Path, *names: str) -> int:

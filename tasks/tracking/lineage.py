@@ -29,7 +29,6 @@ class Lineage:
 def lineage_of(stage_name: str, dataset: str) -> Lineage:
     """DVC's md5 of the data and code that the stage reads, as they are now."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     path = training_folder(dataset).as_posix()
     tags = {STAGE: stage_name}
@@ -42,16 +41,23 @@ def lineage_of(stage_name: str, dataset: str) -> Lineage:
             tags[tag] = value
     hashes: dict[str, str] = {}
     try:
-        with Repo() as repo:
-            stage = repo.stage.load_one("dvc.yaml", name=stage_name)
-            stage.save_deps()
-            hashes = {d.def_path: d.hash_info.value for d in stage.deps if d.hash_info and d.hash_info.name == "md5"}
+        hashes = _dependencies(stage_name)
     except DvcException as error:  # run by hand, outside DVC's graph
         tags["dvc.error"] = str(error)
     digest = hashes.pop(path, "unversioned")
     tags["dvc.data.md5"] = digest
     tags["dvc.code.md5"] = json.dumps(hashes)
     return Lineage(dataset, path, digest, tags, note)
+
+
+def _dependencies(stage_name: str) -> dict[str, str]:
+    """The md5 of each file and folder that a stage depends on, as it is now. Raises DvcException."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        stage = repo.stage.load_one("dvc.yaml", name=stage_name)
+        stage.save_deps()
+        return {d.def_path: d.hash_info.value for d in stage.deps if d.hash_info and d.hash_info.name == "md5"}
 
 
 def git_context() -> dict[str, str]:

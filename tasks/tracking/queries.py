@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
-from tasks.tracking.registry import _is_of, champion_of
+from tasks.tracking.registry import champion_of, is_model_of
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import patiently, told_if_slow
 from tasks.tracking.tags import NO_MODEL
@@ -55,7 +55,7 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 continue
             version = champions[dataset]
             of_dataset = [name for other, name in state_dicts if other == dataset]
-            champion = version is not None and _is_of(version, run, of_dataset)
+            champion = version is not None and is_model_of(version, run, of_dataset)
             page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
             found[dataset, experiment] = RunSummary(page, run.data.metrics.get("train/seconds"), champion)
     return found

@@ -68,7 +68,7 @@ def _as_record(client: MlflowClient, version: ModelVersion, run: Run, experiment
         tags.get(EXPERIMENT, "") if STATE_DICT in tags else None,
         {name: float(value) for name, value in tags.items() if name.startswith(("test/", "validation/"))},
         {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
-        is_candidate=_is_of(version, run, experiments),
+        is_candidate=is_model_of(version, run, experiments),
         is_broken=_why_version_broken(client, version) is not None,
     )
 
@@ -99,7 +99,7 @@ def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
     return if_there(lambda: client.get_model_version(dataset, str(version)))
 
 
-def _is_of(version: ModelVersion, run: Run, experiments: Collection[str]) -> bool:
+def is_model_of(version: ModelVersion, run: Run, experiments: Collection[str]) -> bool:
     """Whether a registered version is the model of a run, or of another run of its experiment with the same bytes.
 
     experiments: all that the dataset has. A version of any other is of one that has been renamed.
@@ -131,7 +131,7 @@ def _version_of(
     """The registered version of a run's model, made if there is none that can be loaded."""
     _create_registered_model(client, dataset)
     for version in client.search_model_versions(f"name = '{dataset}'"):
-        if _is_of(version, run, experiments) and not _why_version_broken(client, version):
+        if is_model_of(version, run, experiments) and not _why_version_broken(client, version):
             return version
     return client.create_model_version(
         dataset,

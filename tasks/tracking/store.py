@@ -145,15 +145,20 @@ def _make_store(file: Path) -> None:
     and which a kill would leave half done for ever."""
     if file.exists():
         return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     file.parent.mkdir(parents=True, exist_ok=True)
     with store_lock(f"sqlite:///{file}"):
         if not file.exists():
             partial = file.with_suffix(".partial")
             partial.unlink(missing_ok=True)
-            SqlAlchemyStore(f"sqlite:///{partial}", artifacts_of(file)).engine.dispose()
+            _create_tables(partial, artifacts_of(file))
             partial.replace(file)
+
+
+def _create_tables(file: Path, artifacts: str) -> None:
+    """Makes a new database with MLflow's tables. artifacts: the default location of artifacts, as a URI."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{file}", artifacts).engine.dispose()
 
 
 def artifacts_of(file: Path) -> str:

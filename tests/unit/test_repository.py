@@ -29,3 +29,15 @@ def test_the_make_targets_it_names_are_there(file: str) -> None:
     named = {word for word in words if not word.startswith("-")}
     assert named
     assert named <= set(targets)
+
+
+def test_internals_names_functions_and_tests_that_are_there() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` in `([\w/.]+)` \|.*\| `([\w/.]+)` \|",
+        (ROOT / "docs/internals.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) > 10
+    for function, file, tests in rows:
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {function}"
+        assert (ROOT / tests).is_file(), tests
