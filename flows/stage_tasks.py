@@ -54,30 +54,17 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     log = get_run_logger()
     options = ["--quiet", "--single-item", *(["--force"] if force else [])]
     last: deque[str] = deque(maxlen=LAST_LINES)
-    done, too_long = threading.Event(), threading.Event()
     with (
         tempfile.TemporaryDirectory() as folder,
         _process("--wait-for-lock", "repro", *options, name, folder=Path(folder)) as process,
+        _ended_after(timeout, process, Path(folder)) as too_long,
     ):
-
-        def watch(left: float) -> None:
-            while left > 0:
-                before = time.monotonic()
-                if done.wait(min(left, 1)):
-                    return
-                left -= 0 if (Path(folder) / "waiting").exists() else time.monotonic() - before
-            too_long.set()
-            _end([process])
-
-        if timeout:
-            threading.Thread(target=watch, args=[timeout], daemon=True).start()
         assert process.stdout
         for line in process.stdout:
             if line := line.rstrip():
                 last.append(line)
                 log.info(line)
         code = process.wait()
-        done.set()
         outcome = told(Path(folder) / "outcome.json")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
@@ -87,6 +74,31 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     if outcome and outcome.champion:
         notify("new champion", outcome.champion, log)
     return state
+
+
+@contextmanager
+def _ended_after(timeout: int | None, process: subprocess.Popen[str], folder: Path) -> Iterator[threading.Event]:
+    """Ends a stage's processes after so many seconds, without those in which it waits for another stage.
+
+    Yields an event that is set if that happens. folder: where the stage says that it waits.
+    """
+    done, too_long = threading.Event(), threading.Event()
+
+    def watch(left: float) -> None:
+        while left > 0:
+            before = time.monotonic()
+            if done.wait(min(left, 1)):
+                return
+            left -= 0 if (folder / "waiting").exists() else time.monotonic() - before
+        too_long.set()
+        _end([process])
+
+    if timeout:
+        threading.Thread(target=watch, args=[timeout], daemon=True).start()
+    try:
+        yield too_long
+    finally:
+        done.set()
 
 
 def _timed_out(name: str, timeout: int | None) -> State[Any]:

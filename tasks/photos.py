@@ -93,33 +93,39 @@ def transform_photos(
     with tqdm(total=len(files), desc=f"transform {name}", unit="photo", disable=not sys.stderr.isatty()) as bar:
         for part, index in parts.items():
             file = folders[part] / f"{part}-inputs.npy"
-            found = _write_inputs(dataset, raw_folder(name), names, index, file, bar.update)
-            known[part], reasons = found
+            known[part], reasons = _write_inputs(dataset, raw_folder(name), names, index, file, bar.update)
             broken |= reasons
             save_array(folders[part] / f"{part}-targets.npy", labels[known[part]["number"]])
+    if broken and settings.broken == "stop":
+        raise DataError(_unreadable(name, source, len(files), broken))
+    found = problems(source.classes, names, known, labels, broken, settings.resize)
+    _print_problems(name, found)
+    for part, kept in known.items():
+        if not len(kept):
+            raise DataError(f"the {part} part of {name} has no photo that can be read; it must have some")
+    return {"photos": _counts(source.classes, known, labels), "problems": [vars(problem) for problem in found]}
+
+
+def _unreadable(name: str, source: Photos, photos: int, broken: dict[str, str]) -> str:
+    """The message about photos that cannot be read. broken: file → why."""
     again = ""
     if isinstance(source, Images):
         again = f" and run trackway add-images {name} {shlex.quote(source.path)} again"
-    if broken and settings.broken == "stop":
-        raise DataError(
-            f"{len(broken)} of the {len(files):,} photos of {name} cannot be read:\n"
-            + "\n".join(f"  {raw_folder(name) / file}: {reason}" for file, reason in broken.items())
-            + f"\nMend or remove them where they come from{again}, "
-            f"or set datasets.{name}.transform.broken to leave_out."
-        )
-    problems_found = problems(source.classes, names, known, labels, broken, settings.resize)
-    counts = _counts(source.classes, known, labels)
-    report = {"photos": counts, "problems": [vars(problem) for problem in problems_found]}
-    for problem in problems_found:
+    return (
+        f"{len(broken)} of the {photos:,} photos of {name} cannot be read:\n"
+        + "\n".join(f"  {raw_folder(name) / file}: {reason}" for file, reason in broken.items())
+        + f"\nMend or remove them where they come from{again}, "
+        f"or set datasets.{name}.transform.broken to leave_out."
+    )
+
+
+def _print_problems(name: str, found: list[Problem]) -> None:
+    for problem in found:
         print(f"transform {name}: {problem.kind}: {problem.text}")
         for line in problem.files[:SHOWN]:
             print(f"  {line}")
         if len(problem.files) > SHOWN:
             print(f"  and {len(problem.files) - SHOWN} more, in {REPORT}")
-    for part, kept in known.items():
-        if not len(kept):
-            raise DataError(f"the {part} part of {name} has no photo that can be read; it must have some")
-    return report
 
 
 def _write_inputs(

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from flows.edits.catalog import merge, open_params, write_params
 from learn.data.datasets.images import Images
@@ -13,6 +14,7 @@ from learn.data.photos.archives import Gathered, gather, tree_digest
 from learn.data.photos.decode import Mode, unwritable
 from learn.errors import DataError, ParamsError
 from tasks.params import load_params
+from tasks.params.dataset import Dataset
 from tasks.workspace.files import atomic_folder
 from tasks.workspace.paths import raw_folder
 
@@ -56,20 +58,8 @@ def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mo
 
     Returns what was done. Raises DataError or ParamsError, with nothing changed.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ParamsError([f"the name {name!r} must be a letter, then letters, digits, - and _"])
-    if problem := unwritable(str(path)):
-        raise DataError(f"the path {str(path)!r} {problem}; rename it")
-    params = load_params(params_file)
-    known = params.datasets.get(name)
+    known = _known(name, path, params_file, {"resize": size, "mode": mode})
     source = known.source if known else None
-    if known and not isinstance(source, Images):
-        raise ParamsError([f"datasets.{name} is {known.source.name}, not photos that were added; choose another name"])
-    for key, asked in (("resize", size), ("mode", mode)):
-        if known and asked and asked != (now := getattr(known.transform, key)):
-            raise ParamsError([f"datasets.{name}.transform.{key} is {now}, not {asked}; change it in {params_file}"])
-    if not known and f"{name}-cnn" in params.experiments:
-        raise ParamsError([f"experiments.{name}-cnn is already in {params_file}; choose another name"])
     with atomic_folder(raw_folder(name)) as partial:
         found = gather(path, partial)
         digest = tree_digest(partial)
@@ -99,6 +89,27 @@ def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mo
         f"dataset {name} {done}: {found.train:,} photos{test}, {len(found.classes)} classes{ignored}\n"
         f"now run: dvc repro"
     )
+
+
+def _known(name: str, path: Path, params_file: Path, asked: dict[str, Any]) -> Dataset | None:
+    """The dataset of photos that has this name already, if there is one. Raises DataError or ParamsError.
+
+    asked: settings of its transform that the user has given.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ParamsError([f"the name {name!r} must be a letter, then letters, digits, - and _"])
+    if problem := unwritable(str(path)):
+        raise DataError(f"the path {str(path)!r} {problem}; rename it")
+    params = load_params(params_file)
+    known = params.datasets.get(name)
+    if known and not isinstance(known.source, Images):
+        raise ParamsError([f"datasets.{name} is {known.source.name}, not photos that were added; choose another name"])
+    for key, value in asked.items():
+        if known and value and value != (now := getattr(known.transform, key)):
+            raise ParamsError([f"datasets.{name}.transform.{key} is {now}, not {value}; change it in {params_file}"])
+    if not known and f"{name}-cnn" in params.experiments:
+        raise ParamsError([f"experiments.{name}-cnn is already in {params_file}; choose another name"])
+    return known
 
 
 def _add(name: str, values: dict[str, object], found: Gathered, params_file: Path, *, size: int, mode: Mode) -> None:

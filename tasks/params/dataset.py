@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
@@ -117,44 +118,36 @@ class Dataset(Section):
 
     def problems(self) -> list[tuple[str, str]]:
         """(key below the dataset, what is wrong): what only source and settings together can tell."""
-        found = []
-        if self.split.test == "official" and not self.source.sizes[1]:
-            found.append(
-                (
-                    "split.test",
-                    f"is official, but {self.source.name} has no official test set; give a fraction",
-                )
-            )
-        elif self.split.test != "official" and self.source.sizes[1]:
-            found.append(
-                (
-                    "split.test",
-                    f"is {self.split.test}, but {self.source.name} has an official test set, which stays as it is; "
-                    "it must be official",
-                )
-            )
+        return [*self._problems_of_split(), *self._problems_of_transform(), *self._problems_of_champion()]
+
+    def _problems_of_split(self) -> Iterator[tuple[str, str]]:
+        name, sizes = self.source.name, self.source.sizes
+        if self.split.test == "official" and not sizes[1]:
+            yield "split.test", f"is official, but {name} has no official test set; give a fraction"
+        elif self.split.test != "official" and sizes[1]:
+            stays = f"but {name} has an official test set, which stays as it is; it must be official"
+            yield "split.test", f"is {self.split.test}, {stays}"
         else:
             for part in self.split.parts:
                 if self.sizes[part] < 1:
-                    key = "split.test" if part == "train" else f"split.{part}"
-                    found.append(
-                        (
-                            key,
-                            f"is {getattr(self.split, key.split('.')[1])}: it leaves the {part} part empty "
-                            f"({self.source.name} has {sum(self.source.sizes)} samples)",
-                        )
-                    )
+                    key = "test" if part == "train" else part
+                    empty = f"it leaves the {part} part empty ({name} has {sum(sizes)} samples)"
+                    yield f"split.{key}", f"is {getattr(self.split, key)}: {empty}"
         if self.split.stratify and not self.source.classes:
-            found.append(("split.stratify", f"is true, but {self.source.name} has no classes; it must be false"))
+            yield "split.stratify", f"is true, but {name} has no classes; it must be false"
+
+    def _problems_of_transform(self) -> Iterator[tuple[str, str]]:
+        name, photos = self.source.name, isinstance(self.source, Photos)
         if self.transform.resize and len(self.source.shape) != 3:
-            found.append(("transform.resize", f"is {self.transform.resize}, but {self.source.name} has no images"))
+            yield "transform.resize", f"is {self.transform.resize}, but {name} has no images"
         for key, example in (("resize", "64"), ("mode", "RGB (or L, grey)"), ("broken", "stop (or leave_out)")):
             value = getattr(self.transform, key)
-            if isinstance(self.source, Photos) and value is None:
-                found.append((f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"))
-            elif not isinstance(self.source, Photos) and value is not None and key != "resize":
-                found.append((f"transform.{key}", f"is {value}, but {self.source.name} has no photo files"))
+            if photos and value is None:
+                yield f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"
+            elif not photos and value is not None and key != "resize":
+                yield f"transform.{key}", f"is {value}, but {name} has no photo files"
+
+    def _problems_of_champion(self) -> Iterator[tuple[str, str]]:
         allowed = metrics_for(self.source.classes)
         if self.champion.metric not in allowed:
-            found.append(("champion.metric", f"is {self.champion.metric}; it must be one of {', '.join(allowed)}"))
-        return found
+            yield "champion.metric", f"is {self.champion.metric}; it must be one of {', '.join(allowed)}"

@@ -98,61 +98,84 @@ def _batch_check(experiment: Experiment, dataset: Dataset) -> str | None:
 
 
 def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> str | None:
-    classes = dataset.source.classes
-    images = len(dataset.shape) == 3
     if 0 in dataset.shape:
         return None  # photos without a size: reported already
-    if experiment.memory_format == "channels_last" and not images:
-        return f"memory_format is channels_last, but {experiment.dataset} has no images; it must be contiguous"
-    if not classes and experiment.loss.name in CLASSIFICATION_LOSSES:
-        return _loss_does_not_fit(experiment, classes, "it is a loss for classes")
-    if problem := _augmentation_problem(experiment, dataset):
+    if problem := _settings_problem(experiment, dataset):
         return problem
     with (
         warnings.catch_warnings(action="error", category=UserWarning),  # torch warns where it broadcasts
         torch.random.fork_rng(devices=[]),
         torch.device(device),
     ):
-        section = "loss"
-        try:
-            criterion = build_loss(experiment.loss.name, experiment.loss.arguments, classes)
-            section = "model"
-            _check_types(MODELS, experiment.model.name, experiment.model.arguments)
-            model = _build_model(experiment, dataset.shape, criterion)
-            section = "optimizer"
-            optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
-            if experiment.scheduler:
-                section = "scheduler"
-                scheduler = build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
-                if problem := _scheduler_problem(experiment, scheduler):
-                    return problem
-        except BuildError as error:
-            if device == "meta" and needs_data(error):
-                raise NeedsDataError(str(error)) from error
-            resizable = device == "meta" and (section, error.key) == ("model", "")
-            return _located(section, error) + (_size_that_fits(experiment, dataset, criterion) if resizable else "")
-        try:
-            _try(model, criterion, dataset.shape)
-            if dataset.sizes["train"] > 0:  # or it is reported already
-                batch_size = None if experiment.batch_size == "full" else experiment.batch_size
-                batch = _samples(criterion, dataset.shape)
-                try_batches(model, criterion, *batch, dataset.sizes["train"], batch_size)
-        except NeedsDataError:
-            raise
-        except BatchError as error:
-            what, _, message = str(error).partition(" ")
-            if what == "loss:":
-                return _loss_does_not_fit(experiment, classes, message)
-            if what == "batch_size":
-                return str(error)
-            resizable = device == "meta" and what == "shape:"
-            fits = _size_that_fits(experiment, dataset, criterion) if resizable else ""
-            return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
+        built = _build(device, experiment, dataset)
+        if isinstance(built, str):
+            return built
+        criterion, model = built
+        if problem := _batch_problem(device, experiment, dataset, criterion, model):
+            return problem
     if criterion.takes != "logits":
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             outputs = _build_model(experiment, dataset.shape, criterion).eval()(torch.rand(4, *dataset.shape))
         if not criterion.accepts(outputs):
-            return _loss_does_not_fit(experiment, classes, f"it takes {criterion.takes}, and the model gives logits")
+            why = f"it takes {criterion.takes}, and the model gives logits"
+            return _loss_does_not_fit(experiment, dataset.source.classes, why)
+    return None
+
+
+def _settings_problem(experiment: Experiment, dataset: Dataset) -> str | None:
+    """What does not fit and needs no model to be built."""
+    classes = dataset.source.classes
+    if experiment.memory_format == "channels_last" and len(dataset.shape) != 3:
+        return f"memory_format is channels_last, but {experiment.dataset} has no images; it must be contiguous"
+    if not classes and experiment.loss.name in CLASSIFICATION_LOSSES:
+        return _loss_does_not_fit(experiment, classes, "it is a loss for classes")
+    return _augmentation_problem(experiment, dataset)
+
+
+def _build(device: str, experiment: Experiment, dataset: Dataset) -> tuple[Criterion, nn.Module] | str:
+    """The criterion and the model; or what cannot be built, of the optimizer and the scheduler, too."""
+    section = "loss"
+    try:
+        criterion = build_loss(experiment.loss.name, experiment.loss.arguments, dataset.source.classes)
+        section = "model"
+        _check_types(MODELS, experiment.model.name, experiment.model.arguments)
+        model = _build_model(experiment, dataset.shape, criterion)
+        section = "optimizer"
+        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        if experiment.scheduler:
+            section = "scheduler"
+            scheduler = build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
+            if problem := _scheduler_problem(experiment, scheduler):
+                return problem
+    except BuildError as error:
+        if device == "meta" and needs_data(error):
+            raise NeedsDataError(str(error)) from error
+        resizable = device == "meta" and (section, error.key) == ("model", "")
+        return _located(section, error) + (_size_that_fits(experiment, dataset, criterion) if resizable else "")
+    return criterion, model
+
+
+def _batch_problem(
+    device: str, experiment: Experiment, dataset: Dataset, criterion: Criterion, model: nn.Module
+) -> str | None:
+    """What does not fit if a batch goes through model and loss."""
+    try:
+        _try(model, criterion, dataset.shape)
+        if dataset.sizes["train"] > 0:  # or it is reported already
+            batch_size = None if experiment.batch_size == "full" else experiment.batch_size
+            batch = _samples(criterion, dataset.shape)
+            try_batches(model, criterion, *batch, dataset.sizes["train"], batch_size)
+    except NeedsDataError:
+        raise
+    except BatchError as error:
+        what, _, message = str(error).partition(" ")
+        if what == "loss:":
+            return _loss_does_not_fit(experiment, dataset.source.classes, message)
+        if what == "batch_size":
+            return str(error)
+        resizable = device == "meta" and what == "shape:"
+        fits = _size_that_fits(experiment, dataset, criterion) if resizable else ""
+        return f"model.name is {experiment.model.name}, dataset {experiment.dataset}: {error}{fits}"
     return None
 
 
