@@ -4,7 +4,15 @@ import sys
 
 from tasks.warm import hand_over  # tasks stops on Windows, before an import fails there
 
-SERVERS = ("up", "down", "status")  # what deals with the warm process itself
+SERVER_COMMANDS = ("up", "down", "status")  # they deal with the warm process themselves
 
-if sys.argv[0].endswith("/trackway") and sys.argv[1:] and sys.argv[1] not in SERVERS:
-    hand_over("flows.cli", sys.argv[1:])  # before anything else is imported; returns if nobody is there to do it
+
+def _arguments() -> list[str]:
+    """Those of the `trackway` command, if this process is one; `python -m flows.cli` is that of this folder."""
+    if sys.argv[0].endswith("/trackway"):
+        return sys.argv[1:]
+    return sys.orig_argv[3:] if sys.argv[0] == "-m" and sys.orig_argv[1:3] == ["-m", "flows.cli"] else []
+
+
+if (arguments := _arguments()) and arguments[0] not in SERVER_COMMANDS:
+    hand_over("flows.cli", arguments)  # before anything else is imported; returns if nobody is there to do it

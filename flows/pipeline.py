@@ -250,7 +250,7 @@ def run_pipeline(
 
 if __name__ == "__main__":
     try:
-        final = run_pipeline(wait_for_server=start_temporary_server())
+        final = run_pipeline(wait_for_server=start_temporary_server().wait)
     except TrackwayError as error:
         sys.exit(error.as_message())
     if not final.is_completed():

@@ -13,46 +13,74 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from flows.servers.config import COMMAND_LIBRARIES
+from flows.servers.temporary import start_temporary_server
 from tasks.workspace.environment import WARM
 from tests.support.mlflow_server import Door, MlflowServer
 from tests.support.postgres import Postgres, cluster, programs
-from tests.support.project import ROOT, TRACKWAY, Project, Served, Webhook, free_port, make_project, warm_process
+from tests.support.project import (
+    AS_SHIPPED,
+    PREFECT,
+    ROOT,
+    TRACKWAY,
+    Project,
+    Served,
+    Webhook,
+    free_port,
+    make_project,
+    warm_process,
+)
 
 # A shell's background job has it ignored, and so would have every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def warm_stages() -> Iterator[None]:
-    """A warm process for all tests of a worker: they take half the time. What it must equal is the cold `by_repro`."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):  # a socket's path must be short
-        place = Path(folder, "warm.sock")
-        with warm_process(ROOT, place, place.with_suffix(".log")):
+def warm_socket() -> Iterator[str]:
+    """The socket of a warm process for all tests of a worker, and for the `trackway` command.
+
+    They take half the time. What it must equal is the cold `by_repro`.
+    """
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        place = Path(folder, "warm.sock")  # a socket's path must be short
+        with warm_process(ROOT, place, place.with_suffix(".log"), *COMMAND_LIBRARIES.split()):
             patch.setenv(WARM, str(place))
-            yield
+            yield str(place)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server for the flows of all tests of a worker, which would each start one, as a user's do."""
+    before = os.environ.copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        server = start_temporary_server()
+    server.wait()
+    yield
+    server.stop()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
 def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold."""
-    monkeypatch.delenv(WARM, raising=False)
+    """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold. So does Prefect's server."""
+    for name in (WARM, *PREFECT):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def project(tmp_path: Path, warm_stages: None) -> Project:
+def project(tmp_path: Path, warm_socket: str, prefect_server: None) -> Project:
     """A project in which nothing has run yet."""
     return make_project(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def by_flow(tmp_path_factory: pytest.TempPathFactory, warm_stages: None) -> Project:
+def by_flow(tmp_path_factory: pytest.TempPathFactory, warm_socket: str, prefect_server: None) -> Project:
     """A project in which the Prefect flow has run everything, warm. Not to be changed."""
 
     def run(project: Project) -> None:
-        log = project.run("python", "-m", "flows.cli", "run", check=True, **{WARM: ""}).stdout
+        log = project.run("python", "-m", "flows.cli", "run", check=True, **AS_SHIPPED).stdout
         (project.folder / ".git" / "first-run.log").write_text(log, encoding="utf-8")
 
     return made_once("by-flow", run, tmp_path_factory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -68,11 +69,11 @@ def run(
         if (running := state.running()) and running.password:
             os.environ |= for_clients(running.password)
         with _ended_by_ctrl_c():
-            wait_for_server = start_temporary_server()
+            server = start_temporary_server()
             _renew_prefect()
             from flows.pipeline import run_pipeline
 
-        final = run_pipeline(targets, workers, force, publish, wait_for_server)
+        final = run_pipeline(targets, workers, force, publish, server.wait)
         if final.is_cancelled():
             raise KeyboardInterrupt
     _print_results()  # that MLflow does not answer now makes no run fail
@@ -83,12 +84,18 @@ def run(
 
 
 def _renew_prefect() -> None:
-    """Prefect reads its settings when it is imported; in a fork of the warm process that was long ago."""
+    """Has Prefect read its settings and set up its log again, as if it were imported now.
+
+    In a fork of the warm process it was imported long ago, after MLflow, which gives Python's root logger a handler;
+    Prefect would leave its log to that one.
+    """
+    import prefect  # noqa: F401  its first import sets up the log
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
 
     refresh_global_settings_context()
-    setup_logging()
+    logging.getLogger().handlers.clear()
+    setup_logging(incremental=False)
 
 
 def next_steps() -> str:

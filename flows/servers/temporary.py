@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -23,18 +23,42 @@ from learn.errors import ServerError
 from tasks.workspace.environment import HOST, LIFELINE
 
 API = "PREFECT_API_URL"
-PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
+SECONDS_UNTIL_UP = 120  # until it answers; the first start makes Prefect's tables
 
 
-def start_temporary_server() -> Callable[[], None]:
-    """Starts a server, if Prefect is not told to use another; returns what waits until it answers.
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server that ends with this process; or none, if Prefect is told to use another."""
 
-    That raises ServerError, with the end of its log, if the server does not come up. To be called before Prefect is
-    imported: the one takes as long as the other.
+    process: subprocess.Popen[bytes] | None = None
+    api: str = ""
+    log: Path = Path()
+
+    def wait(self) -> None:
+        """Returns when it answers. Raises ServerError, with the end of its log, if it does not come up."""
+        deadline = time.monotonic() + SECONDS_UNTIL_UP
+        while self.process and not _answers(self.api):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                lines = self.log.read_text(errors="replace").splitlines()[-20:]
+                what = f"Prefect's temporary server does not answer; its log {self.log} ends:"
+                raise ServerError("\n".join([what, *lines]))
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends it before this process ends."""
+        if self.process and self.process.stdin:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+def start_temporary_server() -> TemporaryServer:
+    """Starts a server, if Prefect is not told to use another.
+
+    Call this before Prefect is imported: the one takes as long as the other.
     """
     home = Path(os.environ.get("PREFECT_HOME", ".prefect"))
     if _is_told(home):
-        return lambda: None
+        return TemporaryServer()
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         port = str(probe.getsockname()[1])
@@ -54,7 +78,7 @@ def start_temporary_server() -> Callable[[], None]:
         )
     api = f"http://{LOCAL}:{port}/api"
     os.environ |= {API: api, "PREFECT_UI_URL": ""} | for_clients(password)  # it has no page to link to
-    return lambda: _wait(process, api, log)
+    return TemporaryServer(process, api, log)
 
 
 def _is_told(home: Path) -> bool:
@@ -68,15 +92,6 @@ def _is_told(home: Path) -> bool:
     from prefect.settings import PREFECT_API_URL
 
     return bool(PREFECT_API_URL.value())
-
-
-def _wait(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not _answers(api):
-        if process.poll() is not None or time.monotonic() > deadline:
-            lines = log.read_text(errors="replace").splitlines()[-20:]
-            raise ServerError("\n".join([f"Prefect's temporary server does not answer; its log {log} ends:", *lines]))
-        time.sleep(0.1)
 
 
 def _answers(api: str) -> bool:

@@ -28,7 +28,12 @@ from tasks.workspace.environment import WARM
 
 ROOT = Path(__file__).parents[2]
 
+PREFECT = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_UI_URL")  # which server, and its password
 TRACKWAY = ("python", "-m", "flows.cli")  # the copy's, not the installed one
+
+
+# What takes the tests' warm process and Prefect's server away from a command.
+AS_SHIPPED = {WARM: "", "PREFECT_API_URL": ""}
 
 
 @dataclass(frozen=True)
@@ -139,10 +144,10 @@ def make_project(folder: Path) -> Project:
 
 @contextmanager
 def warm_process(
-    folder: Path, place: Path, log: Path, python: str = sys.executable
+    folder: Path, place: Path, log: Path, *libraries: str, python: str = sys.executable
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts one in a folder, which ends with this; its log says what it has forked for."""
-    command = [python, "-m", "flows.executors.warm", str(place)]
+    command = [python, "-m", "flows.executors.warm", str(place), *libraries]
     with (
         log.open("w") as output,
         subprocess.Popen(
@@ -165,6 +170,11 @@ class Served(Project):
 
     prefect: str  # addresses
     mlflow: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """It asks its own server, which Prefect's profile in the folder names."""
+        return {key: value for key, value in super().environment.items() if key not in PREFECT}
 
     def up(self) -> None:
         """With a warm process of its own, and with scheduled runs planned every 3 s."""

@@ -132,7 +132,7 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, web
 def test_a_stage_that_waits_is_not_timed_and_a_device_that_cannot_do_it_is_not_asked_again(finished: Project) -> None:
     """Somebody else works on a transform for longer than it may take; a model has not enough memory on this device."""
     finished.forget("transform@circles")
-    finished.edit("params.yaml", "transform: 3600", "transform: 30")
+    finished.edit("params.yaml", "transform: 3600", "transform: 15")
     finished.edit("learn/models/tiny_vgg.py", "    def forward(self", FULL + "    def forward(self")
     with FileLock(finished.folder / ".dvc/tmp/stages/transform-circles.lock"):
         flow = finished.start("python", "-m", "flows.cli", "run", "transform@circles", "train@digits-cnn")
@@ -142,7 +142,7 @@ def test_a_stage_that_waits_is_not_timed_and_a_device_that_cannot_do_it_is_not_a
             log += (line := flow.stdout.readline())
             assert line, log
         waiting_since = time.monotonic()
-        wait_until(lambda: time.monotonic() > waiting_since + 32, 60)
+        wait_until(lambda: time.monotonic() > waiting_since + 17, 60)
     log += flow.communicate(timeout=300)[0]
     assert "Task run 'transform circles' - Finished in state Completed" in log
     assert "train digits-cnn' - Finished in state DeviceError" in log

@@ -70,8 +70,10 @@ def runs(project: Project) -> list[str]:
     return [r.info.status for r in client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])]
 
 
-def assert_a_rerun_ends_as_if_nothing_had_happened(project: Project, served: Served, by_flow: Project) -> None:
-    log = project.run(*RUN, PREFECT_API_URL=f"{served.prefect}/api").stdout
+def assert_a_rerun_ends_as_if_nothing_had_happened(
+    project: Project, served: Served, by_flow: Project, warm_socket: str
+) -> None:
+    log = project.run(*RUN, PREFECT_API_URL=f"{served.prefect}/api", TRACKWAY_WARM=warm_socket).stdout
     assert "Completed('9 stages:" in log
     assert project.lock == by_flow.lock
     assert "up to date" in project.run("dvc", "status").stdout
@@ -87,12 +89,12 @@ def assert_a_rerun_ends_as_if_nothing_had_happened(project: Project, served: Ser
     ],
 )
 def test_a_killed_flow_takes_its_stages_with_it(
-    undone: Project, run: subprocess.Popen[str], served: Served, by_flow: Project, words: str
+    undone: Project, run: subprocess.Popen[str], served: Served, by_flow: Project, words: str, warm_socket: str
 ) -> None:
     read_until(run, words)
     run.kill()
     wait_until(lambda: not undone.processes("tasks."), 10)
-    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow)
+    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow, warm_socket)
 
 
 def test_a_killed_training_is_tried_once_more(
@@ -106,7 +108,7 @@ def test_a_killed_training_is_tried_once_more(
 
 
 def test_a_training_killed_with_its_writer_is_marked_by_the_next_one(
-    undone: Project, served: Served, by_flow: Project
+    undone: Project, served: Served, by_flow: Project, warm_socket: str
 ) -> None:
     undone.edit("params.yaml", *LONG)
     flow = undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api")
@@ -120,12 +122,12 @@ def test_a_training_killed_with_its_writer_is_marked_by_the_next_one(
             process.kill()
         flow.communicate()
     undone.edit("params.yaml", *reversed(LONG))
-    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow)
+    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow, warm_socket)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_flow_leaves_nothing_running(
-    undone: Project, served: Served, by_flow: Project, number: signal.Signals
+    undone: Project, served: Served, by_flow: Project, number: signal.Signals, warm_socket: str
 ) -> None:
     undone.edit("params.yaml", *LONG)
     flow = undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api")
@@ -139,7 +141,7 @@ def test_a_stopped_flow_leaves_nothing_running(
         flow.kill()
     assert runs(undone)[0] == "KILLED"
     undone.edit("params.yaml", *reversed(LONG))
-    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow)
+    assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow, warm_socket)
 
 
 class Terminal:

@@ -158,7 +158,7 @@ def test_it_ends_when_a_library_is_installed(finished: Project, tmp_path: Path) 
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     own = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    with warm_process(finished.folder, socket_of(finished), finished.folder / LOG, str(python)) as process:
+    with warm_process(finished.folder, socket_of(finished), finished.folder / LOG, python=str(python)) as process:
         finished.run(str(python), "-m", "tasks.split", "digits")
         assert "tasks.split digits" in finished.read(LOG)
         (own / "other-1.0.dist-info").mkdir()
@@ -212,6 +212,18 @@ def test_status_shows_it_and_a_bare_repro_uses_it(served: Served) -> None:
     wait_until(lambda: "ready" in served.read(".servers/warm.log"), 60)
     served.run("dvc", "repro", "--force", "--single-item", "split@blobs")
     assert "tasks.split split@blobs" in served.read(".servers/warm.log")
+
+
+def test_the_trackway_command_is_a_fork_while_the_servers_are_up(served: Served) -> None:
+    """Its log looks the same, and its flow is on the page of the server that runs."""
+    wait_until(lambda: "ready" in served.read(".servers/warm.log"), 60)
+    before = len(served.ask("flow_runs/filter", {}))
+    logs = [served.run(*TRACKWAY, "run", "blobs", **switch).stdout for switch in ({}, {"TRACKWAY_WARM": "off"})]
+    assert "flows.cli run blobs" in served.read(".servers/warm.log")
+    assert len(served.ask("flow_runs/filter", {})) == before + 2
+    warm, cold = ([re.sub(r"\d\d:\d\d:\d\d\.\d+", "", line) for line in log.splitlines()] for log in logs)
+    assert [line for line in warm if "Flow run" in line] == [line for line in cold if "Flow run" in line]
+    assert sorted(warm) == sorted(cold)
 
 
 @pytest.mark.hardware
