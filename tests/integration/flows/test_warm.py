@@ -221,7 +221,8 @@ def test_the_trackway_command_is_a_fork_while_the_servers_are_up(served: Served)
     logs = [served.run(*TRACKWAY, "run", "blobs", **switch).stdout for switch in ({}, {"TRACKWAY_WARM": "off"})]
     assert "flows.cli run blobs" in served.read(".servers/warm.log")
     assert len(served.ask("flow_runs/filter", {})) == before + 2
-    warm, cold = ([re.sub(r"\d\d:\d\d:\d\d\.\d+", "", line) for line in log.splitlines()] for log in logs)
+    time_or_id = re.compile(r"\d\d:\d\d:\d\d\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+    warm, cold = ([time_or_id.sub("", line) for line in log.splitlines()] for log in logs)
     assert [line for line in warm if "Flow run" in line] == [line for line in cold if "Flow run" in line]
     assert sorted(warm) == sorted(cold)
 
