@@ -43,7 +43,12 @@ class Split(Section):
     """Seed of the random draw."""
 
     def sizes(self, free: int, official: int) -> dict[str, int]:
-        """Samples in train, validation and test, rounded as scikit-learn does (up for the smaller parts)."""
+        """Returns the numbers of samples in train, validation and test, rounded as scikit-learn does.
+
+        Args:
+            free: Number of samples outside the official test set.
+            official: Number of samples in the official test set.
+        """
         return split_sizes(self.test, self.validation, free, official)
 
     @property
@@ -116,7 +121,7 @@ class Dataset(Section):
         return self.split.sizes(*self.source.sizes)
 
     def problems(self) -> list[tuple[str, str]]:
-        """(key below the dataset, what is wrong): what only source and settings together can tell."""
+        """Returns (key below the dataset, what is wrong) for settings that do not fit each other or the source."""
         found = []
         if self.split.test == "official" and not self.source.sizes[1]:
             found.append(

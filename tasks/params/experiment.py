@@ -17,7 +17,7 @@ from learn.training.defaults import (
 )
 from tasks.params.section import Named, Section
 
-PLATEAU = "ReduceLROnPlateau"  # the one scheduler that looks at a loss
+PLATEAU = "ReduceLROnPlateau"  # the only scheduler that needs a loss at each step
 
 
 class Optimizer(Named):
@@ -28,6 +28,7 @@ class Optimizer(Named):
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """All arguments of the optimizer, with `lr`."""
         return {"lr": self.lr, **super().arguments}
 
 

@@ -1,4 +1,4 @@
-"""Settings as MLflow's parameters and a table's columns name them."""
+"""Names nested settings as MLflow's parameters and a table's columns do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ if TYPE_CHECKING:
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optimizer": {"lr": 0.1}} → {"optimizer.lr": 0.1}; None stays out, a list stays whole."""
+    """Turns {"optimizer": {"lr": 0.1}} into {"optimizer.lr": 0.1}; drops None, and keeps lists as they are.
+
+    Args:
+        settings: Nested mappings.
+        prefix: Begins each name.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):

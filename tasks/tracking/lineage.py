@@ -1,4 +1,4 @@
-"""What ties a run to DVC, git and Prefect."""
+"""Collects what ties a run to DVC, git and Prefect."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What ties a run to DVC, git and Prefect."""
+    """What ties a run to DVC and Prefect."""
 
     dataset: str
-    path: str
-    digest: str
+    path: str  # the folder of the training data
+    digest: str  # DVC's md5 of that folder, or `unversioned`
     tags: dict[str, str]
-    note: str  # Markdown
+    note: str  # link to the Prefect flow run, in Markdown
 
 
 def lineage_of(stage_name: str, dataset: str) -> Lineage:
-    """DVC's md5 of the data and code that the stage reads, as they are now."""
+    """Returns the lineage of a training stage, with DVC's md5 of the data and code that it reads now.
+
+    Args:
+        stage_name: Name of the stage, such as `train@digits-mlp`.
+        dataset: Name of the dataset.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -55,7 +60,7 @@ def lineage_of(stage_name: str, dataset: str) -> Lineage:
 
 
 def git_context() -> dict[str, str]:
-    """MLflow's own tags: the user and git's commit."""
+    """Returns MLflow's own tags, which name the user and git's commit."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return resolve_tags({})
