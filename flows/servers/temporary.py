@@ -1,7 +1,8 @@
-"""A Prefect server for one `trackway run`, if none runs: the flow's own, in a session of its own.
+"""Starts a Prefect server for a single `trackway run` if no other server runs.
 
-Prefect would start one, too, but among the processes that a Ctrl-C in the terminal reaches, and would then ask it for
-minutes, in vain; and it would outlive a killed flow. This one ends when the flow's process ends, however that is.
+Prefect itself would start one, too, but Ctrl-C in the terminal would end that server before the flow, which would then
+wait for it for minutes; and it would outlive a flow that is killed. This one has its own session, and ends when the
+flow's process ends for any reason.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from learn.errors import ServerError
 from tasks.workspace.environment import HOST, LIFELINE
 
 API = "PREFECT_API_URL"
-PATIENCE = 120  # seconds until it answers; the first start makes Prefect's tables
+PATIENCE = 120  # seconds in which the server must answer; the first start creates Prefect's tables
 
 
 def start_temporary_server() -> Callable[[], None]:
-    """Starts a server, if Prefect is not told to use another; returns what waits until it answers.
+    """Starts a server unless Prefect's settings name one.
 
-    That raises ServerError, with the end of its log, if the server does not come up. To be called before Prefect is
-    imported: the one takes as long as the other.
+    Call before importing Prefect: the server starts while Prefect is imported, which takes as long.
+
+    Returns:
+        A function that waits until the server answers; it raises ServerError, with the end of the server's log, if the
+        server does not start.
     """
     home = Path(os.environ.get("PREFECT_HOME", ".prefect"))
     if _is_told(home):
@@ -47,18 +51,18 @@ def start_temporary_server() -> Callable[[], None]:
         process = subprocess.Popen(
             [sys.executable, *command, "--log-level", "warning", "--timeout-graceful-shutdown", "2"],
             env=os.environ | ours | for_server(password),
-            stdin=subprocess.PIPE,  # its lifeline: ends with this process
+            stdin=subprocess.PIPE,  # the server ends when this pipe closes, at the latest with this process
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     api = f"http://{LOCAL}:{port}/api"
-    os.environ |= {API: api, "PREFECT_UI_URL": ""} | for_clients(password)  # it has no page to link to
+    os.environ |= {API: api, "PREFECT_UI_URL": ""} | for_clients(password)  # this server has no page to link to
     return lambda: _wait(process, api, log)
 
 
 def _is_told(home: Path) -> bool:
-    """Whether Prefect's settings name a server, in the environment or in one of their files."""
+    """Returns whether Prefect's settings, in the environment or in one of their files, name a server."""
     profiles = os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")
     files = [Path(file) for file in (profiles, ".prefect/profiles.toml", "prefect.toml", "pyproject.toml", ".env")]
     if os.environ.get(API):
