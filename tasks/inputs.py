@@ -217,7 +217,7 @@ def watched(kind: str, dataset: str, *known: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename and _is_in(Path(os.fsdecode(error.filename)), set(known)):
-            raise  # the stage before has not run
+            raise  # the file of an earlier stage is missing, because that stage has not run
         traceback.print_exc()
         raise DataError(
             f"datasets.{dataset}.source in {PARAMS_FILE}: its class failed in the stage {kind}, see the lines above: "

@@ -78,7 +78,7 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
                 return reasons[name]
 
             def first_reason(name: str) -> str | None:
-                """Returns the first reason of the stages that this stage needs, or its own; None if there is none."""
+                """Returns the first reason found in the stages that this one needs, or in itself; None without any."""
                 needs = nx.dfs_postorder_nodes(graph, stages[name])
                 return next((found for need in needs if (found := reason(need.addressing))), None)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORSE = 1.1  # last held-out loss divided by the lowest one, above which the model overfits
+WORSE = 1.1  # factor by which a loss must rise: the held-out loss for overfitting, the training loss for divergence
 LITTLE = 0.01  # smallest fraction of the loss that counts as an improvement over the last epochs
 CHANCE = 0.9  # training loss divided by the loss of guessing, log(number of classes), above which the model underfits
 

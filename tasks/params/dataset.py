@@ -22,7 +22,7 @@ def _test_part(value: Any) -> Any:
 
 
 class Split(Section):
-    """How a dataset is parted; fractions are of all samples that are not in an official test set."""
+    """How a dataset is split; fractions are of all samples that are not in an official test set."""
 
     test: Annotated[
         Any,

@@ -39,7 +39,7 @@ def _batch_size(value: Any) -> Any:
 
 
 class EarlyStopping(Section):
-    """Training ends once the validation part's loss has not improved for so many epochs; the best epoch is kept."""
+    """Training ends once the validation loss has not improved for `patience` epochs; the best epoch is kept."""
 
     patience: Annotated[int, Field(ge=1)]
     """Number of epochs without a lower validation loss after which training ends."""
