@@ -1,8 +1,8 @@
-"""Prefect: walks DVC's graph; and the `trackway` command."""
+"""The Prefect flows, which run DVC's graph, and the `trackway` command."""
 
 import sys
 
-from tasks.warm import hand_over  # tasks stops on Windows, before an import fails there
+from tasks.warm import hand_over  # on Windows, importing tasks ends with a message before another import fails
 
 SERVER_COMMANDS = ("up", "down", "status")  # they deal with the warm process themselves
 

@@ -1,6 +1,7 @@
-"""Which flow runs have lost their process: each holds a lock in this folder, until its process ends, however that is.
+"""Finds flow runs whose process is gone, and marks them as Crashed.
 
-Such a run would be shown as running for ever, and keep others waiting.
+Prefect would show such a run as running for ever, and keep others waiting. Each flow run holds a lock in this folder,
+which the operating system releases when its process ends for any reason.
 """
 
 from __future__ import annotations
@@ -18,23 +19,25 @@ from prefect.states import Crashed
 
 from flows.notify import notify
 
-FOLDER = Path(".dvc/tmp/flows")  # a file a flow run, named by its id
+FOLDER = Path(".dvc/tmp/flows")  # has one file for each flow run, named by its id
 KILLED = "its process was killed"
 
 
 def hold(run: UUID) -> None:
-    """Takes the lock of a flow run, for as long as this process lives."""
+    """Takes the lock of a flow run, which this process holds until it ends."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     partial = FOLDER / f".{run}"
     lock = os.open(partial, os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    partial.rename(FOLDER / str(run))  # whoever sees the file finds it locked
+    partial.rename(FOLDER / str(run))  # the file gets this name only once it is locked
 
 
 def end_dead_runs(*, deployments: bool) -> None:
-    """Marks as Crashed the runs whose process has ended without a last word, and tells people.
+    """Marks as Crashed the runs whose process ended without a final state, and notifies people.
 
-    deployments: also those of deployments; while the process that started them lives, it does that itself.
+    Args:
+        deployments: Include runs of deployments; False while the process that started them lives, which marks them
+            itself.
     """
     for file in FOLDER.glob("[!.]*"):
         if _is_held(file):
@@ -42,7 +45,7 @@ def end_dead_runs(*, deployments: bool) -> None:
         with get_client(sync_client=True) as client:
             try:
                 run = client.read_flow_run(UUID(file.name))
-            except ObjectNotFound:  # of another server
+            except ObjectNotFound:  # the run belongs to another server
                 continue
             if run.deployment_id and not deployments:
                 continue
@@ -53,6 +56,7 @@ def end_dead_runs(*, deployments: bool) -> None:
 
 
 def tell_crash(run: FlowRun) -> None:
+    """Notifies people that the process of a flow run was killed."""
     notify(f"{run.name} ended Crashed", KILLED, flow_run_logger(run))
 
 
@@ -60,6 +64,6 @@ def _is_held(file: Path) -> bool:
     try:
         with file.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):  # the latter: another process has just dealt with it
+    except (BlockingIOError, FileNotFoundError):  # not found: another process has just marked the run
         return True
     return False

@@ -1,4 +1,4 @@
-"""What `trackway up` serves: the flows as deployments, with the schedules of params.yaml.
+"""Serves the flows as Prefect deployments, with the schedules of params.yaml; `trackway up` starts it.
 
 python -m flows.deployments
 """
@@ -38,13 +38,17 @@ from learn.errors import ParamsError, TrackwayError
 from tasks.params import PARAMS_FILE, Params
 from tasks.stage import checked_params
 
-SLUG = str(PARAMS_FILE)  # how the names of its schedules begin on Prefect's page
-BETWEEN_LOOKS = 10  # seconds
+SLUG = str(PARAMS_FILE)  # beginning of the slugs of schedules from params.yaml, unlike those added on Prefect's page
+BETWEEN_LOOKS = 10  # seconds between two searches for flow runs that were killed
 FLOWS: dict[str, Flow[..., Any]] = {"pipeline": pipeline, "retrain": retrain}
 
 
 def deployments(params: Params) -> list[RunnerDeployment]:
-    """One deployment a flow; a second run waits for the first. Raises ParamsError where Prefect refuses a schedule."""
+    """Returns one deployment for each flow; a second run of a deployment waits for the first.
+
+    Raises:
+        ParamsError: Prefect refuses a schedule, or a schedule names an unknown dataset.
+    """
     schedules: dict[str, list[Schedule]] = {name: [] for name in FLOWS}
     problems = []
     for number, entry in enumerate(params.flow.schedules):
@@ -84,6 +88,7 @@ def deployments(params: Params) -> list[RunnerDeployment]:
 
 
 def main() -> None:
+    """Serves the deployments until the process is ended."""
     try:
         params = checked_params()
         ready = deployments(params)
@@ -100,14 +105,14 @@ def main() -> None:
 
 @retry(stop=stop_after_delay(120), wait=wait_fixed(0.5))
 def _wait_for_server() -> None:
-    """It starts at the same time, and again when it has crashed."""
+    """Waits until Prefect's server answers; it starts at the same time as this process, and again after a crash."""
     with get_client(sync_client=True) as client:
         if problem := client.api_healthcheck():
             raise problem
 
 
 def _forget_old_schedules(ready: list[RunnerDeployment]) -> None:
-    """Those that params.yaml no longer has; what was added on Prefect's page stays."""
+    """Deletes the schedules that params.yaml no longer has; schedules added on Prefect's page stay."""
     with get_client(sync_client=True) as client:
         for deployment in ready:
             with suppress(ObjectNotFound):
@@ -119,19 +124,19 @@ def _forget_old_schedules(ready: list[RunnerDeployment]) -> None:
 
 
 def _look_for_dead_runs() -> None:
-    """Those of `trackway run`; a run of a deployment is watched by the process that serves, with the flow's hooks."""
+    """Looks for killed runs of `trackway run`, for ever; Prefect itself watches the runs of deployments."""
     while True:
         time.sleep(BETWEEN_LOOKS)
         try:
             end_dead_runs(deployments=False)
-        except Exception as error:  # such as a server that is just started again
+        except Exception as error:  # for example while the server is started again
             print(f"cannot look for flow runs that were killed: {error}", file=sys.stderr)
 
 
 def _end_dead_runs() -> None:
-    """Runs of deployments that were killed before their flow began, with the process that serves.
+    """Marks as Crashed the runs of deployments that were killed, with the serving process, before their flow began.
 
-    A flow that lives holds the lock of this folder.
+    Does nothing while a flow holds the lock of this folder.
     """
     try:
         with FileLock(FLOW_LOCK, timeout=0), get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""DVC's graph: which stages there are, what each needs, and what is not up to date. No edge is written twice."""
+"""Reads DVC's graph: which stages there are, what each needs, and which are not up to date."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tasks.params import PARAMS_FILE, Params, read_yaml
 parse_once()
 
 DVC_FILE = Path("dvc.yaml")
-FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # one flow at a time works in a folder
+FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # the lock by which one flow at a time works in a folder
 SHIPPED = "`git diff dvc.yaml` shows what was changed"
-KINDS = {  # kind of stage → what it is there for each of
+KINDS = {  # kind of stage → the section of params.yaml for whose entries it exists
     "group": "sections",
     "download": "datasets",
     "split": "datasets",
@@ -43,11 +43,11 @@ class Graph:
 
     def __init__(self, root: Path) -> None:
         """Raises GraphError if dvc.yaml or dvc.lock cannot be read, or if their stages do not fit together."""
-        read_yaml(Path(os.path.relpath(root / DVC_FILE)))  # whose message has line and column, unlike DVC's
+        read_yaml(Path(os.path.relpath(root / DVC_FILE)))  # its message has line and column, unlike DVC's
         try:
             self.repo = Repo(str(root))
             stages = [stage for stage in self.repo.index.stages if isinstance(stage, PipelineStage)]
-            self._graph = self.repo.index.graph  # an edge leads from a stage to one that it needs
+            self._graph = self.repo.index.graph  # an edge leads from a stage to a stage that it needs
         except YAMLValidationError as error:
             text = YAML().load(root / DVC_FILE)
             found = [(".".join(map(str, e.path)), determine_linecol(text, e.path)[0], e.msg) for e in error.exc.errors]
@@ -58,7 +58,7 @@ class Graph:
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in stages}
 
     def check(self, params: Params) -> None:
-        """Raises GraphError if dvc.yaml has not the stages of these datasets and experiments, or others too."""
+        """Raises GraphError unless dvc.yaml has exactly the stages of these datasets and experiments."""
         named = {"datasets": [*params.datasets], "experiments": [*params.experiments], "sections": ["experiments"]}
         wanted = {f"{kind}@{name}" for kind, section in KINDS.items() for name in named[section]}
         problems = [f"{DVC_FILE} has no stage {name}; {SHIPPED}" for name in sorted(wanted - set(self.stages))]
@@ -81,15 +81,23 @@ class Graph:
 
     @retry(retry=retry_if_exception_type(LockError), wait=wait_fixed(1))
     def changed(self, names: Iterable[str] | None = None) -> set[str]:
-        """The stages that are not up to date, as DVC sees them now; of those named, if any are. Waits for stages that
-        somebody else runs. A stage must not have run since this graph was read."""
+        """Returns the stages that DVC does not consider up to date; waits while another process runs stages.
+
+        A stage must not have run since this graph was read.
+
+        Args:
+            names: Stages to look at; None for all.
+        """
         with self.repo.lock:
             return {name for name in names or self.stages if self.stages[name].changed()}
 
     def restore(self) -> list[str]:
-        """Brings outputs that are gone back from DVC's cache, as dvc.lock has them; returns their stages.
+        """Restores missing outputs from DVC's cache, as dvc.lock lists them, and returns their stages.
 
-        DVC removes a stage's outputs before it runs the stage. Raises GraphError if the cache has them no longer.
+        DVC removes a stage's outputs before it runs the stage, so they are missing if the stage did not finish.
+
+        Raises:
+            GraphError: The cache no longer has them.
         """
         gone = [
             name for name, stage in self.stages.items() if any(out.hash_info and not out.exists for out in stage.outs)
@@ -102,7 +110,11 @@ class Graph:
         return gone
 
     def remove_outputs(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Removes the outputs of stages if DVC's cache holds them as they are; returns those removed and those left."""
+        """Removes those outputs of stages that DVC's cache has, too.
+
+        Returns:
+            The paths that were removed, and those that were left because the cache does not have them as they are.
+        """
         gone, kept = [], []
         for out in (out for name in names for out in self.stages[name].outs if out.exists):
             if out.changed_cache() or out.changed_checksum():
@@ -111,17 +123,23 @@ class Graph:
                 out.remove()
                 gone.append(out.def_path)
                 if (folder := Path(out.fs_path).parent).name == out.stage.addressing.partition("@")[2]:
-                    with suppress(OSError):  # another output is still in it
+                    with suppress(OSError):  # another output is still in the folder
                         folder.rmdir()
         return gone, kept
 
     def needs(self, name: str) -> list[str]:
+        """Returns the names of the stages that a stage needs directly."""
         return [stage.addressing for stage in self._graph.successors(self.stages[name])]
 
     def order(self, targets: Iterable[str] | None) -> list[str]:
-        """The stages that the targets need, these first; all of them without targets.
+        """Returns the targets' stages and all that they need, each after those that it needs.
 
-        A target: a stage (train@digits-mlp), a kind of stage (train), an experiment (digits-mlp) or a dataset (digits).
+        Args:
+            targets: Stages (train@digits-mlp), kinds of stages (train), experiments (digits-mlp) or datasets (digits);
+                without any, all stages are returned.
+
+        Raises:
+            ParamsError: A target is none of these.
         """
         wanted = set(self.stages) if not targets else set()
         for target in targets or ():

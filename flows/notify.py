@@ -1,4 +1,4 @@
-"""Telling people: a failed or crashed flow, a new champion; in the log, and at the addresses in params.yaml."""
+"""Notifies people of failed flows and new champions, in the log and at the addresses in params.yaml."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from learn.errors import TrackwayError
 from tasks.params import Params, load_params
 from tasks.workspace.files import write_atomically
 
-KNOWN = Path(".dvc/tmp/notify.json")  # the addresses when params.yaml was last right
-SECONDS = 10  # that a webhook has to answer
+KNOWN = Path(".dvc/tmp/notify.json")  # the addresses when params.yaml last had no mistakes
+SECONDS = 10  # time that a webhook has to answer
 
 Log = Logger | LoggerAdapter[Any]
 
 
 def remember_addresses(params: Params) -> None:
-    """For a failure at a time when params.yaml cannot be read, perhaps because of that."""
+    """Keeps the addresses in params.yaml for failures while the file cannot be read."""
     write_atomically(KNOWN, json.dumps(params.flow.notify).encode())
 
 
 def notify(title: str, text: str, log: Log) -> None:
-    """Sends to every address of `flow.notify`; one that cannot be reached is named in the log, and nothing else.
+    """Sends a message to every address of `flow.notify`, and writes it to the log.
 
-    Never raises. The log gets no path and no query of an address, for these hold tokens.
+    An address that cannot be reached raises nothing; the log names it without path and query, which may hold tokens.
     """
     log.info(f"{title}: {text}")
     for number, address in enumerate(_addresses(log)):
@@ -48,8 +48,12 @@ def _addresses(log: Log) -> list[str]:
 
 
 def _tell(address: str, title: str, text: str) -> str | None:
-    """Sends to an Apprise address (slack://..., mailto://...), JSON to any other http(s) one; returns what failed."""
-    logging.getLogger("apprise").disabled = True  # it logs whole addresses
+    """Sends to an Apprise address (slack://..., mailto://...), or JSON to another http(s) address.
+
+    Returns:
+        What failed, for the log; None if nothing did.
+    """
+    logging.getLogger("apprise").disabled = True  # apprise logs whole addresses
     message = {"title": f"Trackway: {title}", "message": text, "type": "info"}
     if target := apprise.Apprise.instantiate(address):
         sent = target.notify(title=message["title"], body=text)
@@ -60,6 +64,6 @@ def _tell(address: str, title: str, text: str) -> str | None:
             return "is no address that Apprise or a webhook knows"
         answer = requests.post(address, json=message, timeout=SECONDS)
         problem = None if answer.ok else f"status {answer.status_code}"
-    except (requests.RequestException, ValueError) as error:  # whose text has the whole address
+    except (requests.RequestException, ValueError) as error:  # the error's text has the whole address
         problem = type(error).__name__
     return problem and f"({shown.scheme}://{shown.hostname}) could not be told: {problem}"

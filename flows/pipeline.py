@@ -1,8 +1,8 @@
-"""The flows: walk DVC's graph and run each stage as a Prefect task, as soon as what it needs is done.
+"""The Prefect flows, which run each stage of DVC's graph as a task, as soon as the stages that it needs are done.
 
     python -m flows.pipeline            # everything in params.yaml; `trackway run` does the same and prints the results
 
-The graph is DVC's, read from it; a task runs `dvc repro --single-item STAGE`, and DVC decides what is up to date.
+The graph is read from DVC. A task runs `dvc repro --single-item STAGE`, and DVC decides what is up to date.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _name(flow: str, parameters: dict[str, Any]) -> str:
 
 
 def _tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    name = _name(flow.name, flow_run.parameters)  # flow_run.name may be the one that it had before it began
+    name = _name(flow.name, flow_run.parameters)  # flow_run.name may be the random name from before the run began
     notify(f"{name} ended {state.name}", state.message or "", flow_run_logger(flow_run, flow))
 
 
@@ -60,9 +60,12 @@ def pipeline(
 ) -> State[Any]:
     """Brings everything in params.yaml up to date, or the targets and what they need.
 
-    targets: stages (train@digits-mlp), kinds of stages (train), experiments or datasets. workers: stages at a time; by
-    default as many as there are cores for their threads (affinity and a container's quota count). force: run also what
-    is up to date. publish: a git branch; whatever was made is pushed, the outputs to DVC's remote, dvc.lock there.
+    Args:
+        targets: Stages (train@digits-mlp), kinds of stages (train), experiments or datasets.
+        workers: Number of stages at a time; by default as many as the cores have room for with their threads (affinity
+            and a container's quota count).
+        force: Run stages that are up to date, too.
+        publish: A branch of git's origin; afterwards outputs are pushed to DVC's remote, and dvc.lock to this branch.
     """
     return _bring_up_to_date(targets, workers, lambda stage: force, publish)
 
@@ -73,9 +76,13 @@ def pipeline(
     on_crashed=[_tell_failure],
 )
 def retrain(dataset: str, workers: int | None = None) -> State[Any]:
-    """Trains, evaluates and registers a dataset's experiments again, also where they are up to date.
+    """Trains, evaluates and registers a dataset's experiments again, even if they are up to date.
 
-    What comes before (download, split, transform) runs only where it is not up to date.
+    The stages before (download, split, transform) run only if they are not up to date.
+
+    Args:
+        dataset: Name of the dataset.
+        workers: Number of stages at a time; by default as many as the cores have room for with their threads.
     """
     checked_params().dataset(dataset)
     again = ("train", "evaluate", "register")
@@ -85,7 +92,7 @@ def retrain(dataset: str, workers: int | None = None) -> State[Any]:
 def _bring_up_to_date(
     targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None = None
 ) -> State[Any]:
-    """However it ends, no stage outlives it, and no outputs are gone that DVC's cache has."""
+    """Runs the stages and, however that ends, stops those still running and restores missing outputs from the cache."""
     hold(UUID(runtime.flow_run.id))
     try:
         with _alone_in_this_folder(), _restored_unless_completed() as outcome, all_stopped_at_the_end():
@@ -97,7 +104,11 @@ def _bring_up_to_date(
 
 @contextmanager
 def _restored_unless_completed() -> Iterator[list[State[Any]]]:
-    """Around a flow, which appends its final state: brings back what stopped or failed stages had made before."""
+    """Restores what stopped or failed stages had made before, unless the block completes.
+
+    Yields:
+        A list to which the block appends its final state.
+    """
     outcome: list[State[Any]] = []
     try:
         yield outcome
@@ -132,7 +143,7 @@ def _walk(
         states = _run_stages(waiting, workers, graph, changed, force, params)
     try:
         publish(params)
-    except Exception as error:  # of MLflow, Prefect or a file: the stages have succeeded all the same
+    except Exception as error:  # MLflow, Prefect or a file failed, but the stages have succeeded
         get_run_logger().warning(f"the results are not on this run's page: {type(error).__name__}: {error}")
     if branch:
         publish_results(branch)
@@ -140,7 +151,14 @@ def _walk(
 
 
 def _how_many_run(stages: list[str], graph: Graph, changed: set[str], force: Callable[[str], bool]) -> int:
-    """Of stages, each after what it needs: those that are to run, and those that need these."""
+    """Returns how many stages must run or may have to, because a stage that they need must.
+
+    Args:
+        stages: Each after those that it needs.
+        graph: DVC's graph.
+        changed: The stages that are not up to date.
+        force: Whether a stage runs even if it is up to date.
+    """
     run: set[str] = set()
     for name in stages:
         if name in changed or force(name) or not run.isdisjoint(graph.needs(name)):
@@ -151,7 +169,7 @@ def _how_many_run(stages: list[str], graph: Graph, changed: set[str], force: Cal
 def _run_stages(
     waiting: list[str], workers: int, graph: Graph, changed: set[str], force: Callable[[str], bool], params: Params
 ) -> dict[str, State[Any]]:
-    """Runs each stage as soon as what it needs is done; the state in which each ended."""
+    """Runs each stage as soon as the stages that it needs are done, and returns the final state of each."""
     timeouts = params.flow.timeouts.model_dump()
     mlflow = _Mlflow(params)
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -161,7 +179,7 @@ def _run_stages(
         done = set(futures) - set(running.values())
         for name in ready(waiting, done, graph.needs, workers - len(running)):
             needs = [futures[need] for need in graph.needs(name)]
-            # If a need was run, look again; if one failed, Prefect ends the task as NotReady.
+            # If a needed stage has run, DVC is asked again; if one has failed, Prefect ends the task as NotReady.
             ran = any(need.state.name != "Cached" for need in needs)
             unchanged = name not in changed and not (ran and graph.changed([name]))
             kind = name.partition("@")[0]
@@ -172,27 +190,34 @@ def _run_stages(
             waiting.remove(name)
         if running:
             first = next(as_completed(list(running)))
-            first.wait()  # until then its state is what the server last heard
+            first.wait()  # before this, its state may be out of date
             running.pop(first)
     return {name: future.state for name, future in futures.items()}
 
 
 def ready(waiting: list[str], done: Collection[str], needs: Callable[[str], list[str]], free: int) -> list[str]:
-    """The stages that can start now, in their order: those whose needs are done, as many as there are free workers."""
+    """Returns the stages that can start now, in their order.
+
+    Args:
+        waiting: Stages that have not started.
+        done: Stages that have ended.
+        needs: Returns the stages that a stage needs.
+        free: Number of free workers, the largest number of stages returned.
+    """
     return [name for name in waiting if all(need in done for need in needs(name))][: max(free, 0)]
 
 
 class _Mlflow:
-    """What its store lacks, as after `dvc pull` or `make clean`: DVC restores outputs, and the runs are not among them.
+    """Tells what MLflow's store lacks, for example after `dvc pull` or `make clean`: DVC restores outputs, not runs.
 
-    Asked no more once it does not answer.
+    Once the store does not answer, it is not asked again.
     """
 
     def __init__(self, params: Params) -> None:
         self._params, self._answers = params, True
 
     def lacks(self, stage: str) -> bool:
-        """Whether a stage is to run although it may be up to date: register completes the runs of its dataset."""
+        """Returns whether a stage must run even if it is up to date: register completes the runs of its dataset."""
         kind, _, dataset = stage.partition("@")
         if kind != "register" or not self._answers:
             return False
@@ -216,7 +241,7 @@ def _final_state(states: dict[str, State[Any]]) -> State[Any]:
 
 
 def _alone_in_this_folder() -> AbstractContextManager[None]:
-    """One flow at a time in a working tree, whoever starts it."""
+    """Holds the lock by which one flow at a time works in this folder, whoever starts it."""
     FLOW_LOCK.parent.mkdir(parents=True, exist_ok=True)
     waiting = "another flow is at work in this folder; waiting for it to end"
     return one_at_a_time(FileLock(FLOW_LOCK), lambda: get_run_logger().info(waiting))
@@ -229,19 +254,28 @@ def run_pipeline(
     branch: str | None = None,
     wait_for_server: Callable[[], None] = lambda: None,
 ) -> State[Any]:
-    """The flow from a terminal; returns its final state. Raises ParamsError before Prefect is bothered.
+    """Runs the flow `pipeline` from a terminal, and returns its final state.
 
-    wait_for_server: returns when Prefect's server answers.
+    Args:
+        targets: Stages, kinds of stages, experiments or datasets; None for all.
+        workers: Number of stages at a time; None for the default.
+        force: Run stages that are up to date, too.
+        branch: A branch of git's origin to publish to; None for none.
+        wait_for_server: Returns when Prefect's server answers.
+
+    Raises:
+        ParamsError: params.yaml or an argument has mistakes; no flow run was started.
+        GraphError: The same for dvc.yaml or dvc.lock.
     """
     params = checked_params()
     graph = Graph(Path.cwd())
     graph.check(params)
     graph.order(targets)
     if params.tracking:
-        address(params.tracking)  # a variable that is not set is told before any work
+        address(params.tracking)  # reports an environment variable that is not set before any work
     if branch:
         check_publishable(params, graph, branch)
-    # The results need it and MLflow with it, and Prefect's server takes seconds to start.
+    # Publishing the results needs this import; meanwhile Prefect's server starts, which takes seconds, too.
     Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
     wait_for_server()
     end_dead_runs(deployments=False)

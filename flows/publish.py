@@ -1,4 +1,4 @@
-"""What a flow in a container leaves behind, whose disk goes with it: outputs in DVC's remote, dvc.lock in git.
+"""Publishes a flow's results, outputs to DVC's remote and dvc.lock with git, if its disk is lost as in a container.
 
 trackway run --publish main
 """
@@ -21,8 +21,12 @@ AUTHOR = ("-c", "user.name=Trackway", "-c", "user.email=trackway@localhost")
 
 
 def check_publishable(params: Params, graph: Graph, branch: str) -> None:
-    """Raises ParamsError if something of the results would be lost with this disk, or if the branch would get more than
-    dvc.lock, or a dvc.lock of settings and code that it has not. ServerError if git cannot ask `origin`.
+    """Checks before a run that its results can be published.
+
+    Raises:
+        ParamsError: Some results would be lost with this disk, or the branch would get more than dvc.lock, or a
+            dvc.lock made by settings and code that the branch does not have.
+        ServerError: git cannot reach `origin`.
     """
     problems = []
     if params.tracking and (store := address(params.tracking)).file:
@@ -51,9 +55,10 @@ def check_publishable(params: Params, graph: Graph, branch: str) -> None:
 
 
 def publish_results(branch: str) -> None:
-    """Pushes the outputs to DVC's remote, then dvc.lock, as a commit of its own, to a branch of git's `origin`.
+    """Pushes outputs to DVC's remote, then a commit with only dvc.lock to a branch of git's `origin`.
 
-    Raises ServerError with what git or DVC said.
+    Raises:
+        ServerError: git or DVC failed; the text has what it said.
     """
     _run(sys.executable, "-m", "dvc", "push", "--quiet")
     _run("git", "add", LOCK)
@@ -62,7 +67,7 @@ def publish_results(branch: str) -> None:
     push = ("git", "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
     try:
         _run(*push)
-    except ServerError:  # somebody else may have pushed meanwhile
+    except ServerError:  # another process may have pushed meanwhile
         try:
             _run("git", *AUTHOR, "pull", "--quiet", "--rebase", "origin", branch)
         except ServerError:

@@ -1,7 +1,7 @@
-"""A stage as a Prefect task: `dvc repro --single-item STAGE` in a process of its own, with its kind's policy.
+"""Runs a stage as a Prefect task: `dvc repro --single-item STAGE` in a separate process, with its kind's retry policy.
 
-A stage ends with its flow: where the flow is stopped, the flow ends its stages; where it is killed, each stage sees the
-end of its standard input (tasks/lifeline.py).
+A stage ends with its flow: a flow that is stopped ends its stages; if it is killed, each stage sees that its standard
+input closes (tasks/lifeline.py).
 """
 
 from __future__ import annotations
@@ -33,21 +33,28 @@ from learn.errors import DeviceError, NetworkError, NotFiniteError
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL, LIFELINE, OUTCOME, WAITING
 from tasks.workspace.outcome import Outcome, told
 
-LAST_LINES = 40  # of a stage's output, among which its error is looked for
+LAST_LINES = 40  # number of lines at the end of a stage's output in which its error is looked for
 DECISIVE_ERRORS = {
     error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)
-}  # they decide on another try
-SECONDS_TO_END = 5.0  # that a stage has to end when it is asked to; then it is killed
+}  # names of the errors that decide whether a stage is tried again
+SECONDS_TO_END = 5.0  # time that a stage has to end after SIGTERM; then it is killed
 
 _running: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
 def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> State[Any]:
-    """Runs one stage and passes its lines on to the log. One that is up to date ends as `Cached`.
+    """Runs one stage, and writes its output to the log.
 
-    timeout: seconds, then the stage is stopped and ends as `TimedOut`; the time in which it waits for another stage, as
-    for a GPU, is not counted. A failure's message holds the error.
+    Args:
+        name: Name of the stage, such as train@digits-mlp.
+        up_to_date: Whether the stage need not run; it then ends as `Cached`.
+        force: Run the stage even if DVC considers it up to date.
+        timeout: Seconds after which the stage is stopped and ends as `TimedOut`, not counting the time in which it
+            waits for another stage, such as one on the GPU; None for no limit.
+
+    Returns:
+        The final state; after a failure its message has the error.
     """
     if up_to_date:
         return Completed(name="Cached", message="up to date")
@@ -108,13 +115,13 @@ def _timed_out(name: str, timeout: int | None) -> State[Any]:
 
 
 def final_state(name: str, code: int, outcome: Outcome | None, lines: Iterable[str]) -> State[Any]:
-    """The state in which a stage's task ends.
+    """Returns the state in which a stage's task ends.
 
     Args:
-        name: of the stage, such as train@digits-mlp.
-        code: the exit code of DVC.
-        outcome: what the stage left for its flow; None if it did not run, or was killed.
-        lines: the last ones that it printed.
+        name: Name of the stage, such as train@digits-mlp.
+        code: Exit code of DVC.
+        outcome: What the stage left for its flow; None if it did not run, or was killed.
+        lines: The last lines that it printed.
     """
     if code:
         error = outcome.error if outcome else ""
@@ -122,14 +129,14 @@ def final_state(name: str, code: int, outcome: Outcome | None, lines: Iterable[s
             name=error if error in DECISIVE_ERRORS else "Failed",
             message=f"{name} failed with exit code {code}: {_cause(lines) or f'dvc repro {name} says why'}",
         )
-    if not outcome:  # every stage that runs leaves one
+    if not outcome:  # every stage that runs leaves an outcome
         return Completed(name="Cached", message="up to date, or restored from DVC's cache")
     return Completed(message=outcome.summary)
 
 
 def _cause(lines: Iterable[str]) -> str:
-    """Of a failed stage's last lines those that say why; all of them are in its log already."""
-    lines = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]  # DVC's
+    """Returns those of a failed stage's last lines that say why it failed."""
+    lines = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]  # printed by DVC
     return "\n".join([line for line in lines if line.startswith("error: ")] or lines[-1:])
 
 
@@ -137,6 +144,7 @@ class _SaysIt(logging.Filter):
     """Drops Prefect's "Task run failed with state" before its "Finished in state", which says the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Returns False for the messages to drop, which have an empty exception."""
         return not (record.exc_info and record.exc_info[0] is None)
 
 
@@ -145,18 +153,20 @@ logging.getLogger("prefect.task_runs").addFilter(_SaysIt())
 
 @contextmanager
 def _process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """DVC with a stage below it, in a session of its own: a Ctrl-C in the terminal reaches the flow alone.
+    """Starts DVC with a stage below it, in a session of its own, so that Ctrl-C in the terminal reaches only the flow.
 
-    folder: for what the stage says: a file that is there while it waits for another one, and its outcome.
+    Args:
+        arguments: Arguments of the `dvc` command.
+        folder: A folder for the stage's outcome, and for a file that exists while the stage waits for another one.
     """
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml says python
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml calls `python`
         "PYTHONUNBUFFERED": "1",
         LIFELINE: "stdin",
         WAITING: str(folder / "waiting"),
         OUTCOME: str(folder / "outcome.json"),
         FLOW_RUN: str(runtime.flow_run.id),
-        FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # an ephemeral server has no page
+        FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # a temporary server has no page
     }
     with subprocess.Popen(
         [sys.executable, "-m", "tasks.warm", "dvc", *arguments],
@@ -179,7 +189,7 @@ def _process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def all_stopped_at_the_end() -> Iterator[None]:
-    """Around a flow: however it ends (Ctrl-C, SIGTERM, an error), no stage outlives it."""
+    """Ends all running stages when the block ends for any reason (Ctrl-C, SIGTERM, an error)."""
     _stopping.clear()
     try:
         yield
@@ -189,7 +199,7 @@ def all_stopped_at_the_end() -> Iterator[None]:
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
-    """Ends processes and all below them: asks first, kills after SECONDS_TO_END."""
+    """Ends processes and all below them by SIGTERM, and kills those that are left after SECONDS_TO_END."""
     family: list[psutil.Process] = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -203,17 +213,17 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def failed_by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Not by a wrong checksum or a file that is not there: the same question would get the same answer."""
+    """Returns whether a task failed because of the network; a wrong checksum or a missing file would fail again."""
     return state.name == NetworkError.__name__
 
 
 def may_succeed_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Not by taking too long, nor by a loss that became NaN, a device that is not there or has not enough memory."""
+    """Returns whether another try may succeed: not after a timeout, a loss that became NaN, or a device's error."""
     return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__)
 
 
 def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
-    """The Prefect task of a kind of stage. One cache decides what runs, DVC's: Prefect's stays off."""
+    """Returns the Prefect task of a kind of stage; Prefect's cache is off, since DVC decides what runs."""
     return Task(
         run_stage,
         name=kind,
@@ -229,7 +239,7 @@ TASKS = {
     "download": _task(
         "download",
         retries=3,
-        retry_delay_seconds=exponential_backoff(2),  # 2, 4, 8 seconds, and as much again by chance
+        retry_delay_seconds=exponential_backoff(2),  # 2, 4, 8 seconds, each up to doubled at random
         retry_jitter_factor=1,
         retry_condition_fn=failed_by_network,
     ),

@@ -1,1 +1,1 @@
-"""Pure PyTorch: params, datasets, models, metrics, the training loop, plots and checks. No DVC, Prefect or MLflow."""
+"""Pure PyTorch: datasets, models, metrics, the training loop, plots and checks, without DVC, Prefect or MLflow."""

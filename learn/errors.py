@@ -1,16 +1,16 @@
-"""The errors that a user can cause, and mend. Anything else is a bug and keeps its traceback.
+"""The errors that a user can cause and mend; any other exception is a bug and keeps its traceback.
 
 TrackwayError
-├── ParamsError      something in params.yaml
-├── GraphError       something in dvc.yaml or dvc.lock, or a stage reads what dvc.yaml does not list
-├── DownloadError    a dataset's file could not be had
-│   └── NetworkError     and the network was a reason: later it may be there
+├── ParamsError      a mistake in params.yaml
+├── GraphError       a mistake in dvc.yaml or dvc.lock, or a stage reads a file that dvc.yaml does not list
+├── DownloadError    a dataset's file could not be downloaded
+│   └── NetworkError     the network was one of the reasons, so a later attempt may work
 ├── DataError        a dataset's files are not what they should be
-├── DeviceError      the device asked for is not there, or too small
+├── DeviceError      the requested device does not exist or has too little memory
 ├── BatchError       model, loss and data do not fit each other
 ├── NotFiniteError   a loss, a weight or a metric is NaN or infinite
 ├── TrackingError    the MLflow store cannot be used
-│   └── StoreUnreachable  its server does not answer now: later it may
+│   └── StoreUnreachable  the store's server does not answer; it may later
 └── ServerError      a server could not be started
 """
 
@@ -24,19 +24,19 @@ from pathlib import Path
 
 
 class TrackwayError(Exception):
-    """Its text is the whole message: what, which value, what is allowed, the next step."""
+    """An error that a user can mend; its text names the key, the value, what is allowed and the next step."""
 
     exit_code = 1
-    last_line = ""  # of the message; who started the stage tells by it whether to try again
+    last_line = ""  # last line of the message, by which whoever started the stage knows whether to try again
 
     def as_message(self) -> str:
-        """For the terminal: each line marked as an error, and nothing in it that a terminal would obey."""
+        """Returns the text for a terminal: each line marked as an error, control characters escaped."""
         lines = [f"error: {printable(line)}" for line in str(self).split("\n")]
         return "\n".join([*lines, self.last_line] if self.last_line else lines)
 
 
 class ParamsError(TrackwayError):
-    """Every mistake found in params.yaml, one a line."""
+    """One or more mistakes in params.yaml, one on each line."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -44,51 +44,62 @@ class ParamsError(TrackwayError):
 
 
 class GraphError(TrackwayError):
-    pass
+    """A mistake in dvc.yaml or dvc.lock, or a stage reads a file that dvc.yaml does not list."""
 
 
 class DownloadError(TrackwayError):
-    pass
+    """A dataset's file could not be downloaded from any source."""
 
 
 class NetworkError(DownloadError):
-    exit_code = 75  # EX_TEMPFAIL: who runs the stage may try again
+    """A download failed, and the network was one of the reasons, so a later attempt may work."""
+
+    exit_code = 75  # EX_TEMPFAIL: whoever runs the stage may try again
     last_line = "error: the network failed; the same command may work later"
 
 
 class DataError(TrackwayError):
-    pass
+    """A dataset's files, or the arrays read from them, are not what they should be."""
 
 
 class DeviceError(TrackwayError):
+    """The requested device does not exist, has too little memory, or cannot be locked."""
+
     last_line = "error: on this machine the same settings would end in the same way"
 
 
 class BatchError(TrackwayError):
-    pass
+    """Model, loss and data do not fit each other."""
 
 
 class NotFiniteError(TrackwayError):
+    """A loss, a weight or a metric is NaN or infinite."""
+
     last_line = "error: the same settings would give the same again"
 
 
 class TrackingError(TrackwayError):
-    pass
+    """The MLflow store cannot be used."""
 
 
 class StoreUnreachable(TrackingError):
-    pass
+    """The MLflow store's server does not answer; it may later."""
 
 
 class ServerError(TrackwayError):
-    pass
+    """A server could not be started."""
 
 
 @contextmanager
 def only_data(file: Path, stage: str) -> Iterator[None]:
-    """Around reading a file that a stage made: raises DataError if it holds something else, such as a pickle.
+    """Wraps code that reads a file made by a stage, and turns any failure to parse it into a DataError.
 
-    numpy and torch refuse Python objects, and their messages tell how to load them all the same; ours does not.
+    numpy and torch refuse files with Python objects (pickles), but their messages explain how to load them anyway,
+    which would be unsafe; this error does not.
+
+    Args:
+        file: The file that is read.
+        stage: The stage that writes the file, such as `train@digits-mlp`, for the message.
     """
     try:
         yield
@@ -103,11 +114,11 @@ def only_data(file: Path, stage: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """The text with control characters (also those that turn the direction of writing) and broken UTF-8 as escapes."""
+    """Returns the text with control characters (writing direction included) and invalid UTF-8 as escape sequences."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word, where a known one is close."""
+    """Returns `; did you mean ...?`, the end of a message about an unknown word; "" if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

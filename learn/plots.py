@@ -1,4 +1,4 @@
-"""Figures of a run: loss curves, confusion matrix, decision boundary, prediction grid, fit. No file is written here."""
+"""Figures of a run: loss curves, confusion matrix, decision boundary, prediction grid, fit; writes no files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def loss_curves(history: list[dict[str, float]]) -> Figure:
-    """Losses and, for classifiers, accuracies over the epochs. history: one record an epoch, as `fit` yields them."""
+    """Plots losses and, for classifiers, accuracies over the epochs.
+
+    Args:
+        history: The metrics of each epoch, as `fit` yields them.
+    """
     kinds = [kind for kind in ("loss", "accuracy") if f"train/{kind}" in history[0]]
     figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
     epochs = range(1, len(history) + 1)
@@ -31,7 +35,12 @@ def loss_curves(history: list[dict[str, float]]) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """counts: (classes, classes), row the true class, column the predicted one."""
+    """Plots a confusion matrix; with more than 30 classes, without the numbers.
+
+    Args:
+        counts: (classes, classes); rows are true classes, columns predicted ones.
+        classes: Names of the classes.
+    """
     size = 2.5 + 0.45 * len(classes)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
@@ -53,7 +62,14 @@ def decision_boundary(
     targets: np.ndarray,
     classes: tuple[str, ...],
 ) -> Figure:
-    """What a model predicts over the plane. inputs: (N, 2); targets: (N,); predict: (M, 2) float32 → (M,) classes."""
+    """Plots the class that a model predicts at each point of the plane, and the samples.
+
+    Args:
+        predict: Maps points (M, 2) float32 to predicted classes (M,).
+        inputs: (N, 2).
+        targets: (N,) classes.
+        classes: Names of the classes.
+    """
     margin = 0.1 * np.ptp(inputs, axis=0)
     (x0, y0), (x1, y1) = inputs.min(0) - margin, inputs.max(0) + margin
     xs, ys = np.meshgrid(np.linspace(x0, x1, 200), np.linspace(y0, y1, 200))
@@ -75,12 +91,20 @@ def prediction_grid(
     classes: tuple[str, ...],
     columns: int = 6,
 ) -> Figure:
-    """images: (N, C, H, W), N up to some 36; the predicted class above each, red and with the true one where wrong."""
+    """Plots images below their predicted classes; a wrong prediction is red and shows the true class too.
+
+    Args:
+        images: (N, C, H, W) float32 in [0, 1]; N is at most about 36.
+        targets: (N,) true classes.
+        predictions: (N,) predicted classes.
+        classes: Names of the classes.
+        columns: Number of images in a row.
+    """
     rows = -(-len(images) // columns)
     _, _, height, width = images.shape
-    above, between = 0.35 * height, 0.1 * width  # pixels of an image: room for two lines of title, and beside it
+    above, between = 0.35 * height, 0.1 * width  # space for two lines of title, and between images, in image pixels
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
-    axes = figure.subplots()  # one for all: each takes as long to lay out as twenty images to draw
+    axes = figure.subplots()  # one for all images: laying out one Axes takes as long as drawing twenty images
     for number, (image, target, prediction) in enumerate(zip(images, targets, predictions, strict=True)):
         row, column = divmod(number, columns)
         left, top = column * (width + between), row * (height + above)
@@ -96,7 +120,13 @@ def prediction_grid(
 
 
 def titled_images(images: list[np.ndarray], titles: list[str], columns: int = 4) -> Figure:
-    """images: (H, W, 3) uint8 each, of any size."""
+    """Plots images in rows, each below its title.
+
+    Args:
+        images: Each (H, W, 3) uint8; their sizes may differ.
+        titles: One for each image.
+        columns: Largest number of images in a row.
+    """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
@@ -110,7 +140,11 @@ def titled_images(images: list[np.ndarray], titles: list[str], columns: int = 4)
 
 
 def image_rows(images: np.ndarray) -> Figure:
-    """images: (rows, columns, C, H, W) float32 in [0, 1]; the first of each row is titled `original`."""
+    """Plots rows of images, such as a photo and its augmentations; the first column is titled `original`.
+
+    Args:
+        images: (rows, columns, C, H, W) float32 in [0, 1].
+    """
     rows, columns = images.shape[:2]
     figure = Figure(figsize=(1.4 * columns, 1.4 * rows), layout="constrained")
     for (row, column), axes in np.ndenumerate(figure.subplots(rows, columns, squeeze=False)):
@@ -123,7 +157,7 @@ def image_rows(images: np.ndarray) -> Figure:
 
 
 def regression_fit(targets: np.ndarray, predictions: np.ndarray) -> Figure:
-    """Predicted against true values, both (N, 1); on the diagonal they are equal."""
+    """Plots predicted against true values, both (N, 1); on the diagonal line they are equal."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.axline((float(targets.mean()), float(targets.mean())), slope=1, color="grey", linewidth=1)

@@ -1,11 +1,11 @@
-"""One file per stage: download, split, transform, train, evaluate, register. All side effects live here."""
+"""One file per stage (download, split, transform, train, evaluate, register); all side effects of stages are here."""
 
 import sys
 
 if sys.platform == "win32":
     sys.exit("error: Trackway runs on Linux and macOS; on Windows, run it inside WSL (learn.microsoft.com/windows/wsl)")
 
-if sys.argv[:1] == ["-m"]:  # `python -m tasks.STAGE`, before anything else is imported
+if sys.argv[:1] == ["-m"]:  # in `python -m tasks.STAGE`, before anything else is imported
     module = next((word for word in sys.orig_argv if word.startswith("tasks.")), "")
     if module not in ("", "tasks.warm"):
         from tasks.warm import begin

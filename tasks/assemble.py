@@ -1,4 +1,4 @@
-"""A configured experiment → device, splits, criterion, model, augmentation: the one place where they come together."""
+"""Assembles what a configured experiment needs: device, splits, criterion, model, augmentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
 
-HELD_OUT = "held out"  # stands for the split that is measured after each epoch
+HELD_OUT = "held out"  # names the split that is measured after each epoch, validation or test
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,34 @@ class Assembled:
     name: str
     experiment: Experiment
     device: torch.device
-    info: Info  # of the data that a training reads
-    folders: dict[str, Path]  # split → where its files are
+    info: Info  # describes the data that a training reads
+    folders: dict[str, Path]  # split → the folder of its files
     splits: dict[str, Split]
     criterion: Criterion
 
     @property
     def held_out(self) -> Split:
+        """The split that is measured after each epoch."""
         return self.splits[self.info.held_out]
 
     @property
     def batch_size(self) -> int | None:
-        """None: all samples at once."""
+        """Number of samples in a batch; None for all samples at once."""
         return None if self.experiment.batch_size == "full" else self.experiment.batch_size
 
     def new_model(self) -> nn.Module:
-        """The model as it is before the first epoch, on the CPU; seeds torch's generator for it."""
+        """Seeds torch's generator, and returns the model as it is before the first epoch, on the CPU."""
         import torch
 
         torch.manual_seed(self.experiment.seed)
         return self._build_model()
 
     def trained_model(self) -> nn.Module:
-        """The model as `models/E/model.pt` holds it, on the CPU. Raises DataError if that file is damaged."""
+        """Returns the model with the weights in `models/E/model.pt`, on the CPU.
+
+        Raises:
+            DataError: The file is damaged.
+        """
         import torch
 
         model, file = self._build_model(), state_dict_file(self.name)
@@ -67,12 +72,12 @@ class Assembled:
         return build_model(chosen.name, chosen.arguments, self.info.shape, self.criterion.output_size)
 
     def on_device(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in the memory format of the splits."""
+        """Moves the model to the device and into the memory format of the splits."""
         memory_format = self.held_out.memory_format
         return model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def augmentation(self) -> Augmentation | None:
-        """Of the train split."""
+        """Returns the augmentation of the train split, which must be loaded; None if there is none."""
         from learn.training.augment import Augmentation, value_span
 
         if not self.experiment.augmentation:
@@ -82,7 +87,18 @@ class Assembled:
 
 
 def assemble(params: Params, name: str, *splits: str) -> Assembled:
-    """splits: train, test, HELD_OUT. Raises ParamsError, DeviceError or DataError."""
+    """Loads what an experiment is trained or measured with.
+
+    Args:
+        params: The parameters.
+        name: The experiment's name.
+        splits: Splits to load: `train`, `test`, or HELD_OUT.
+
+    Raises:
+        ParamsError: There is no such experiment.
+        DeviceError: The device is not available.
+        DataError: A file of the data is damaged.
+    """
     from learn.training.build import build_loss
     from learn.training.device import use_device
     from learn.training.splits import load_split, split_bytes

@@ -1,10 +1,12 @@
-"""DVC's own files, written whole or not at all, and params.yaml parsed once: `python -m tasks.atomic_dvc` sees to it
-in this environment.
+"""Makes DVC write its own files whole or not at all, and parse params.yaml once, in this Python environment.
 
-DVC writes dvc.lock in place and takes 0.2 seconds for it after each stage. Stopped or killed in that time it leaves a
-part of it, and DVC then reads the file as corrupted, or takes stages for never run. So a line in the environment's
-site-packages imports this module into each process of DVC, where it replaces three functions and the reader of YAML:
-DVC parses params.yaml once for each stage that it looks at (github.com/treeverse/dvc/issues/2671).
+    python -m tasks.atomic_dvc
+
+DVC writes dvc.lock in place, which takes 0.2 seconds after each stage. If it is stopped or killed in that time, it
+leaves a truncated file, which it then reports as corrupted, or from which it concludes that stages never ran. It also
+parses params.yaml once for each stage that it looks at (github.com/treeverse/dvc/issues/2671). So a line in the
+environment's site-packages imports this module into each process of DVC, where it replaces three functions and the
+reader of YAML.
 """
 
 from __future__ import annotations
@@ -29,26 +31,26 @@ LINE = (
 
 
 def install() -> None:
-    """Writes the line into `trackway.pth`, which Python reads when it starts; see Python's module `site`."""
+    """Writes LINE into `trackway.pth`, which Python runs when it starts (see Python's module `site`)."""
     Path(sysconfig.get_path("purelib"), "trackway.pth").write_text(LINE, encoding="utf-8")
 
 
 def mend() -> None:
-    """What a process of DVC gets."""
+    """Replaces DVC's functions in this process, which must be one of DVC."""
     replace_writes()
     replace_lock_writer()
     parse_once()
 
 
 def parse_once() -> None:
-    """A YAML file that has not changed since it was read is not parsed again in this process."""
+    """Makes DVC parse a YAML file only once in this process, unless the file changes."""
     from dvc.fs import LocalFileSystem
     from dvc.utils.serialize import LOADERS, load_yaml
 
     parsed: dict[tuple[str, bytes], bytes] = {}
 
     def load(path: str, fs: Any = None, **arguments: Any) -> Any:
-        local = fs is None or isinstance(fs, LocalFileSystem)  # or a git revision
+        local = fs is None or isinstance(fs, LocalFileSystem)  # otherwise it is a git revision
         if arguments or not (local and Path(path).is_file()):
             return load_yaml(path, fs, **arguments)
         key = path, Path(path).read_bytes()
@@ -56,14 +58,17 @@ def parse_once() -> None:
             data = load_yaml(path, fs)
             parsed.clear()
             parsed[key] = pickle.dumps(data)
-        return pickle.loads(parsed[key])  # a new copy, for DVC changes what it reads
+        return pickle.loads(parsed[key])  # a new copy, because DVC changes the data that it reads
 
     LOADERS[".yaml"] = load
 
 
 def replace_lock_writer() -> None:
-    """dvc.lock is parsed and written in C, with the same text: DVC does so in Python, for it could hold comments, and
-    takes 0.26 seconds for 31 stages, 3 for 400, after each stage."""
+    """Makes DVC parse and write dvc.lock with a parser in C, with the same text as before.
+
+    DVC itself uses a parser in Python, because the file could have comments. After each stage that takes 0.26 seconds
+    if there are 31 stages, and 3 seconds if there are 400.
+    """
     from dvc import dvcfile
     from dvc.fs import LocalFileSystem
     from dvc.utils.serialize import dumps_yaml, parse_yaml
@@ -71,7 +76,7 @@ def replace_lock_writer() -> None:
     from ruamel.yaml.representer import RepresenterError, SafeRepresenter
 
     class Plain(SafeRepresenter):
-        """Nothing for None, an ordered mapping as any mapping, and quotes around several lines, as DVC writes them."""
+        """Writes values as DVC does: None as nothing, ordered mappings as mappings, several lines in quotes."""
 
         def represent_str(self, data: str) -> Any:
             return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\n" in data else None)
@@ -102,13 +107,16 @@ def replace_lock_writer() -> None:
         except RepresenterError:
             new = io.StringIO(dumps_yaml(data))
         with whole_file(path) as stream:
-            stream.write(re.sub(r"(?<=:) $", "", new.getvalue(), flags=re.MULTILINE))  # where None stands
+            stream.write(re.sub(r"(?<=:) $", "", new.getvalue(), flags=re.MULTILINE))  # drops the space before a None
 
     dvcfile.modify_yaml = modify_lock
 
 
 def replace_writes() -> None:
-    """Of YAML files (dvc.lock, and dvc.yaml and params.yaml by `dvc exp run -S`), and of the list of paths in use."""
+    """Makes DVC write its YAML files and its list of paths in use whole or not at all.
+
+    The YAML files are dvc.lock and, for `dvc exp run -S`, dvc.yaml and params.yaml.
+    """
     from dvc import rwlock
     from dvc.fs import LocalFileSystem
     from dvc.utils.serialize import _common, _yaml
@@ -138,7 +146,7 @@ def replace_writes() -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """A text file to write into; it takes the place of the old one when all is written. DVC locks it meanwhile."""
+    """Opens a text file for writing, which replaces the old one when the block ends; DVC holds its lock meanwhile."""
     file = Path(os.path.realpath(path))
     partial = file.with_name(f".{file.name}.partial")
     try:

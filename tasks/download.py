@@ -1,9 +1,9 @@
-"""Source → `data/raw/D/`: generated from its seed, or downloaded, checked against its published checksum.
+"""Brings a dataset's raw files into `data/raw/D/`: generated from a seed, or downloaded and checked by their checksums.
 
     python -m tasks.download circles
 
-A mirror (the variable DATA_MIRROR, or `mirror` in params.yaml) is tried before the official hosts. Files that are
-already there and right are kept.
+A mirror (the environment variable DATA_MIRROR, or `mirror` in params.yaml) is tried before the official hosts. Files
+that are there already with the right checksum are kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from tasks.workspace.paths import raw_folder
 if TYPE_CHECKING:
     import pooch
 
-ATTEMPTS = 4  # at each source, where the network fails; waits of about 1, 2, 4 seconds between them
-SILENCE = 30.0  # seconds without an answer, after which an attempt has failed
-START = 60.0  # seconds that a transfer has to begin; from then on it must have been this fast since:
-SLOWEST = 16 * 2**10  # bytes a second
+ATTEMPTS = 4  # attempts at each source if the network fails, with waits of about 1, 2 and 4 seconds between them
+SILENCE = 30.0  # seconds without an answer after which an attempt has failed
+START = 60.0  # seconds in which a transfer may be slower than SLOWEST
+SLOWEST = 16 * 2**10  # bytes per second, the slowest mean speed after START
 
 
 def download(params: Params, name: str) -> str:
@@ -68,9 +68,19 @@ def download(params: Params, name: str) -> str:
 
 
 def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path, mirror: str | None) -> None:
-    """One file from the first source that has it with the right checksum.
+    """Downloads one file from the first source that has it with the right checksum.
 
-    Raises DownloadError with every reason; NetworkError where one of them may pass.
+    Args:
+        name: The dataset's name, for messages.
+        source: The dataset.
+        file: The file's name.
+        checksum: Its published checksum, `md5:...`.
+        folder: The folder for the file; if it is there already with the right checksum, nothing is downloaded.
+        mirror: A folder or an address to try first; None for none.
+
+    Raises:
+        DownloadError: No source has the file; the text has the reason of each.
+        NetworkError: The same, and a reason is a failure of the network, so a later attempt may work.
     """
     import pooch
 
@@ -101,7 +111,19 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
 
 
 def fetch_photos(name: str, source: Photos, folder: Path, mirror: str | None) -> None:
-    """All photos of a dataset, from where the user has them or from the first source with the right ones."""
+    """Copies a user's photos into a folder, or downloads published ones from the first source that has the right ones.
+
+    Args:
+        name: The dataset's name, for messages.
+        source: The dataset.
+        folder: The empty folder for the photos.
+        mirror: A folder or an address to try first; None for none.
+
+    Raises:
+        DataError: The user's photos cannot be copied, or are not those that params.yaml describes.
+        DownloadError: No source has the photos; the text has the reason of each.
+        NetworkError: The same, and a reason is a failure of the network, so a later attempt may work.
+    """
     if isinstance(source, Images):
         try:
             gather(Path(source.path), folder)
@@ -134,7 +156,7 @@ def fetch_photos(name: str, source: Photos, folder: Path, mirror: str | None) ->
 
 
 def _check_tree(source: Photos, folder: Path, hint: str) -> None:
-    """Raises DataError, with the photos deleted, where they are not the ones that were asked for."""
+    """Deletes the photos and raises DataError if they are not the ones that params.yaml describes."""
     found = tree_digest(folder)
     if found != source.tree_sha256:
         for path in folder.iterdir():
@@ -143,9 +165,11 @@ def _check_tree(source: Photos, folder: Path, hint: str) -> None:
 
 
 def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], what: str, by_hand: str) -> None:
-    """The first place at which the attempt succeeds.
+    """Calls the attempt with one place after another until it succeeds.
 
-    Raises DownloadError with every reason; NetworkError where one of them may pass.
+    Raises:
+        DownloadError: It failed at every place; the text has the reason of each.
+        NetworkError: The same, and a reason is a failure of the network, so a later attempt may work.
     """
     reasons, kind = [], DownloadError
     for place in places:
@@ -153,7 +177,7 @@ def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], wha
         try:
             attempt(place)
         except (OSError, ValueError, DataError) as error:
-            # requests' errors are OSErrors; pooch's wrong checksum is a ValueError
+            # The errors of requests are OSErrors; pooch raises ValueError for a wrong checksum.
             reasons.append(f"  {place}: {_reason(error)}")
             kind = NetworkError if _is_passing(error) else kind
         else:
@@ -165,7 +189,13 @@ def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], wha
 
 
 def _get(place: str, output_file: str, largest: int) -> None:
-    """One file, of so many bytes at most, from a folder or from a web server, the latter with patience."""
+    """Copies one file from a folder, or downloads it from a web server, with several attempts if the network fails.
+
+    Args:
+        place: A path or an address.
+        output_file: The file to write.
+        largest: Largest number of bytes to download; a longer file raises DataError.
+    """
     if "://" not in place or place.startswith("file://"):
         shutil.copyfile(place.removeprefix("file://"), output_file)
         return
@@ -186,17 +216,23 @@ def _get(place: str, output_file: str, largest: int) -> None:
 
 
 class SlowError(OSError):
-    """A transfer that takes its time for ever."""
+    """A transfer is too slow and was given up."""
 
 
 class Received:
-    """What pooch writes the received bytes to: counts them, and ends the transfer where there are too many."""
+    """The stream that pooch writes received bytes to; it counts them, and ends the transfer if there are too many."""
 
     def __init__(self, stream: BinaryIO, largest: int) -> None:
         self.stream, self.largest = stream, largest
         self.size, self.start, self.given_up = 0, b"", False
 
     def write(self, chunk: bytes) -> None:
+        """Writes received bytes.
+
+        Raises:
+            SlowError: The transfer was given up.
+            DataError: More bytes were received than the file may have.
+        """
         if self.given_up:
             raise SlowError("given up")
         self.size += len(chunk)
@@ -206,13 +242,16 @@ class Received:
         self.stream.write(chunk)
 
     def flush(self) -> None:
-        """pooch asks for it after every kilobyte; the file is closed in the end."""
+        """Does nothing: pooch calls it after every kilobyte, and closing the file flushes it anyway."""
 
 
 def _within_time(place: str, received: Received) -> None:
-    """Downloads in a thread of its own: a server that sends a byte now and then, even in its headers, cannot hold us.
+    """Downloads in a separate thread, so that a server that sends a byte now and then cannot block this process.
 
-    Raises SlowError; the thread is left to its socket, and ends with this process at the latest.
+    The thread of a download that was given up ends with its socket, or with this process at the latest.
+
+    Raises:
+        SlowError: The transfer is too slow.
     """
     import pooch
 
@@ -242,7 +281,10 @@ def _within_time(place: str, received: Received) -> None:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """The network's fault, or a server's that says so: not a file that is not there or has a wrong checksum."""
+    """Returns whether a later attempt may work: the network failed, or the server says that it cannot answer now.
+
+    A file that is missing or has a wrong checksum will not get better.
+    """
     import requests
 
     if isinstance(error, requests.HTTPError):

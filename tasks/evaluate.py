@@ -1,6 +1,7 @@
-"""`models/E/` on the held-out parts → `metrics/D/E.json`, its report, predictions, and the rest of the run in MLflow.
+"""Measures a trained model on the held-out splits, and adds what it finds to the experiment's run in MLflow.
 
-The validation part, if there is one, decides between experiments; the test part is measured to be reported.
+Reads `models/E/`, and writes `metrics/D/E.json`, its report and `plots/predictions/E.csv`. The validation split, if
+there is one, decides between experiments; the test split is measured to be reported.
 
 python -m tasks.evaluate digits-mlp
 """
@@ -36,24 +37,24 @@ if TYPE_CHECKING:
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
 
-EXAMPLES = 4  # inputs stored with the model
-GRID = 24  # pictures in the prediction grid
-AUGMENTED = 6  # photos in the augmentation grid, and ways to see each
+EXAMPLES = 4  # number of example inputs stored with the model
+GRID = 24  # number of images in the prediction grid
+AUGMENTED = 6  # number of images in the augmentation grid, and of augmentations of each
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the held-out parts say about a trained experiment."""
+    """What was measured of a trained experiment on its held-out splits."""
 
-    metrics: dict[str, dict[str, float]]  # part → metric → value; the part that decides stands first
+    metrics: dict[str, dict[str, float]]  # split → metric → value; the split that decides is the first
     diagnosis: Diagnosis
-    counts: dict[str, int]  # parameters and epochs
-    report: dict[str, Any]
+    counts: dict[str, int]  # number of parameters and of epochs
+    report: dict[str, Any]  # the content of metrics/D/E.report.json
     texts: dict[str, str]  # file → content, for MLflow
     test: Split
     criterion: Criterion
     model: nn.Module
-    predictions: np.ndarray  # of the test part
+    predictions: np.ndarray  # on the test split: (N,) classes, or (N, 1) for regression
 
 
 def evaluate(params: Params, name: str) -> str:
@@ -85,7 +86,11 @@ def evaluate(params: Params, name: str) -> str:
 
 
 def measured(params: Params, name: str) -> Evaluation:
-    """Measures a trained experiment on its held-out parts, and writes nothing."""
+    """Measures a trained experiment on its held-out splits; writes nothing.
+
+    Raises:
+        NotFiniteError: A loss, a logit or a metric is NaN or infinite.
+    """
     from learn.evaluation.diagnosis import diagnose
     from learn.evaluation.metrics import confusion, per_class, report
 
@@ -122,7 +127,11 @@ def measured(params: Params, name: str) -> Evaluation:
 def _scored(
     model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None, classes: tuple[str, ...]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Every metric of the model on a part, and its predictions. Raises NotFiniteError for what is NaN or infinite."""
+    """Returns every metric of the model on a split, and its predictions.
+
+    Raises:
+        NotFiniteError: A loss, a logit or a metric is NaN or infinite.
+    """
     from learn.evaluation.metrics import scores
     from learn.training.evaluate import evaluate_split
 
@@ -140,13 +149,13 @@ def _scored(
 
 
 def as_row(found: Evaluation) -> dict[str, Any]:
-    """The content of metrics/D/E.json: the test part's metrics, the counts, and below `validation` that part's."""
+    """Returns the content of metrics/D/E.json: test metrics, counts, and under `validation` the validation metrics."""
     others = {part: values for part, values in found.metrics.items() if part != "test"}
     return found.metrics["test"] | found.counts | others
 
 
 def log(params: Params, name: str, found: Evaluation) -> None:
-    """The rest of the run in MLflow."""
+    """Adds metrics, figures and the model to the experiment's run in MLflow."""
     import torch
 
     from learn.training.batch_check import why_not_exported
@@ -162,7 +171,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
             f"evaluate {name}: the model cannot be kept in MLflow and become champion, for it decides by the values "
             f"that it computes ({reason}); torch.where or torch.cond instead of if would do"
         )
-    curves = _history(name)[-1]  # training has logged these; a last point measured again would bend them
+    curves = _history(name)[-1]  # training has logged these; logging them again would add a point to their curves
     log_evaluation(
         params.tracking,
         experiment.dataset,
@@ -188,7 +197,7 @@ def _history(name: str) -> list[dict[str, float]]:
 
 
 def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
-    """The pictures of a run; the model is on the CPU."""
+    """Returns the figures of a run by name; the model must be on the CPU."""
     import torch
 
     from learn import plots
@@ -215,7 +224,7 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
 
 
 def _augmented(params: Params, name: str) -> Figure:
-    """What augmentation does: a row a photo, as it is and then as training may see it."""
+    """Plots what augmentation does: each row shows an image as it is, then as training may see it."""
     import torch
 
     from learn import plots
@@ -223,14 +232,17 @@ def _augmented(params: Params, name: str) -> Figure:
     assembled = assemble(params.model_copy(update={"device": "cpu"}), name, "train")
     train, augment = assembled.splits["train"], assembled.augmentation()
     assert augment
-    chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # photos stand class by class
+    chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # evenly spread, since images are sorted by class
     ((inputs, targets),) = train.batches([chosen])
     columns = [train.prepare(inputs), *(augment(inputs, targets, seed)[0] for seed in range(AUGMENTED))]
     return plots.image_rows(torch.stack(columns, dim=1).numpy())
 
 
 def _as_csv(targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> bytes:
-    """Two columns, actual and predicted: names of classes, or numbers to two digits (a plot of counts needs bins)."""
+    """Returns a table with the columns actual and predicted: names of classes, or numbers rounded to two digits.
+
+    The rounding makes bins for DVC's plot, which counts equal pairs.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["actual", "predicted"])
@@ -247,7 +259,7 @@ def _as_json(data: dict[str, Any]) -> bytes:
 
 
 def _md5(folder: Path, part: str) -> str:
-    """Of a part's inputs and targets."""
+    """Returns the md5 of a split's inputs and targets."""
     digest = hashlib.md5(usedforsecurity=False)
     for kind in ("inputs", "targets"):
         with (folder / f"{part}-{kind}.npy").open("rb") as stream:

@@ -1,4 +1,4 @@
-"""A GPU works for one stage at a time, and its memory may run out: a lock for the one, a message for the other."""
+"""Lets one stage at a time use a GPU, and turns an exhausted GPU memory into a message with advice."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 
 @contextmanager
 def alone_on_gpu(stage: str, device: torch.device) -> Iterator[None]:
-    """One stage at a time on a GPU, whichever account starts it; prints a line if it has to wait. A CPU has no lock.
+    """Holds the GPU's lock, so that one stage at a time uses it; prints a line if it has to wait.
 
-    The accounts must share the folder for temporary files. The lock is the operating system's, so a kill releases it.
+    The lock is shared by all accounts that have the same folder for temporary files. The operating system releases it
+    if the process is killed. A CPU has no lock.
+
+    Args:
+        stage: Name of the stage, for messages.
+        device: The device to lock.
+
+    Raises:
+        DeviceError: The lock's file cannot be opened.
     """
     if device.type == "cpu":
         yield
@@ -45,10 +53,10 @@ def alone_on_gpu(stage: str, device: torch.device) -> Iterator[None]:
 
 
 def _opened(file: Path) -> int:
-    """A descriptor of a file that every account may lock: to lock needs no right to write.
+    """Opens, for reading, a file that every account may lock; a lock needs no right to write.
 
-    In a shared folder the kernel lets nobody open another account's file with O_CREAT (fs.protected_regular), so the
-    file is opened without it. A link that somebody laid there is not followed.
+    In a shared folder the kernel forbids opening another account's file with O_CREAT (fs.protected_regular), so the
+    file is opened without it. A symbolic link is not followed.
     """
     lock = None
     try:
@@ -69,7 +77,7 @@ def _opened(file: Path) -> int:
 
 
 def _create(file: Path) -> None:
-    """An empty file that every account may read, whatever the umask. It is whole when it appears."""
+    """Creates an empty file that every account may read, even with a strict umask; it has its mode when it appears."""
     with tempfile.NamedTemporaryFile(dir=file.parent) as new:
         os.fchmod(new.fileno(), 0o444)
         with suppress(FileExistsError):
@@ -78,9 +86,12 @@ def _create(file: Path) -> None:
 
 @contextmanager
 def memory_told(what: str, device: torch.device, advice: Callable[[], str]) -> Iterator[None]:
-    """Raises DeviceError if the device's memory runs out. what: the message's beginning; advice: its end.
+    """Raises DeviceError if the device's memory runs out in the block.
 
-    Before advice is called, the tensors of the step that failed are freed.
+    Args:
+        what: The beginning of the message.
+        device: The device that is used in the block.
+        advice: Returns the end of the message; called after the tensors of the block have been freed.
     """
     import torch
 
@@ -89,13 +100,13 @@ def memory_told(what: str, device: torch.device, advice: Callable[[], str]) -> I
         return
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
-        traceback.clear_frames(error.__traceback__)  # whoever handles the exception holds it, and so its frames' locals
+        traceback.clear_frames(error.__traceback__)  # the exception would keep the local variables of its frames alive
     free_memory(device)
     raise DeviceError(f"{what}: {device} has not enough memory ({reason}); {advice()}")
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives back to the device what torch keeps of freed tensors."""
+    """Returns the memory of freed tensors, which torch keeps, to the device."""
     import torch
 
     if device.type != "cpu":

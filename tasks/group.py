@@ -1,10 +1,10 @@
-"""`params.yaml` → `data/experiments/D.txt`: the names of each dataset's experiments, one a line.
+"""Writes the names of each dataset's experiments to `data/experiments/D.txt`, one on each line.
 
     python -m tasks.group experiments
 
-They are an input of `register`, so that an experiment that is removed, renamed or moved to another dataset leaves the
-comparison. DVC cannot cut them out of `params.yaml` by itself, and the whole section as an input would run every
-dataset's `register` after each changed learning rate.
+These files are inputs of `register`, so that an experiment that is removed, renamed or moved to another dataset leaves
+the comparison. DVC cannot extract the names from `params.yaml` itself; with the whole section as input, each changed
+learning rate would run `register` again for every dataset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a stage reads that dvc.yaml does not list: a change of it would make no stage run again, silently.
+"""Finds what a stage reads although dvc.yaml does not list it: DVC would not notice a change of it.
 
-Users write code in a dataset's file, in a model's, and in `learn/evaluation/metrics.py`. What these import from the
-project must be among the deps of the stages that run them, and so must the files that a dataset's class opens.
+Users write code in the file of a dataset, in that of a model, and in `learn/evaluation/metrics.py`. What these import
+from the project must be among the deps of the stages that run them, and so must the files that a dataset's class opens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from learn.errors import DataError, GraphError, TrackwayError
 from tasks.params import PARAMS_FILE, Params, read_yaml
 
 DVC_YAML = Path("dvc.yaml")
-# Code that cannot change what a stage writes: errors, and packages that say nothing or only list what there is.
+# Code that cannot change what a stage writes.
 NO_MATTER = {Path("learn/__init__.py"), Path("learn/errors.py")}
-NO_DATA = ("__pycache__", ".egg-info", ".dist-info")  # folders
+NO_DATA = ("__pycache__", ".egg-info", ".dist-info")  # ends of the names of folders that hold no data
 # The files in which users write, and the kinds of stages that run what is in them.
 METRICS_FILE = Path("learn/evaluation/metrics.py")
 OF_METRICS = ("evaluate", "register")
-FOLDERS = {  # in dvc.yaml a file of them is called by the name that stands in params.yaml
+FOLDERS = {  # folder → how dvc.yaml names a file in it, and the kinds of stages that run that file
     Path("learn/data/datasets"): ("${item.source.name}", ("download", "split", "transform")),
     Path("learn/models"): ("${item.model.name}", ("train", "evaluate")),
 }
@@ -35,7 +35,16 @@ LISTS = {folder / "__init__.py" for folder in FOLDERS}
 
 
 def deps(graph: Any, kind: str, name: str = "") -> set[Path]:
-    """The deps of a kind of stage. graph: dvc.yaml. name: of the dataset's or model's file, where one is meant."""
+    """Returns the deps of a kind of stage.
+
+    Args:
+        graph: The content of dvc.yaml.
+        kind: The kind of stage, such as `train`.
+        name: The name of a dataset or model, which replaces the placeholder in the deps; "" for none.
+
+    Raises:
+        GraphError: dvc.yaml has no deps for this kind of stage.
+    """
     try:
         listed = [str(dep) for dep in graph["stages"][kind]["do"]["deps"]]
         for placeholder, _ in FOLDERS.values():
@@ -49,7 +58,7 @@ def deps(graph: Any, kind: str, name: str = "") -> set[Path]:
 
 
 def helpers() -> set[Path]:
-    """The files of the project, outside `learn`, that a file in which users write imports, or one that these import."""
+    """Returns the project's files outside `learn` that users' files import, directly or through other files."""
     written = [file.relative_to(_root()) for folder in FOLDERS for file in (_root() / folder).glob("*.py")]
     starts = [METRICS_FILE, *(file for file in written if file not in LISTS)]
     found = {file for start in starts for _, _, file in _imports(start)}
@@ -57,7 +66,11 @@ def helpers() -> set[Path]:
 
 
 def check_imports(params: Params) -> None:
-    """Raises GraphError with a line for each import of project code that is no dependency of the stage that runs it."""
+    """Checks that users' files import only project code that the stages which run them depend on.
+
+    Raises:
+        GraphError: One does not; the text has a line for each such import.
+    """
     used = (
         {dataset.source.name for dataset in params.datasets.values()},
         {experiment.model.name for experiment in params.experiments.values()},
@@ -85,7 +98,7 @@ def _problem(importer: Path, line: int, file: Path, kinds: list[str]) -> str:
 
 
 def _imports(start: Path) -> list[tuple[Path, int, Path]]:
-    """(file, line, imported file) for each import of the project's own code: of the file, and of those it imports."""
+    """Returns (file, line, imported file) for each import of project code in a file and in those it imports."""
     found, seen, todo = [], {start}, [start]
     while todo:
         importer = todo.pop()
@@ -100,12 +113,12 @@ def _imports(start: Path) -> list[tuple[Path, int, Path]]:
 
 
 def _imported_modules(file: Path) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of each import in a file; `from a import b` gives a.b, which may be a module or not."""
+    """Yields (line, absolute name) of each import in a file; `from a import b` gives a.b even if b is no module."""
     try:
         with _no_collection():
             tree = ast.parse((_root() / file).read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return  # whoever imports it says so
+        return  # the import itself reports the error
     package = file.parent.parts
     for node in _statements(tree):
         if isinstance(node, ast.Import):
@@ -118,7 +131,7 @@ def _imported_modules(file: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """For making a syntax tree beside other threads, as in a flow.
+    """Switches the garbage collector off while a syntax tree is made, since a flow has other threads.
 
     Python 3.11 counts the depth of all threads' trees in one place. If its garbage collector runs a finalizer, another
     thread may make a tree in the middle of this one, which then ends in a SystemError.
@@ -133,7 +146,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """All statements in a file, those in functions too, but for what only a type checker reads."""
+    """Yields all statements in a file, including those in functions, except what only a type checker reads."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -143,10 +156,10 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _files(module: str) -> Iterator[Path]:
-    """The files of the project that importing a.b.c runs: of a package that is more than a folder, and the module's.
+    """Yields the project's files that importing a.b.c runs: the module, and the `__init__.py` of packages with code.
 
-    The list of models runs with each model, that of datasets with each dataset; they are named only where something is
-    imported out of them.
+    The lists of models and datasets run with each model and dataset, so they are left out unless something is imported
+    from the list itself.
     """
     parts = module.split(".")
     last: Path | None = None
@@ -164,7 +177,7 @@ def _files(module: str) -> Iterator[Path]:
 
 
 def _says(package: Path) -> bool:
-    """Whether an __init__.py has any code."""
+    """Returns whether an `__init__.py` has any code."""
     return any(not isinstance(node, ast.Expr) for node in ast.parse((_root() / package).read_bytes()).body)
 
 
@@ -177,11 +190,18 @@ def _root() -> Path:
 
 @contextmanager
 def watched(kind: str, dataset: str, *known: Path) -> Iterator[None]:
-    """Around what a dataset's class does in a stage: raises GraphError if it opened a file of the project that is no
-    dependency of the stage. Sees what Python opens, not what a library opens in C.
+    """Wraps what a dataset's class does in a stage, and checks that it opens only files that the stage depends on.
 
-    An error of the class, which its user may have written, comes out as DataError with the traceback before it.
-    known: what the stage gives it to read.
+    Sees what Python opens, not what a library opens in C.
+
+    Args:
+        kind: The kind of stage, such as `download`.
+        dataset: The dataset's name.
+        known: Files and folders that the stage gives the class to read.
+
+    Raises:
+        GraphError: The class opened a file of the project that dvc.yaml does not list as a dependency of the stage.
+        DataError: The class, which a user may have written, raised an error; its traceback is printed before.
     """
     opened: set[str] = set()
     active = True
@@ -190,14 +210,14 @@ def watched(kind: str, dataset: str, *known: Path) -> Iterator[None]:
         if active and event in ("open", "sqlite3.connect") and isinstance(arguments[0], str | bytes | os.PathLike):
             opened.add(os.fsdecode(arguments[0]))
 
-    sys.addaudithook(hear)  # for the rest of the process, which is the stage's
+    sys.addaudithook(hear)  # stays until this process, which runs one stage, ends
     try:
         yield
     except (TrackwayError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename and _is_in(Path(os.fsdecode(error.filename)), set(known)):
-            raise  # the stage before has not run
+            raise  # the file of an earlier stage is missing, because that stage has not run
         traceback.print_exc()
         raise DataError(
             f"datasets.{dataset}.source in {PARAMS_FILE}: its class failed in the stage {kind}, see the lines above: "
@@ -215,9 +235,10 @@ def watched(kind: str, dataset: str, *known: Path) -> Iterator[None]:
 
 
 def _of_the_project(opened: set[str]) -> Iterator[Path]:
-    """Those of the files that are the project's data: no code, nothing hidden, nothing of Python's own folders.
+    """Yields those of the opened files that are the project's data.
 
-    Nor an installed package's metadata, which scikit-learn looks through.
+    Code, hidden files, files in Python's own folders and metadata of installed packages (which scikit-learn reads) are
+    no data.
     """
     root, python = Path.cwd().resolve(), Path(sys.prefix).resolve()
     for name in opened:
@@ -230,5 +251,5 @@ def _of_the_project(opened: set[str]) -> Iterator[Path]:
 
 
 def _is_in(file: Path, listed: set[Path]) -> bool:
-    """Whether a file, or a folder that it lies in, is listed."""
+    """Returns whether a file, or a folder that contains it, is listed."""
     return not listed.isdisjoint([file, *file.parents])

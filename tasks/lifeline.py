@@ -1,4 +1,4 @@
-"""How a process ends with the one that started it, even if that one is killed."""
+"""Ends a process together with the one that started it, even if that one is killed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from tasks.workspace.environment import LIFELINE
 
 BY_DVC = "DVC_STAGE"  # the environment variable in which DVC names the stage that it runs
-BETWEEN_LOOKS = 0.5  # seconds: how soon a stage sees that its DVC has ended
+BETWEEN_LOOKS = 0.5  # seconds between two looks at whether DVC, which started the stage, has ended
 
 
 def end_with_starter() -> None:
-    """Ends this process (SIGTERM) with the flow or the DVC that started it.
+    """Starts threads that end this process (SIGTERM) when the flow or the DVC process that started it ends.
 
-    A flow's stages have a pipe from it as standard input, which is closed when it ends. DVC is the parent process, or
-    that of the shell in which DVC runs the stage.
+    A flow gives its stages a pipe as standard input, which closes when the flow ends. DVC is the parent process, or the
+    parent of the shell in which DVC runs the stage.
     """
     if os.environ.get(LIFELINE):
         threading.Thread(target=_wait_for_flow, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Whether inputs fit into memory."""
+"""Decides whether inputs fit into memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 
 
 def is_streamed(memory: str, size: int, device: torch.device) -> bool:
-    """Whether inputs of so many bytes are read from their file batch by batch; with memory auto where they would take
-    more than half of what the device has free."""
+    """Returns whether inputs are read from their file batch by batch.
+
+    With `auto` they are if they would take more than half of the device's free memory.
+
+    Args:
+        memory: The setting in params.yaml: `auto`, `resident` or `streamed`.
+        size: Size of the inputs, in bytes.
+        device: The device that would hold them.
+    """
     if memory != "auto":
         return memory == "streamed"
     import psutil
@@ -24,7 +31,7 @@ def is_streamed(memory: str, size: int, device: torch.device) -> bool:
 
 
 def _allowed() -> float:
-    """Bytes that this process may have, where a container or `ulimit` sets a limit."""
+    """Returns the limit of this process's memory in bytes that a container or `ulimit` sets; infinity without one."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     group = Path("/sys/fs/cgroup/memory.max")
     if group.is_file() and (text := group.read_text().strip()).isdecimal():

@@ -1,4 +1,4 @@
-"""What the transform stage does with photos: every file decoded once, on all cores, and looked at before any training.
+"""Decodes every photo once, on all cores, for the transform stage, and checks the photos before any training.
 
 The report of the checks goes to the terminal, into DVC with the transformed data (report.json), and into MLflow with
 every run that is trained on them.
@@ -30,43 +30,45 @@ from tasks.params import Dataset
 from tasks.workspace.files import save_array
 from tasks.workspace.paths import REPORT, raw_folder
 
-NEAR = 4  # of 64 bits in which the perceptual hashes of near-duplicates may differ
-IMBALANCE = 3.0  # times as many photos in the largest class as in the smallest
-EXTREME = 4.0  # times as wide as high, or the other way round
-SHOWN = 10  # files that are named in the terminal; the report has them all
+NEAR = 4  # largest number of bits, of 64, in which the perceptual hashes of near-duplicates differ
+IMBALANCE = 3.0  # photos in the largest class divided by those in the smallest, from which classes are imbalanced
+EXTREME = 4.0  # longer side divided by the shorter, above which a photo is far from square
+SHOWN = 10  # largest number of files named in the terminal for a problem; the report names all
 
 
-# What the checks need to know of a photo, 56 bytes; its pixels are in the part's file.
+# What the checks need to know of a photo, 56 bytes; its pixels are in the split's file.
 SEEN = np.dtype(
     [
         ("number", np.int64),  # index into the source's photos
         ("width", np.int32),
         ("height", np.int32),
-        ("sha256", "S32"),  # of the file; numpy takes null bytes at the end away, from all alike
-        ("looks", np.uint64),  # 64 bits: similar pictures differ in few
+        ("sha256", "S32"),  # of the file; numpy drops null bytes at the end, the same for equal hashes
+        ("looks", np.uint64),  # perceptual hash, 64 bits; similar pictures differ in few of them
     ]
 )
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One decoded file, until it is written."""
+    """One decoded photo that is not yet written."""
 
     pixels: np.ndarray  # (channels, size, size) uint8
     width: int
     height: int
     sha256: bytes
-    looks: int
+    looks: int  # perceptual hash, 64 bits
 
 
 @dataclass(frozen=True)
 class Broken:
+    """A photo that cannot be read."""
+
     reason: str
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: a sentence for the terminal, and the files that it is about."""
+    """One finding of the checks: a sentence for the terminal, and the files that it is about."""
 
     kind: str
     text: str
@@ -76,10 +78,17 @@ class Problem:
 def transform_photos(
     name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]
 ) -> dict[str, Any]:
-    """Writes each part's inputs and targets into its folder; returns the report.
+    """Writes each split's inputs and targets into its folder, and returns the report of the checks.
 
-    parts: part → indices into the source's photos. Raises DataError, with all of them named, where files are broken
-    and `transform.broken` is stop.
+    Args:
+        name: The dataset's name.
+        dataset: The dataset.
+        parts: Split → indices into the source's photos.
+        folders: Split → the folder to write into.
+
+    Raises:
+        DataError: Photos cannot be read and `transform.broken` is stop (the text names them all), or a split has no
+            photo left.
     """
     source, settings = dataset.source, dataset.transform
     assert isinstance(source, Photos)
@@ -87,7 +96,7 @@ def transform_photos(
     files = source.photos(raw_folder(name))
     names, labels = [file for file, _ in files], np.array([label for _, label in files], np.int64)
     broken: dict[str, str] = {}
-    known: dict[str, np.ndarray] = {}  # part → (N,) SEEN
+    known: dict[str, np.ndarray] = {}  # split → (N,) SEEN
     from tqdm import tqdm
 
     with tqdm(total=len(files), desc=f"transform {name}", unit="photo", disable=not sys.stderr.isatty()) as bar:
@@ -131,9 +140,20 @@ def _print_problems(name: str, found: list[Problem]) -> None:
 def _write_inputs(
     dataset: Dataset, folder: Path, names: list[str], index: np.ndarray, file: Path, tick: Callable[[], object]
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Decodes the photos of one part into its .npy file. Returns what was seen, (N,) SEEN, and name → why not.
+    """Decodes the photos of one split into its .npy file.
 
-    Written row by row and not through a memory map, whose pages would count as this process's memory.
+    The file is written row by row, not through a memory map, whose pages would count as this process's memory.
+
+    Args:
+        dataset: The dataset.
+        folder: The folder of the raw photos.
+        names: Paths of all of the source's photos, below the folder.
+        index: Indices of the split's photos.
+        file: The file to write.
+        tick: Called after each photo.
+
+    Returns:
+        What the checks need of the photos that could be read, (N,) SEEN, and name → reason for the others.
     """
     settings = dataset.transform
     assert settings.mode
@@ -156,13 +176,17 @@ def _write_inputs(
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Of an .npy file of bytes. numpy leaves room in it, so its length is the same for any number of rows."""
+    """Writes the header of an .npy file of bytes; numpy pads it, so it has the same length for any number of rows."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
 
 
 def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | Broken]:
-    """In order, on all cores (Pillow's decoders let other threads run); a few photos ahead, so memory stays small."""
+    """Decodes photos on all cores, and yields them in order.
+
+    Threads suffice, since Pillow's decoders release Python's lock. Only a few photos are decoded ahead, so that memory
+    stays small.
+    """
     todo, room = iter(paths), Room(AT_ONCE)
     with ThreadPoolExecutor(cpu_count()) as pool:
         ahead = deque(pool.submit(_decode, path, mode, size, room) for path in islice(todo, AHEAD * cpu_count()))
@@ -172,12 +196,12 @@ def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | B
             yield found
 
 
-AHEAD = 8  # photos a core
-AT_ONCE = 64 * 2**20  # pixels that are decoded at a time: 256 MB, for Pillow takes 4 bytes for each
+AHEAD = 8  # number of photos decoded ahead, for each core
+AT_ONCE = 64 * 2**20  # largest number of pixels decoded at the same time; Pillow needs 4 bytes for each, 256 MB in all
 
 
 class Room:
-    """So much may be in use at a time; what is larger waits until it is alone."""
+    """Limits how much of something is in use at the same time, such as pixels in memory."""
 
     def __init__(self, size: int) -> None:
         self.size = self.free = size
@@ -185,6 +209,7 @@ class Room:
 
     @contextmanager
     def taken(self, amount: int) -> Iterator[None]:
+        """Waits until this amount is free and takes it for the block; an amount above the limit waits for all of it."""
         amount = min(amount, self.size)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= amount)
@@ -215,7 +240,7 @@ def _decode(path: Path, mode: Mode, size: int, room: Room) -> Photo | Broken:
 
 
 def _counts(classes: tuple[str, ...], known: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, dict[str, int]]:
-    """Part → class → photos."""
+    """Returns split → class → number of photos."""
     return {
         part: dict(
             zip(classes, np.bincount(labels[photos["number"]], minlength=len(classes)).tolist(), strict=True),
@@ -235,9 +260,15 @@ def problems(
     broken: dict[str, str],
     size: int,
 ) -> list[Problem]:
-    """What a person should know before training on these photos; nothing, where all is well.
+    """Returns what a person should know before training on these photos; nothing if all is well.
 
-    names, labels: of all of the source's photos; known: part → (N,) SEEN, without those that cannot be read.
+    Args:
+        classes: Names of the classes.
+        names: Paths of all of the source's photos.
+        known: Split → (N,) SEEN, without the photos that cannot be read.
+        labels: Class index of each of the source's photos.
+        broken: Path → reason for each photo that cannot be read.
+        size: Width and height in pixels to which photos are resized.
     """
     repeated = _repeated(known)
     return [
@@ -250,7 +281,7 @@ def problems(
 
 
 def _repeated(known: dict[str, np.ndarray]) -> set[bytes]:
-    """The hashes that several photos have; mostly few, so that not every photo has to stand in a dictionary."""
+    """Returns the hashes that several photos have; there are few, so the dictionaries made of them stay small."""
     hashes, counts = np.unique(np.concatenate([photos["sha256"] for photos in known.values()]), return_counts=True)
     return set(hashes[counts > 1].tolist())
 
@@ -281,7 +312,7 @@ def _classes(counts: dict[str, dict[str, int]]) -> Iterator[Problem]:
 
 
 def _balance(classes: tuple[str, ...], present: dict[str, int]) -> str:
-    """Class weights by which each class counts the same in the training loss, as scikit-learn's `balanced` has them."""
+    """Returns advice with class weights that make each class count the same, as scikit-learn's `balanced` does."""
     if len(present) < len(classes):
         return "more photos can make up for it"
     mean = sum(present.values()) / len(classes)
@@ -295,7 +326,7 @@ def _balance(classes: tuple[str, ...], present: dict[str, int]) -> str:
 def _two_labels(
     names: list[str], known: dict[str, np.ndarray], labels: np.ndarray, repeated: set[bytes]
 ) -> Iterator[Problem]:
-    """The same photo in two classes, in whichever parts."""
+    """Finds photos that are in two classes, in any splits."""
     first: dict[bytes, int] = {}
     found = []
     for photos in known.values():
@@ -308,7 +339,7 @@ def _two_labels(
 
 
 def _with(photos: np.ndarray, repeated: set[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The number and hash of each photo whose hash is among these."""
+    """Yields the number and hash of each photo whose hash is one of the repeated ones."""
     for row in photos:
         if (sha256 := bytes(row["sha256"])) in repeated:
             yield int(row["number"]), sha256
@@ -319,7 +350,7 @@ def _photos(files: list[str]) -> str:
 
 
 def _twice(names: list[str], known: dict[str, np.ndarray], repeated: set[bytes]) -> Iterator[Problem]:
-    """The same photo in train and in another part."""
+    """Finds photos that are, exactly or almost, in train and in another split."""
     train = known["train"]
     by_hash = {sha256: number for number, sha256 in _with(train, repeated)}
     for part, photos in known.items():
@@ -336,10 +367,10 @@ def _twice(names: list[str], known: dict[str, np.ndarray], repeated: set[bytes])
 
 
 def _sizes(names: list[str], known: dict[str, np.ndarray], size: int) -> Iterator[Problem]:
-    """Photos that resizing enlarges or distorts."""
+    """Finds photos that resizing enlarges or distorts."""
 
     def chosen(which: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[str]:
-        """which: from the shorter and the longer sides of photos to those that are meant."""
+        """Returns the photos for which `which`, of their shorter and longer sides, is True."""
         return [
             f"{names[row['number']]}: {row['width']}×{row['height']}"
             for photos in known.values()

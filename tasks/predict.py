@@ -1,7 +1,7 @@
-"""Photos → classes and probabilities, by a registered model; `trackway predict`.
+"""Predicts classes and their probabilities for photos with a registered model (`trackway predict`).
 
-What training knew of its inputs (classes, size, mode) is stored with the model in MLflow, and photos are decoded by the
-transform stage's own functions, so training and prediction cannot drift apart.
+What training knew of its inputs (classes, size, mode) is stored with the model in MLflow, and the same functions decode
+photos as in the transform stage, so prediction cannot differ from training.
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ from tasks.tracking.registry import load_model
 
 @dataclass(frozen=True)
 class Prediction:
-    """classes: the likeliest first, each with its probability."""
+    """What a model predicts for one photo."""
 
     photo: Path
-    classes: list[tuple[str, float]]
+    classes: list[tuple[str, float]]  # all classes with their probabilities, the likeliest first
 
 
 def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]:
-    """model: NAME@ALIAS or NAME/VERSION. Raises DataError for a photo that cannot be read, before any is predicted."""
+    """Predicts the classes of photos.
+
+    Args:
+        uri: Address of the MLflow store; None raises TrackingError.
+        model: NAME@ALIAS or NAME/VERSION.
+        photos: The files; all are read before any is predicted.
+
+    Raises:
+        TrackingError: There is no store, or no such model, or the model cannot be loaded.
+        DataError: The model is no classifier of images, or a photo cannot be read.
+    """
     if not uri:
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
     module, about = load_model(uri, model)
@@ -54,7 +64,11 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
 
 
 def plot(predictions: list[Prediction], file: Path) -> None:
-    """The photos with the predicted class and its probability above each, as a PNG."""
+    """Writes a PNG of the photos, each below its predicted class and the probability.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     import io
 
     from learn.plots import titled_images

@@ -1,6 +1,7 @@
-"""`metrics/D/` → `metrics/D.csv`, the comparison of a dataset's experiments; the best may become champion in MLflow.
+"""Compares a dataset's experiments (`metrics/D/` → `metrics/D.csv`); the best may become champion in MLflow.
 
-The validation part decides, if there is one; or else the test part, which then no longer says how good the best is.
+The validation split decides if there is one. Otherwise the test split does, and its metrics then no longer tell how
+good the best experiment is on unseen data.
 
 python -m tasks.register digits
 """
@@ -30,7 +31,7 @@ def register(params: Params, name: str) -> Outcome:
     """Compares the experiments of a dataset and registers the best one's model, if it beats the present champion."""
     keep = {path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)}
     for file in metrics_file(name, "*").parent.glob("*"):
-        if file not in keep:  # of an experiment that params.yaml no longer has
+        if file not in keep:  # it belongs to an experiment that params.yaml no longer has
             print(f"register {name}: {file} is of no experiment of {name} and was deleted")
             file.unlink()
     rows = compared(params, name)
@@ -47,7 +48,8 @@ def register(params: Params, name: str) -> Outcome:
 def complete(params: Params, uri: str, name: str) -> None:
     """Adds to MLflow what it lacks of a dataset's experiments, from DVC's outputs.
 
-    It lacks something after a kill, or if DVC restored an experiment from its cache instead of running it.
+    MLflow lacks something if a process was killed, or if DVC restored an experiment from its cache instead of running
+    it.
     """
     for experiment in missing_parts(uri, name, _state_dicts(params, name)):
         file, report = state_dict_file(experiment), json.loads(report_file(name, experiment).read_bytes())
@@ -57,16 +59,17 @@ def complete(params: Params, uri: str, name: str) -> None:
                 f"next: dvc repro evaluate@{experiment}, then trackway relog"
             )
             continue
-        from tasks.relog import rebuild  # it imports this module
+        from tasks.relog import rebuild  # here, because tasks/relog.py imports this module
 
         print(f"register {name}: MLflow lacks {experiment}; it is rebuilt from DVC's outputs")
         print(f"register {name}: {experiment}: {rebuild(params, uri, experiment)}")
 
 
 def is_complete(params: Params, name: str) -> bool:
-    """Whether MLflow has every experiment of a dataset that was evaluated, and a champion that can be loaded.
+    """Returns whether MLflow has every evaluated experiment of a dataset, and a champion that can be loaded.
 
-    Asks the store, and imports no torch. True also if no experiment can be champion.
+    It is also True if no experiment can be champion, if one was not evaluated, or without a store. Does not import
+    torch.
     """
     files = [path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)]
     if not params.tracking or not all(file.is_file() for file in files):
@@ -79,21 +82,30 @@ def is_complete(params: Params, name: str) -> bool:
 
 
 def _state_dicts(params: Params, name: str) -> dict[str, str]:
-    """Experiment → the sha256 of the state_dict that was evaluated."""
+    """Returns experiment → sha256 of the state_dict that was evaluated."""
     return {e: json.loads(report_file(name, e).read_bytes())[STATE_DICT] for e in params.experiments_of(name)}
 
 
 def compared(params: Params, name: str) -> list[dict[str, Any]]:
-    """A row for each experiment of a dataset, best first by its champion.metric; metrics are named as in the file."""
+    """Returns a row for each experiment of a dataset, best first by the dataset's `champion.metric`.
+
+    A row has the experiment's name as `experiment`, and the content of its metrics file.
+    """
     rows = [{"experiment": e, **json.loads(metrics_file(name, e).read_bytes())} for e in params.experiments_of(name)]
     dataset = params.dataset(name)
     return ranked(rows, dataset.split.held_out, dataset.champion.metric)
 
 
 def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verdict:
-    """Registers the model of the first row, if it beats the present champion; returns what happened.
+    """Registers the model of the best experiment if it beats the present champion, and returns what happened.
 
-    A model that predicts one class for everything is passed over: its metric says how common that class is.
+    A model that predicts the same class for every sample is passed over, since its metric only says how common that
+    class is.
+
+    Args:
+        params: The parameters.
+        name: The dataset's name.
+        rows: What `compared` returns.
     """
     if not rows:
         return Verdict("no experiments")
@@ -123,7 +135,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
 
 
 def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
-    """Why an experiment cannot be champion of its dataset, whatever the others are; None if it can."""
+    """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
     diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
@@ -131,7 +143,7 @@ def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
 
 
 def _by_part(row: dict[str, Any]) -> dict[str, float]:
-    """Those of METRICS that a row has, named as `test/accuracy`."""
+    """Returns those of METRICS that a row has, with full names such as `test/accuracy`."""
     parts = {"validation": row.get("validation", {}), "test": row}
     return {
         f"{part}/{metric}": values[metric] for part, values in parts.items() for metric in METRICS if metric in values

@@ -1,4 +1,4 @@
-"""DVC's outputs → the runs in MLflow that describe them, where DVC restored them and nothing was trained here.
+"""Rebuilds runs in MLflow from DVC's outputs, for outputs that DVC restored and that were not trained here.
 
 What cannot be known any more is left out: how long training took, who trained, at which commit, with which versions.
 """
@@ -27,7 +27,11 @@ from tasks.workspace.paths import history_file, metrics_file, report_file, state
 
 
 def relog(params: Params) -> None:
-    """Rebuilds what the store has not, and prints a line for each experiment and dataset. Idempotent."""
+    """Rebuilds what the store lacks, and prints a line for each experiment and dataset. Idempotent.
+
+    Raises:
+        TrackingError: `tracking` is null, the store cannot be used, or DVC cannot tell what is up to date.
+    """
     if not params.tracking:
         raise TrackingError("tracking is null in params.yaml: name the store there that runs are to be rebuilt in")
     left_out = set()
@@ -50,9 +54,9 @@ def relog(params: Params) -> None:
 
 @contextmanager
 def _dvc() -> Iterator[Callable[[str], str | None]]:
-    """A function that says why a stage's outputs are not what params.yaml and the code would make; None if they are.
+    """Yields a function that returns why a stage's outputs are not what params.yaml and the code would make, or None.
 
-    Until the end nobody else may change them.
+    DVC's lock is held until the block ends, so that no other process changes the outputs.
     """
     import networkx as nx
     from dvc.exceptions import DvcException
@@ -61,7 +65,7 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
     try:
         with Repo() as repo, repo.lock:
             stages = {stage.addressing: stage for stage in repo.index.stages}
-            graph = repo.index.graph  # an edge leads from a stage to one that it needs
+            graph = repo.index.graph  # an edge leads from a stage to a stage that it needs
             reasons: dict[str, str | None] = {}
 
             def reason(name: str) -> str | None:
@@ -74,7 +78,7 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
                 return reasons[name]
 
             def first_reason(name: str) -> str | None:
-                """Of the stage and all that it needs, these first."""
+                """Returns the first reason found in the stages that this one needs, or in itself; None without any."""
                 needs = nx.dfs_postorder_nodes(graph, stages[name])
                 return next((found for need in needs if (found := reason(need.addressing))), None)
 
@@ -84,20 +88,20 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
 
 
 def rebuild(params: Params, uri: str, name: str) -> str:
-    """Adds to MLflow what it has not of an experiment; returns what that was."""
+    """Adds to MLflow what it lacks of an experiment, and returns a text that says what that was."""
     dataset = params.experiment(name).dataset
     missing = missing_parts(uri, dataset, {name: sha256(state_dict_file(name))}).get(name, set())
     if not missing:
         return "MLflow has its run"
-    # On the CPU, for the device of the training may not be here.
+    # On the CPU, because this machine may not have the device of the training.
     here = params.model_copy(update={"device": "cpu"})
     if "train" in missing:
         planned = plan(here, name)
         files = Files.of(state_dict_file(name), history_file(name))
-        device = {"device": params.device}  # `auto` stays: which it was is not known
+        device = {"device": params.device}  # `auto` stays, because the device that was used is unknown
         begin = Begin(planned.settings | device, {REBUILT: "true"}, str(planned.summary))
         write_run(uri, dataset, name, [begin, Epochs(_epochs(name)), files, End("FINISHED")])
-    # Measured again for the pictures and the model; the numbers are DVC's, for here a last bit may differ.
+    # Measured again for the figures and the model; the numbers come from DVC, since they may differ here in a last bit.
     found = measured(here, name)
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
     parts = {key: value for key, value in numbers.items() if isinstance(value, dict)}
@@ -108,7 +112,7 @@ def rebuild(params: Params, uri: str, name: str) -> str:
 
 
 def _epochs(name: str) -> list[Epoch]:
-    """The history as TrainingRun would send it, but for the time of each epoch, which is now."""
+    """Returns the history as TrainingRun would send it, but with the present as the time of each epoch."""
     now = now_ms()
     with history_file(name).open(newline="", encoding="utf-8") as stream:
         rows = [dict(row) for row in csv.DictReader(stream)]

@@ -1,8 +1,9 @@
-"""`data/raw/D/` → `data/split/D/`: the indices of the train, validation and test parts, disjoint and complete.
+"""Draws the samples of the train, validation and test split (`data/raw/D/` → `data/split/D/`).
 
     python -m tasks.split digits
 
-scikit-learn draws them, seeded, stratified where asked; an official test set stays as it is.
+Each sample is in exactly one split. scikit-learn draws them from a seed, stratified if params.yaml says so; an official
+test set stays as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def split(params: Params, name: str) -> str:
             raise DataError(f"datasets.{name}.source gives {len(targets):,} targets; its sizes say {said:,} samples")
     try:
         parts = split_indices(targets, *dataset.source.sizes, **dataset.split.model_dump())
-    except ValueError as error:  # scikit-learn's: too few samples of a class
+    except ValueError as error:  # scikit-learn raises it if a class has too few samples
         raise DataError(f"datasets.{name}.split cannot be done: {error}") from error
     if (missing := _missing(targets, parts, dataset.source.classes)) and not dataset.split.shuffle:
         raise DataError(
@@ -44,7 +45,7 @@ def split(params: Params, name: str) -> str:
 
 
 def _missing(targets: np.ndarray, parts: dict[str, np.ndarray], classes: tuple[str, ...]) -> list[str]:
-    """Classes that can be trained on and not be validated."""
+    """Returns the classes that have samples in the train split and none in the validation split."""
     if not classes or "validation" not in parts:
         return []
     train, validation = (set(targets[parts[part]].tolist()) for part in ("train", "validation"))

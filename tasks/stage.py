@@ -1,4 +1,4 @@
-"""The command line that the stages share, and the parameters that they get."""
+"""The command line that all stages share, and the checks of params.yaml before each of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import learn
 from learn.errors import TrackwayError
@@ -19,18 +18,19 @@ from tasks.workspace.locks import one_process_per_stage
 from tasks.workspace.outcome import Outcome, tell
 from tasks.workspace.processes import collect_garbage_rarely, end_at_once
 
-if TYPE_CHECKING:
-    pass
-
-
-# Written once the parameters have passed tasks/params/preflight.py: the next stage need not import torch for it.
+# Holds a hash of what passed tasks/params/preflight.py, so that the next stage need not import torch to check it again.
 CHECKED = Path(".dvc/tmp/params-checked")
 
 
 def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
-    """The command line of a stage, `python -m tasks.STAGE NAME`. A user's mistake ends in its message, exit code 1.
+    """Runs the command line of a stage, `python -m tasks.STAGE NAME`, and ends the process.
 
-    stage: returns what it made, in a line that it has printed.
+    An error that a user can mend is printed without a traceback, and ends the process with the error's exit code.
+
+    Args:
+        stage: The stage's function; it prints and returns a line that says what it made. Its docstring is the
+            description in `--help`.
+        what: What NAME is one of, `datasets` or `experiments`, for `--help`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=stage.__doc__)
     parser.add_argument("name", help=f"one of the {what} in {PARAMS_FILE}, or the stage's name in DVC: KIND@NAME")
@@ -60,8 +60,12 @@ def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
 
 
 def checked_params(path: Path = PARAMS_FILE) -> Params:
-    """The parameters, after every check that needs no work; the slow ones run once a change. Raises ParamsError,
-    and GraphError if a stage would run code that dvc.yaml does not list."""
+    """Reads params.yaml and makes every check that needs no work; slow checks run only once after a change.
+
+    Raises:
+        ParamsError: The file has mistakes.
+        GraphError: A stage would run code that dvc.yaml does not list.
+    """
     code = (Path(learn.__file__).parent, Path(__file__).parent / "params")
     files = [path, DVC_YAML, *sorted(file for folder in code for file in folder.rglob("*.py")), *sorted(helpers())]
     digest = hashlib.sha256(version("torch").encode())

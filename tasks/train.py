@@ -1,4 +1,4 @@
-"""`data/transformed/D/training/` → `models/E/model.pt` and `plots/history/E.csv`, and a run in MLflow.
+"""Trains an experiment, and writes `models/E/model.pt`, `plots/history/E.csv` and a run in MLflow.
 
 python -m tasks.train digits-mlp
 """
@@ -43,12 +43,18 @@ class Plan:
     assembled: Assembled
     model: nn.Module  # as it is before the first epoch, on the device
     augment: Augmentation | None
-    summary: Any  # torchinfo's
+    summary: Any  # torchinfo's summary of the model
     settings: dict[str, Any]  # the parameters of the run, flattened
 
 
 def plan(params: Params, name: str) -> Plan:
-    """Puts together what an experiment is trained with, and tries a batch without data."""
+    """Assembles what an experiment is trained with, and checks a batch without data.
+
+    Raises:
+        DeviceError: The device is not available, or its memory is too small.
+        DataError: A file of the data is damaged.
+        BatchError: Model, loss and data do not fit each other.
+    """
     from learn.training.batch_check import try_batches
     from learn.training.device import use_device
 
@@ -74,7 +80,7 @@ def plan(params: Params, name: str) -> Plan:
 
 
 def _summary(planned: Plan) -> Any:
-    """torchinfo's summary of the model, for a whole batch."""
+    """Returns torchinfo's summary of the model for a whole batch."""
     import torch
     import torchinfo
 
@@ -89,7 +95,7 @@ def _summary(planned: Plan) -> Any:
 
     with (
         memory_told(f"train {assembled.name}: for a batch of {samples:,}", assembled.device, advice),
-        torch.random.fork_rng(devices=[]),  # it makes up inputs
+        torch.random.fork_rng(devices=[]),  # torchinfo draws random inputs
     ):
         try:
             return torchinfo.summary(
@@ -101,7 +107,7 @@ def _summary(planned: Plan) -> Any:
                 col_names=("input_size", "output_size", "num_params", "trainable"),
             )
         except RuntimeError as error:
-            raise (error.__cause__ or error) from None  # the model's own
+            raise (error.__cause__ or error) from None  # torchinfo wraps the model's own error
 
 
 def train(params: Params, name: str) -> str:
@@ -130,7 +136,7 @@ def train(params: Params, name: str) -> str:
 
 
 def _announce(planned: Plan) -> None:
-    """Prints what is about to be trained; in a terminal with a table of the layers."""
+    """Prints what is about to be trained, in a terminal with a table of the layers."""
     from learn.training.splits import StreamedSplit
 
     assembled, training = planned.assembled, planned.assembled.splits["train"]
@@ -143,7 +149,7 @@ def _announce(planned: Plan) -> None:
 
 
 def _new_state(planned: Plan) -> State:
-    """What training changes, before the first epoch. Seeds torch's generator for the order of the batches."""
+    """Returns the state before the first epoch; with `reseed`, seeds torch's generator for the order of the batches."""
     import torch
 
     from learn.training.build import build_optimizer, build_scheduler
@@ -161,7 +167,7 @@ def _new_state(planned: Plan) -> State:
 
 
 def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
-    """Trains, shows the progress and tells the run of each epoch."""
+    """Trains, shows the progress, and sends each epoch to the run."""
     from tqdm import tqdm
 
     from learn.training.loop import FitOptions, fit
@@ -176,7 +182,7 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
         lambda: _what_fits(planned, state.optimizer),
     )
     bar = tqdm(total=experiment.epochs, desc=assembled.name, unit="epoch", disable=None)
-    said = max(1, experiment.epochs // 100)  # into a log a line an epoch, or a hundred lines
+    said = max(1, experiment.epochs // 100)  # epochs between two lines of a log, which gets about a hundred lines
     history: list[Epoch] = []
     with bar, told:
         for epoch in fit(state, training, assembled.held_out, assembled.criterion, options):
@@ -190,14 +196,14 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
 
 
 def _progress(planned: Plan, epoch: Epoch) -> str:
-    """An epoch's line in a log."""
+    """Returns an epoch's line for a log."""
     assembled = planned.assembled
     line = _line(epoch, assembled.held_out.name)
     return f"train {assembled.name}: epoch {epoch.number}/{assembled.experiment.epochs}, {line}"
 
 
 def _write_state_dicts(name: str, state: State, epochs: int) -> None:
-    """The last epoch's state_dict; with early stopping the best one's, and the last one's beside it."""
+    """Writes the last epoch's state_dict; with early stopping the best epoch's, and the last one's beside it."""
     last, stopping = state.model.state_dict(), state.early_stopping
     with atomic_folder(state_dict_file(name).parent) as partial:
         _save(stopping.state_dict if stopping else last, partial / state_dict_file(name).name)
@@ -207,7 +213,7 @@ def _write_state_dicts(name: str, state: State, epochs: int) -> None:
 
 
 def _what_fits(planned: Plan, optimizer: Optimizer) -> str:
-    """The end of the message about a full device: a batch size of which a step of training passes now."""
+    """Returns the end of the message about a full device, with a batch size for which a training step works now."""
     from learn.training.batch_check import largest_batch
 
     assembled = planned.assembled
@@ -237,7 +243,7 @@ def _what_fits(planned: Plan, optimizer: Optimizer) -> str:
 def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
     import torch
 
-    buffer = io.BytesIO()  # torch.save into a file would not say that the disk is full
+    buffer = io.BytesIO()  # torch.save into a file does not raise an OSError if the disk is full
     torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
     file.write_bytes(buffer.getvalue())
 
@@ -253,7 +259,7 @@ def _line(epoch: Epoch, held_out: str) -> str:
 
 
 def _as_csv(history: list[Epoch]) -> bytes:
-    """One row an epoch; every digit of every number, and none that differs between two runs."""
+    """Returns a table with one row per epoch, with all digits, and without numbers that differ between runs."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", *history[0].metrics])

@@ -1,12 +1,13 @@
-"""`data/raw/D/` and `data/split/D/` → `data/transformed/D/`: each part's inputs and targets, ready for batches.
+"""Turns `data/raw/D/` and `data/split/D/` into `data/transformed/D/`: each split's inputs and targets, for batches.
 
-training/     the train part and the one that is measured after each epoch: validation, or else test
-evaluation/   the test part, if there is a validation part
+training/     the train split, and the split that is measured after each epoch: validation, or else test
+evaluation/   the test split, if there is a validation split
 report.json   what the checks of photos found
 
     python -m tasks.transform digits
 
-The deterministic work is done here, once: images as uint8, everything else as float32, in files to be memory-mapped.
+All deterministic work on inputs is done here, once: images as uint8, everything else as float32, in files that training
+can memory-map.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def transform(params: Params, name: str) -> str:
 
 
 def _write_info(source: Source, partial: Path, folders: dict[str, Path]) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Into both folders; returns the shape of one input, and part → number of samples."""
+    """Writes info.json into both folders; returns the shape of one input, and split → number of samples."""
     inputs = {part: np.load(folder / f"{part}-inputs.npy", mmap_mode="r").shape for part, folder in folders.items()}
     shape = inputs["train"][1:]
     for kind in (TRAINING, EVALUATION):
@@ -62,7 +63,7 @@ def _write_info(source: Source, partial: Path, folders: dict[str, Path]) -> tupl
 
 
 def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]) -> None:
-    """Writes each part's inputs and targets into its folder."""
+    """Writes each split's inputs and targets into its folder."""
     with watched("transform", name, raw_folder(name)):
         inputs, targets = dataset.source.read(raw_folder(name))
         dataset.source.check(name, inputs, targets)

@@ -1,10 +1,10 @@
-"""A stage in a fork of a process that has imported PyTorch, MLflow and DVC already (flows/executors/warm.py).
+"""Runs a stage in a fork of a warm process, which has imported PyTorch, MLflow and DVC (flows/executors/warm.py).
 
-`python -m tasks.STAGE NAME` hands its folder, arguments, environment and streams over before it imports anything,
-passes signals on, and ends as the fork ends. In any doubt it does the work itself: nobody listens, or another user,
-another Python, other libraries, other limits. That gives the same bytes, a few seconds later.
+`python -m tasks.STAGE NAME` sends its folder, arguments, environment and streams to the warm process before it imports
+anything, passes signals on to the fork, and ends as the fork ends. It does the work itself if no warm process listens,
+or if that process has another user, Python, libraries or limits; the result is the same, a few seconds later.
 
-    python -m tasks.warm dvc repro ...        # another module than a stage: DVC
+    python -m tasks.warm dvc repro ...        # runs another module than a stage, here DVC, in the same way
 """
 
 from __future__ import annotations
@@ -25,29 +25,35 @@ from tasks.lifeline import end_with_starter
 from tasks.workspace.environment import WARM
 
 STAGES = ("group", "download", "split", "transform", "train", "evaluate", "register")
-ACCEPTED, REFUSED = b"+", b"-"  # what is answered to a request; after ACCEPTED comes how the fork ended
-SENT = 8  # bytes of a number: the length of a request, and how a fork ended
+ACCEPTED, REFUSED = b"+", b"-"  # the answers to a request; after ACCEPTED the fork's exit status follows
+SENT = 8  # bytes of a number in the protocol: the length of a request, the exit status of a fork
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-# What libraries read while they are imported.
+# Beginnings of the environment variables that libraries read when they are imported.
 READ_EARLY = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "BLIS_", "GOTO_", "NUMEXPR_", "TORCH", "PYTORCH", "CUDA", "NVIDIA_",
               "PYTHON", "LD_", "DYLD_", "MALLOC_", "MPL", "LC_", "LANG", "TZ", "HOME", "TMPDIR", "XDG_")  # fmt: skip
-# A flow sets the first; libraries set the others when they are imported, as in the process that starts the warm one.
+# Exceptions to READ_EARLY: a flow sets the first, and libraries set the others themselves when they are imported.
 BUT_NOT = ("PYTHONUNBUFFERED", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def begin(module: str) -> None:
-    """Called before a stage or the writer of its run imports anything. Returns if it is to do its work itself."""
+    """Hands a stage, or the writer of its run, over to a fork; returns if this process must do the work itself.
+
+    Call it before anything large is imported.
+
+    Args:
+        module: The module that runs, such as `tasks.train`.
+    """
     _, _, name = module.partition(".")
     if name in STAGES:
-        end_with_starter()  # the fork would not see it: its parent is another process
+        end_with_starter()  # here, not in the fork, whose parent is the warm process
     elif name != "tracking.writer":
         return
-    if sys.orig_argv[1:3] == ["-m", module]:  # or Python was given options
+    if sys.orig_argv[1:3] == ["-m", module]:  # otherwise Python was given options
         hand_over(module, sys.orig_argv[3:])
 
 
 def hand_over(module: str, arguments: list[str]) -> None:
-    """Has `python -m MODULE ARGUMENTS` done by a fork, and ends as that ends. Returns if it is to be done here."""
+    """Runs `python -m MODULE ARGUMENTS` in a fork, and ends as it ends; returns if this process must do the work."""
     try:
         if (server := connect(place())) is None:
             return
@@ -63,7 +69,7 @@ def hand_over(module: str, arguments: list[str]) -> None:
         with server:
             try:
                 answer = _ask(server, request)
-            except OSError:  # it has ended
+            except OSError:  # the warm process has ended
                 return
             if answer == ACCEPTED:
                 _end_as(_wait(server))
@@ -72,20 +78,22 @@ def hand_over(module: str, arguments: list[str]) -> None:
 
 
 def place() -> str | None:
-    """The socket; None if there is to be none."""
+    """Returns the warm process's socket: the one that TRACKWAY_WARM names, or this folder's; None if it is `off`."""
     named = os.environ.get(WARM)
     return None if named == "off" else named or own_place()
 
 
 def own_place() -> str:
-    """The socket of this folder. It lies outside, for it could not be copied with it, and its path may have 100 bytes
-    only."""
+    """Returns the path of this folder's socket.
+
+    It is outside the folder: a socket cannot be copied with a folder, and its path may have only about 100 bytes.
+    """
     folder = sha256(os.fsencode(Path.cwd())).hexdigest()[:16]
     return f"{os.environ.get('TMPDIR') or '/tmp'}/trackway-{os.getuid()}/{folder}.sock"
 
 
 def connect(place: str | None) -> socket.socket | None:
-    """A connection to the process that listens there, if it is this user's."""
+    """Returns a connection to the process that listens at a socket; None if none does, or if it is another user's."""
     with suppress(OSError):
         if place and Path(place).stat().st_uid == os.getuid():
             server = socket.socket(socket.AF_UNIX)
@@ -98,7 +106,7 @@ def connect(place: str | None) -> socket.socket | None:
 
 
 def conditions() -> dict[str, Any]:
-    """What must be the same in two processes, or one is no replacement of the other."""
+    """Returns what must be equal in two processes for one to do the other's work with the same result."""
     early = {key: value for key, value in os.environ.items() if key.startswith(READ_EARLY) and key not in BUT_NOT}
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     return {
@@ -115,17 +123,17 @@ def conditions() -> dict[str, Any]:
 
 
 def cores() -> list[int]:
-    """The numbers of those that this process may use."""
+    """Returns the numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def libraries() -> int:
-    """Changes with each installation into this environment."""
+    """Returns a number that changes with each installation into this Python environment."""
     return Path(site.getsitepackages()[0]).stat().st_mtime_ns
 
 
 def _machine() -> list[str]:
-    """Where a path means the same file."""
+    """Returns the host and the namespaces in which a path means the same file."""
     names = [socket.gethostname()]
     with suppress(OSError):  # not Linux
         names += [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("mnt", "net", "pid")]
@@ -142,11 +150,11 @@ def _ask(server: socket.socket, request: dict[str, Any]) -> bytes:
     text = json.dumps(request).encode()
     socket.send_fds(server, [len(text).to_bytes(SENT)], [0, 1, 2])
     server.sendall(text)
-    return server.recv(1)  # while the libraries are still being imported, this waits
+    return server.recv(1)  # waits while the warm process still imports its libraries
 
 
 def _wait(server: socket.socket) -> int:
-    """How the fork ended, as os.waitpid says it. Meanwhile it gets the signals that this process gets."""
+    """Waits for the fork and returns its status as os.waitpid does; passes this process's signals on to the fork."""
 
     def pass_on(number: int, _: object = None) -> None:
         with suppress(OSError):
@@ -170,7 +178,7 @@ def _wait(server: socket.socket) -> int:
 def _end_as(status: int) -> NoReturn:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the fork has dumped its own
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no second core dump beside the fork's
         with suppress(OSError, ValueError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

@@ -12,7 +12,7 @@ from tasks.workspace.processes import collect_garbage_rarely
 
 
 def main() -> None:
-    """Runs the command line. A user's mistake ends in its message and exit code 1."""
+    """Runs the command line; an error that a user can mend is printed without a traceback, with exit code 1."""
     collect_garbage_rarely()
     try:
         app()

@@ -1,4 +1,4 @@
-"""The `trackway` command: what its groups of commands share."""
+"""What all groups of commands of `trackway` share: the typer application, the console, the project's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(width=None if sys.stdout.isatty() else 130)
-PROJECT = (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc"))  # by which its folder is known
+PROJECT = (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc"))  # a folder with all of these is a project's folder
 
 
 def _print_version(asked: bool) -> None:
@@ -40,7 +40,11 @@ def _main(
 
 
 def go_to_project() -> Path:
-    """Changes to the project's folder, if this one is inside it; returns the way back, for what the user named."""
+    """Changes to the project's folder if the working directory is inside one.
+
+    Returns:
+        The path from the project's folder back to the former working directory, relative to which the user named files.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if all((folder / needed).exists() for needed in PROJECT):
@@ -50,7 +54,7 @@ def go_to_project() -> Path:
 
 
 def in_project() -> Path:
-    """As go_to_project; raises TrackwayError if there is no project."""
+    """Does what `go_to_project` does, and raises TrackwayError if there is no project."""
     there = go_to_project()
     for needed in PROJECT:
         if not needed.exists():

@@ -1,4 +1,4 @@
-"""Datasets and experiments come into params.yaml, get another name, and leave it."""
+"""Commands that add datasets and experiments to params.yaml, rename them, and remove them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use a registered model."""
+"""The command that uses a registered model."""
 
 from __future__ import annotations
 

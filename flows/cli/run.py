@@ -1,4 +1,4 @@
-"""Run the flow, and see what came of it."""
+"""Commands that check the project, run the flow, and show its results."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run(
     """Run the flow: what `dvc repro` would do, in parallel and watched by Prefect. Ends with the results."""
     in_project()
     with _interrupted_once():
-        if state.last() and not state.running():  # they were killed, or the machine was
+        if state.last() and not state.running():  # the servers were killed, or the machine went down
             lifecycle.down()
         print("loading DVC, Prefect and MLflow")
         if (running := state.running()) and running.password:
@@ -76,7 +76,7 @@ def run(
         final = run_pipeline(targets, workers, force, publish, server.wait)
         if final.is_cancelled():
             raise KeyboardInterrupt
-    _print_results()  # that MLflow does not answer now makes no run fail
+    _print_results()  # its result is ignored: the run has succeeded even if MLflow does not answer now
     if not final.is_completed():
         print(f"error: the flow ended {final.name}\n{final.message}", file=sys.stderr)
         raise typer.Exit(1)
@@ -99,18 +99,18 @@ def _renew_prefect() -> None:
 
 
 def next_steps() -> str:
-    """What to do after a run. It begins with the commit, if dvc.lock differs from the last one."""
+    """Returns what to do after a run, beginning with `git commit` if dvc.lock differs from the last commit."""
     try:
         done = subprocess.run(["git", "status", "--porcelain", "dvc.lock"], capture_output=True, text=True, check=False)
         changed = done.returncode == 0 and bool(done.stdout)
-    except FileNotFoundError:  # no git: then nothing to commit to
+    except FileNotFoundError:  # git is not installed
         changed = False
     return (COMMIT if changed else "") + NEXT_STEPS
 
 
 @contextmanager
 def _interrupted_once() -> Iterator[None]:
-    """A Ctrl-C ends the command with one line and exit code 130; a second one does not disturb the first."""
+    """Makes Ctrl-C end the command with one line and exit code 130; further ones are ignored meanwhile."""
 
     def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,9 +128,10 @@ def _interrupted_once() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_ctrl_c() -> Iterator[None]:
-    """For the time in which libraries are imported: pydantic turns a KeyboardInterrupt into an error of its own.
+    """Makes Ctrl-C end the process at once while libraries are imported.
 
-    Nothing is to be cleaned up then: what was started ends with this process.
+    pydantic would turn a KeyboardInterrupt into another error. Nothing needs to be cleaned up at this time, since
+    everything that was started ends with this process.
     """
 
     def end(*_: object) -> None:
@@ -153,7 +154,7 @@ def results() -> None:
 
 
 def _print_results() -> bool:
-    """The table, and what is to be said about it. False if MLflow could not be asked for its part of it."""
+    """Prints the table of results and remarks about it; returns False if MLflow did not answer for its part of it."""
     from flows.reports.results import not_measured, table
     from flows.reports.results import results as rows
 

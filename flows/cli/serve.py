@@ -1,4 +1,4 @@
-"""Servers: start, look, stop."""
+"""Commands that start the servers, show their state, and stop them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def up(
         from tasks.stage import checked_params
 
         params = checked_params()
-        deployments(params)  # a wrong schedule is told here, not in a log
+        deployments(params)  # reports a wrong schedule here, not in a log
         Graph(Path.cwd()).check(params)
         running = lifecycle.up(params, host=host, prefect_port=prefect_port, mlflow_port=mlflow_port)
     _show(running)

@@ -1,1 +1,1 @@
-"""Commands that change params.yaml, and keep its comments."""
+"""The changes that commands make to params.yaml; comments are kept."""

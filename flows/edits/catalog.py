@@ -1,4 +1,4 @@
-"""The catalog: ready-made sections of params.yaml, one file a dataset, in `catalog/`."""
+"""Merges sections of params.yaml from the catalog, which has one file for each dataset in `catalog/`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ CATALOG = Path(__file__).parents[2] / "catalog"
 
 @dataclass(frozen=True)
 class Entry:
+    """One dataset of the catalog."""
+
     name: str
-    summary: str  # the first line of the file, a comment
+    summary: str  # the comment in the first line of the file
     file: Path
 
 
 def entries() -> list[Entry]:
-    """What `trackway ls` lists."""
+    """Returns the entries of the catalog, which `trackway ls` lists."""
     return [
         Entry(file.stem, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "), file)
         for file in sorted(CATALOG.glob("*.yaml"))
@@ -32,9 +34,10 @@ def entries() -> list[Entry]:
 
 
 def add_to_params(name: str, path: Path) -> list[str]:
-    """Merges an entry into params.yaml, which keeps its comments; returns the keys added.
+    """Merges an entry of the catalog into params.yaml, which keeps its comments, and returns the keys added.
 
-    Raises ParamsError, with nothing changed, where the name is unknown or a key is there already.
+    Raises:
+        ParamsError: The name is unknown, or a key exists already; nothing was changed.
     """
     known = {entry.name: entry for entry in entries()}
     if name not in known:
@@ -43,7 +46,16 @@ def add_to_params(name: str, path: Path) -> list[str]:
 
 
 def merge(extra: str, path: Path, comment: str) -> list[str]:
-    """Merges sections, as YAML text, into params.yaml; returns the keys added. Raises ParamsError, as above."""
+    """Merges sections into params.yaml, which keeps its comments, and returns the keys added.
+
+    Args:
+        extra: The sections as YAML text.
+        path: The file params.yaml.
+        comment: Written above the first key of each section.
+
+    Raises:
+        ParamsError: The file has mistakes, would have some, or has a key already; nothing was changed.
+    """
     parse_params(read_yaml(path), path)
     yaml, params = open_params(path)
     sections = yaml.load(extra)
@@ -61,7 +73,7 @@ def merge(extra: str, path: Path, comment: str) -> list[str]:
 
 
 def open_params(path: Path) -> tuple[Any, Any]:
-    """A round-trip YAML reader, and the file as it read it: comments and quotes are kept."""
+    """Returns a YAML reader and the file's content as it read it; when it writes, comments and quotes are kept."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -71,7 +83,16 @@ def open_params(path: Path) -> tuple[Any, Any]:
 
 
 def write_params(yaml: Any, params: Any, path: Path) -> None:
-    """Writes params.yaml, if what is to be written is right; raises ParamsError, with nothing changed."""
+    """Writes params.yaml after checking the new content.
+
+    Args:
+        yaml: The reader from `open_params`.
+        params: The content from `open_params`, changed.
+        path: The file.
+
+    Raises:
+        ParamsError: The new content has mistakes; nothing was changed.
+    """
     text = io.StringIO()
     yaml.dump(params, text)
     parse_params(YAML(typ="safe", pure=True).load(text.getvalue()), path)

@@ -1,10 +1,10 @@
-"""Taking an experiment or a dataset out of params.yaml, or renaming it there, with what its stages have made.
+"""Removes an experiment or a dataset from params.yaml, or renames it, together with what its stages have made.
 
     trackway remove digits-cnn
     trackway rename digits-mlp digits-wide
 
-`dvc.lock` and the outputs keep up, so that nothing is trained again. The lines of params.yaml are cut or changed in
-place, so its comments and order stay.
+`dvc.lock` and the outputs are changed too, so that nothing is trained again. The lines of params.yaml are cut or
+changed in place, so its comments and order stay.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ SECTIONS = ("experiments", "datasets")
 
 
 def remove(key: str, *, with_experiments: bool = False) -> str:
-    """Takes an experiment or a dataset out, with its outputs and its entries in dvc.lock; returns what was done.
+    """Removes an experiment or a dataset, with its outputs and its entries in dvc.lock, and returns what was done.
 
-    key: NAME, or experiments.NAME or datasets.NAME. with_experiments: a dataset's experiments, too. Raises ParamsError
-    or GraphError, with nothing changed.
+    Args:
+        key: NAME, experiments.NAME or datasets.NAME.
+        with_experiments: Remove a dataset's experiments, too.
+
+    Raises:
+        ParamsError: There is no such entry, or it is still needed; nothing was changed.
+        GraphError: DVC or a flow is at work in this folder, or DVC's files have mistakes; nothing was changed.
     """
     with _nobody_else_at_work() as graph:
         params = load_params()
@@ -75,7 +80,7 @@ def remove(key: str, *, with_experiments: bool = False) -> str:
         content = text.checked()
         stages = [f"{kind}@{each}" for kind, of in KINDS.items() for each in names.get(of, [])]
         lock = _read_lock()
-        # In this order it can be done again after a kill; meanwhile DVC finds what is gone in its cache.
+        # In this order the command can be repeated after a kill; DVC finds the removed outputs in its cache.
         gone, kept = graph.remove_outputs(stages)
         _write_lock({each: entry for each, entry in lock["stages"].items() if each not in stages}, lock)
         write_atomically(PARAMS_FILE, content)
@@ -95,10 +100,16 @@ def remove(key: str, *, with_experiments: bool = False) -> str:
 
 
 def rename(key: str, new: str) -> str:
-    """Renames an experiment or a dataset, with what its stages made and its runs in MLflow; returns what was done.
+    """Renames an experiment or a dataset, with its outputs and its runs in MLflow, and returns what was done.
 
-    key: as in remove. Raises ParamsError or GraphError with nothing changed, and TrackingError if only MLflow could
-    not follow.
+    Args:
+        key: NAME, experiments.NAME or datasets.NAME.
+        new: The new name.
+
+    Raises:
+        ParamsError: There is no such entry, or the new name is not possible; nothing was changed.
+        GraphError: DVC or a flow is at work in this folder, or DVC's files have mistakes; nothing was changed.
+        TrackingError: Everything was renamed except in MLflow.
     """
     with _nobody_else_at_work() as graph:
         params = load_params()
@@ -113,13 +124,13 @@ def rename(key: str, new: str) -> str:
             text.replace(path, old, new)
         content = text.checked()
         if params.tracking:
-            address(params.tracking)  # a variable that is not set is told before anything is changed
+            address(params.tracking)  # reports an environment variable that is not set before anything is changed
         move = _Move(params, section, old, new)
         if taken := [str(path) for path in move.folders.values() if path.exists()]:
             raise ParamsError([f"{', '.join(taken)} is there already, of an earlier {new}; delete it and try again"])
         lock = _read_lock()
         digests = move.state_dicts()
-        # In this order it can be done again after a kill; meanwhile DVC finds what is gone in its cache.
+        # In this order the command can be repeated after a kill; DVC finds the removed outputs in its cache.
         graph.remove_outputs(move.again)
         _write_lock(move.renamed(lock["stages"]), lock)
         write_atomically(PARAMS_FILE, content)
@@ -146,7 +157,7 @@ def rename(key: str, new: str) -> str:
 
 
 def _find(params: Params, key: str) -> tuple[str, str]:
-    """(section, name) of NAME, experiments.NAME or datasets.NAME."""
+    """Returns (section, name) of NAME, experiments.NAME or datasets.NAME; raises ParamsError if it is not unique."""
     section, _, name = key.rpartition(".")
     found = [each for each in SECTIONS if name in getattr(params, each) and section in ("", each)]
     if len(found) > 1:
@@ -173,7 +184,12 @@ def _refuse_name(params: Params, section: str, new: str) -> None:
 
 
 def _refuse_if_scheduled(params: Params, names: dict[str, list[str]]) -> None:
-    """names: in each section."""
+    """Raises ParamsError if a schedule names one of the entries.
+
+    Args:
+        params: The parameters.
+        names: Section → names of its entries.
+    """
     plain = {
         "datasets": params.datasets,
         "flow": {"schedules": [schedule.model_dump() for schedule in params.flow.schedules]},
@@ -186,9 +202,9 @@ def _refuse_if_scheduled(params: Params, names: dict[str, list[str]]) -> None:
 
 
 def _scheduled(data: Any, section: str, name: str) -> Iterator[list[Any]]:
-    """Where schedules name an experiment, a dataset or one of its stages: the path to each such value.
+    """Yields the path to each value by which a schedule names an experiment, a dataset or one of its stages.
 
-    A target that is the name of both means the dataset, with its experiments.
+    A target that is the name of both an experiment and a dataset means the dataset, with its experiments.
     """
     plain = section == "datasets" or name not in data["datasets"]
     for number, schedule in enumerate(data["flow"]["schedules"]):
@@ -204,7 +220,7 @@ def _scheduled(data: Any, section: str, name: str) -> Iterator[list[Any]]:
 
 @contextmanager
 def _nobody_else_at_work() -> Iterator[Graph]:
-    """DVC's lock and the flows' lock. Raises GraphError if somebody works in this folder."""
+    """Holds DVC's lock and the flows' lock; raises GraphError if DVC or a flow is at work in this folder."""
     busy = GraphError("dvc repro or a flow is at work in this folder; wait until it has ended, then try again")
     checked_params()
     graph = Graph(Path.cwd())
@@ -219,7 +235,10 @@ def _nobody_else_at_work() -> Iterator[Graph]:
 
 
 def _stage_runs(folder: Path) -> bool:
-    """Whether a living process runs a stage: DVC gives its lock away meanwhile, and notes the stage's paths."""
+    """Returns whether a living process runs a stage.
+
+    DVC releases its lock while a stage runs, and writes the stage's paths and its pid into a file instead.
+    """
     file = folder / RWLOCK_FILE
     held = json.loads(file.read_text(encoding="utf-8") or "{}") if file.is_file() else {}
     holders = [*held.get("write", {}).values(), *(one for each in held.get("read", {}).values() for one in each)]
@@ -230,17 +249,17 @@ def _stage_runs(folder: Path) -> bool:
 
 
 class _Text:
-    """The lines of a YAML file and what is to be read out of them, changed together."""
+    """The lines of a YAML file and the data in them, which are changed together."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.data = read_yaml(file)
         text = file.read_text(encoding="utf-8")
         self._lines = text.splitlines(keepends=True)
-        self._placed = YAML().load(text)  # knows line and column of each key and value
+        self._placed = YAML().load(text)  # has the line and column of each key and value
 
     def cut(self, section: str, name: str) -> None:
-        """Takes the lines of an entry out: its key's, and those below it that are further to the right."""
+        """Removes the lines of an entry: that of its key, and those below it that are indented further."""
         del self.data[section][name]
         line, column = self._placed[section].lc.key(name)
         end = line + 1
@@ -258,7 +277,7 @@ class _Text:
         self._replace(self._placed[section].lc.key(old), old, new)
 
     def replace(self, path: list[Any], old: str, new: str) -> None:
-        """The name in the value at the path; a stage's name, such as train@NAME, ends in it."""
+        """Replaces the name at the end of the value at a path; the value may be a stage's name, such as train@NAME."""
         placed, data = self._placed, self.data
         for key in path[:-1]:
             placed = placed[key]
@@ -267,7 +286,7 @@ class _Text:
         value = data[last]
         data[last] = value.removesuffix(old) + new
         positions = placed.lc.data or {}
-        if last in positions:  # not if it is merged from elsewhere
+        if last in positions:  # a value that an alias merges has no position here
             self._replace(positions[last][-2:], value, data[last])
 
     def _replace(self, place: tuple[int, int], old: str, new: str) -> None:
@@ -276,11 +295,11 @@ class _Text:
         self._lines[line] = before + re.sub(rf"^(['\"]?){re.escape(old)}\b", rf"\g<1>{new}", after, count=1)
 
     def checked(self) -> bytes:
-        """The file's new content. Raises ParamsError if that is not what it should be."""
+        """Returns the file's new content; raises ParamsError if its data is not what it should be."""
         text = "".join(self._lines)
         try:
             right = YAML(typ="safe", pure=True).load(text) == self.data
-        except Exception:  # ruamel raises several kinds
+        except Exception:  # ruamel.yaml raises several kinds
             right = False
         if not right:
             raise ParamsError(
@@ -310,15 +329,15 @@ def _write_lock(stages: dict[str, Any], lock: dict[str, Any]) -> None:
 class _Move:
     """What a renaming changes in the entries of dvc.lock, and which outputs it moves.
 
-    The outputs of evaluate and register say the name, so these stages run again. The others' have the same bytes.
+    The outputs of evaluate and register contain the name, so these stages run again. Other outputs keep their bytes.
     """
 
     params: Params
     section: str
     old: str
     new: str
-    folders: dict[Path, Path] = field(init=False)
-    again: set[str] = field(init=False)  # the stages that run again
+    folders: dict[Path, Path] = field(init=False)  # outputs to move: old path → new path
+    again: set[str] = field(init=False)  # names of the stages that run again
 
     def __post_init__(self) -> None:
         places = {
@@ -334,12 +353,12 @@ class _Move:
         self._renamed = {f"{kind}@{self.old}": f"{kind}@{self.new}" for kind, of in KINDS.items() if of == self.section}
 
     def state_dicts(self) -> list[str]:
-        """The sha256 of the experiment's state_dict, if it has been trained."""
+        """Returns a list with the sha256 of the experiment's state_dict; empty if it was not trained."""
         file = paths.state_dict_file(self.old)
         return [sha256(file)] if self.section == "experiments" and file.is_file() else []
 
     def renamed(self, stages: dict[str, Any]) -> dict[str, Any]:
-        """The stages of dvc.lock after it."""
+        """Returns the stages of dvc.lock as they are after the renaming."""
         return {
             self._renamed.get(name, name): self._entry(name, entry)
             for name, entry in stages.items()
@@ -359,7 +378,7 @@ class _Move:
         return found
 
     def _path(self, path: str) -> str:
-        """A path of dvc.lock's, which may lie in a folder that is moved."""
+        """Returns the new path of an output or dependency, which may be in a folder that is moved."""
         for before, after in self._paths.items():
             if path == before or path.startswith(f"{before}/"):
                 return after + path.removeprefix(before)

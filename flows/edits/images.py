@@ -1,4 +1,4 @@
-"""A user's own photos → `data/raw/NAME/` and their section in params.yaml: `trackway add-images NAME PATH`."""
+"""Copies a user's photos to `data/raw/NAME/`, and adds them to params.yaml (`trackway add-images NAME PATH`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.params.dataset import Dataset
 from tasks.workspace.files import atomic_folder
 from tasks.workspace.paths import raw_folder
 
-# YAML reads JSON, so values from outside stand in it as JSON and cannot be anything else.
+# Values from outside are written as JSON, which YAML can read, so that no text in them can change the structure.
 SECTIONS = Template("""\
 datasets:
   $name:
@@ -50,13 +50,25 @@ experiments:
 """)
 
 
-SIZE = 64  # pixels, where nothing else is asked for
+SIZE = 64  # default width and height of photos, in pixels
 
 
 def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mode: Mode | None) -> str:
-    """Copies the photos, and adds the dataset with a first experiment, or gives the dataset the photos' new version.
+    """Copies photos, and adds a dataset with a first experiment, or updates an existing dataset to the new photos.
 
-    Returns what was done. Raises DataError or ParamsError, with nothing changed.
+    Args:
+        name: The dataset's name.
+        path: A folder, a zip or tar archive, or a CSV table.
+        params_file: The file params.yaml.
+        size: Width and height in pixels that photos get; None for SIZE, or for what the dataset has.
+        mode: `RGB` or `L`; None for RGB, or for what the dataset has.
+
+    Returns:
+        What was done, in one or more lines.
+
+    Raises:
+        DataError: The photos cannot be copied; nothing was changed.
+        ParamsError: The name or a setting does not fit params.yaml; nothing was changed.
     """
     known = _known(name, path, params_file, {"resize": size, "mode": mode})
     source = known.source if known else None

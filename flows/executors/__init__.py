@@ -1,4 +1,4 @@
-"""Where the process of a stage runs: cold, by itself, or warm, in a fork of a process that has all libraries."""
+"""Runs stages cold, as new processes, or warm, as forks of a process that has imported all libraries."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from pathlib import Path
 
 from tasks.warm import connect, place
 
-WORTH_IT = 3  # stages; the imports take as long as these do
-PATIENCE = 5.0  # seconds until it listens
+WORTH_IT = 3  # smallest number of stages for which a warm process saves time
+PATIENCE = 5.0  # seconds to wait until the warm process listens
 
 
 @contextmanager
 def preloaded() -> Iterator[bool]:
-    """A warm process for the stages of a flow, which ends with it; False if one is there (that of `trackway up`), or if
-    none is wanted. If it does not start, the stages run cold."""
+    """Starts a warm process for the stages in the block, and ends it afterwards.
+
+    If it does not start, the stages run cold.
+
+    Yields:
+        False if no process was started, because one is there already (that of `trackway up`) or TRACKWAY_WARM is off.
+    """
     if (where := place()) is None or answers():
         yield False
         return
     socket = Path(where)
-    socket.unlink(missing_ok=True)  # of one that was killed
+    socket.unlink(missing_ok=True)  # a warm process that was killed may have left it
     log = Path(".dvc/tmp/warm.log")
     with (
         log.open("w") as output,
         subprocess.Popen(
             [sys.executable, "-m", "flows.executors.warm", where],
-            stdin=subprocess.PIPE,  # its lifeline: it ends with this process
+            stdin=subprocess.PIPE,  # it ends when this pipe closes, at the latest with this process
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -42,7 +47,7 @@ def preloaded() -> Iterator[bool]:
 
 
 def answers() -> bool:
-    """Whether a warm process listens for the stages of this folder."""
+    """Returns whether a warm process listens for the stages of this folder."""
     if server := connect(place()):
         server.close()
     return server is not None

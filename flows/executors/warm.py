@@ -1,12 +1,14 @@
-"""A process that has imported the heavy libraries and run nothing: it forks once for each stage.
+"""The warm process, which imports the heavy libraries, runs nothing itself, and forks once for each stage.
 
     python -m flows.executors.warm SOCKET [LIBRARY ...]
 
-LIBRARY: what it imports beside those that stages need; `trackway up` names those of the `trackway` command.
-It ends when its standard input is closed, which is a pipe from the flow or the supervisor that started it, or when a
-library was installed meanwhile. tasks/warm.py is the other side. It imports libraries, never this project's modules, so
-a fork runs the code as it is then. No computation, no thread, no CUDA before the fork: OpenMP and CUDA hang or break
-after one (pytorch.org/docs/stable/notes/multiprocessing.html); `check_forkable` refuses to serve otherwise.
+LIBRARY names what it imports besides the libraries that stages need; `trackway up` names those of the `trackway`
+command. The process ends when its standard input closes, which is a pipe from the flow or the supervisor that started
+it, or when a library is installed. tasks/warm.py is the client.
+
+It imports libraries, never this project's modules, so that a fork runs the code as it is at that time. Before a fork
+there must be no computation, no thread and no CUDA, since OpenMP and CUDA hang or break after one
+(pytorch.org/docs/stable/notes/multiprocessing.html); `check_forkable` ends the process otherwise.
 """
 
 from __future__ import annotations
@@ -44,22 +46,22 @@ LIBRARIES = (
     "dvc_data.index", "networkx",
     "pydantic", "ruamel.yaml", "PIL.Image", "filelock", "tenacity", "tqdm", "psutil", "requests",
 )  # fmt: skip
-THREADS = {"jemalloc_bg_thd"}  # pyarrow's, which waits for memory to give back, and survives a fork
-MOST = 64  # forks at a time; more run cold
-BETWEEN_LOOKS = 0.5  # seconds
+THREADS = {"jemalloc_bg_thd"}  # harmless threads: pyarrow's, which waits for memory to return, and survives a fork
+MOST = 64  # largest number of forks at a time; further stages run cold
+BETWEEN_LOOKS = 0.5  # seconds between two looks at whether the process must end
 
 
 class Server(ForkingMixIn, UnixStreamServer):
-    """Each request is answered by a fork, the keeper; the keeper forks once more, and that fork does the work.
+    """Answers each request by a fork, the keeper, which forks once more; that second fork does the work.
 
-    So the keeper can tell how the work ended, also by a crash; and work that has begun outlives this process.
+    So the keeper can report how the work ended even if it crashes, and work that has begun outlives this process.
     """
 
     request_queue_size = 128
     timeout = BETWEEN_LOOKS
 
     def __init__(self, place: Path) -> None:
-        """Listens from now on, for this user alone; whoever asks waits until all is imported."""
+        """Starts to listen, for this user only; clients wait until all libraries are imported."""
         self.place = place
         place.parent.mkdir(mode=0o700, exist_ok=True)
         if (found := place.parent.stat()).st_uid != os.getuid() or found.st_mode & 0o077:
@@ -71,31 +73,34 @@ class Server(ForkingMixIn, UnixStreamServer):
         self.libraries = warm.libraries()
 
     def serve(self) -> None:
+        """Answers requests until standard input closes or a library is installed."""
         self.conditions = warm.conditions()
         while warm.libraries() == self.libraries and not select.select([0], [], [], 0)[0]:
             self.handle_request()
             self.collect_children()
         with suppress(FileNotFoundError):
-            if self.place.stat().st_ino == self.inode:  # or another one listens there by now
+            if self.place.stat().st_ino == self.inode:  # otherwise another process listens there by now
                 self.place.unlink()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Returns whether another fork is allowed; otherwise the client does its work itself."""
         return len(self.active_children or ()) < MOST
 
 
 class Keeper(BaseRequestHandler):
-    """Starts the work, passes signals on to it, and says how it ended. If the client is killed, so is the work."""
+    """Starts the work, passes signals on to it, and reports how it ended; kills the work if the client is killed."""
 
     server: Server
 
     def handle(self) -> None:
+        """Handles one request, in a fork of the server."""
         client: socket.socket = self.request
         os.setsid()
         for number in warm.PASSED_ON:
             signal.signal(number, signal.SIG_DFL)
         self.server.socket.close()
         if not (read := _read(client)):
-            return  # somebody asked whether this process listens
+            return  # the client only checked whether this process listens
         request, streams = read
         other = [key for key, value in self.server.conditions.items() if request["conditions"].get(key) != value]
         print(
@@ -130,7 +135,7 @@ class Keeper(BaseRequestHandler):
 
 
 def _read(client: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """A request and its three streams."""
+    """Returns a request and its three streams; None if the client closed the connection."""
     length, streams, _, _ = socket.recv_fds(client, warm.SENT, 3)
     if not length:
         return None
@@ -139,7 +144,7 @@ def _read(client: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def _work(request: dict[str, Any], streams: list[int], lifeline: int) -> NoReturn:
-    """Becomes `python -m MODULE ARGUMENTS`, started where the client was."""
+    """Turns this fork into `python -m MODULE ARGUMENTS`, as if it had been started where the client was."""
     code = 1
     try:
         os.setsid()
@@ -171,8 +176,10 @@ def _end_with_keeper(lifeline: int) -> None:
 
 
 def _as_if_new() -> None:
-    """What a new process has and a fork has not: random numbers of its own, as many BLAS threads as there are, and at
-    its end nothing to take apart that the libraries made (multiprocessing's forks do the same)."""
+    """Gives a fork what a new process has: its own random numbers and its number of BLAS threads.
+
+    It also drops the functions that libraries registered for the end of the process, as multiprocessing's forks do.
+    """
     import numpy as np
 
     atexit._clear()
@@ -187,7 +194,7 @@ def _as_if_new() -> None:
 
 
 def _run(module: str) -> int:
-    """Runs it; its exit code, as Python's own end would give it. Then all has ended but the process."""
+    """Runs a module and everything that Python does at the end of a process, and returns the exit code."""
     code: object = None
     from tasks.workspace.processes import run_exit_functions
 
@@ -214,17 +221,21 @@ def _run(module: str) -> int:
     return code or 0
 
 
-BLAS: list[tuple[Any, int]] = []  # the libraries for linear algebra, and how many threads each would have
+BLAS: list[tuple[Any, int]] = []  # the libraries for linear algebra, and the number of threads for each
 
 
 def preload(further: list[str]) -> None:
-    """Imports the libraries and forgets this project's modules. BLAS gets its threads in each fork."""
+    """Imports the libraries, and forgets this project's modules; BLAS gets its threads only in each fork.
+
+    Args:
+        further: Libraries to import besides LIBRARIES.
+    """
     before = dict(os.environ)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from tasks.tracking.store import MLFLOW_SETTINGS
 
     os.environ |= MLFLOW_SETTINGS | before | {"OPENBLAS_NUM_THREADS": "1"}
-    gc.disable()  # imports make millions of objects and no garbage
+    gc.disable()  # imports create millions of objects and no garbage
     for name in (*LIBRARIES, *further):
         importlib.import_module(name)
     os.environ.clear()
@@ -243,8 +254,10 @@ def preload(further: list[str]) -> None:
 
 
 def check_forkable() -> None:
-    """Exits if a library has started a thread or CUDA, which a fork would lose or break. CUDA's library may be loaded,
-    not initialized."""
+    """Exits if a library has started a thread, which a fork would lose, or CUDA, which a fork would break.
+
+    CUDA's library may be loaded, but must not be initialized.
+    """
     import torch
 
     tasks = Path("/proc/self/task")
@@ -256,6 +269,7 @@ def check_forkable() -> None:
 
 
 def main() -> None:
+    """Imports the libraries, and serves forks at the socket that the command line names."""
     os.umask(0o077)
     server = Server(Path(sys.argv[1]))
     start = time.monotonic()
@@ -264,7 +278,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     print(f"ready after {time.monotonic() - start:.1f} s", flush=True)
     server.serve()
-    os._exit(0)  # Python's own end would print pages of what nanobind's libraries leak
+    os._exit(0)  # at a normal end, nanobind prints pages about objects that libraries leak
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What people read: the table of results."""
+"""Reports for people: the table of results."""

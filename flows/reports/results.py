@@ -1,4 +1,4 @@
-"""The comparison of all experiments: from DVC's metrics, with what only MLflow knows (seconds, champions)."""
+"""Compares all experiments by DVC's metrics, with what only MLflow knows (seconds, champions)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
 from tasks.workspace.paths import metrics_file, report_file
 
-REMEMBERED = Path(".dvc/tmp/results.json")  # what MLflow said, and the state of its files then
+REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the state of its files at that time
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
-LEFT = ("metric", "diagnosis")  # aligned; the others are numbers
+LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
 CAPTION = "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part"
 
 
 def results(params: Params) -> tuple[list[dict[str, Any]], str]:
-    """One row an experiment that has been evaluated, grouped by dataset, best first by what decides on its champion.
+    """Returns one row for each evaluated experiment, grouped by dataset, best first by the metric that decides.
 
-    And why the rows lack what MLflow knows, if it could not be asked.
+    Returns:
+        The rows, and why they lack what MLflow knows; "" if MLflow answered.
     """
     why = ""
     rows = []
@@ -66,8 +67,17 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
 
 
 def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
-    """As `tracked` says. Of a database in this folder it is remembered as long as no file of it changes: to import
-    MLflow takes two seconds. digests: (dataset, experiment) → the state_dict's sha256. Raises TrackingError."""
+    """Returns what `run_summaries` returns.
+
+    Importing MLflow takes two seconds, so the answer of a SQLite store is kept as long as none of its files changes.
+
+    Args:
+        tracking: `tracking` in params.yaml.
+        digests: (dataset, experiment) → sha256 of the state_dict.
+
+    Raises:
+        TrackingError: The store cannot be used.
+    """
     database = address(tracking).file
     if not database:
         return run_summaries(tracking, digests)
@@ -81,7 +91,7 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
         if remembered["asked"] == asked:
             return {(dataset, name): RunSummary(**found) for dataset, name, found in remembered["known"]}
     except (OSError, ValueError, TypeError, KeyError):
-        pass  # there is none, or another version wrote it
+        pass  # nothing was kept, or another version of Trackway wrote it
     known = run_summaries(tracking, digests)
     if files:
         kept = {"asked": asked, "known": [[*key, asdict(found)] for key, found in known.items()]}
@@ -90,7 +100,10 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
 
 
 def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each dataset whose metrics files lack what decides, because params.yaml has just changed."""
+    """Returns a sentence for each dataset whose experiments lack the metric that decides.
+
+    This happens if params.yaml has changed since they were evaluated.
+    """
     said = []
     for name, own in groupby(rows, lambda row: row["dataset"]):
         dataset = params.datasets[name]
@@ -101,7 +114,7 @@ def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def publish(params: Params) -> None:
-    """The results as an artifact of the flow run on Prefect's page, with links to the runs on MLflow's."""
+    """Publishes the results as an artifact of the flow run on Prefect's page, with links to the runs in MLflow."""
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
@@ -116,7 +129,7 @@ def publish(params: Params) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for the terminal."""
+    """Returns the rows as a table for the terminal."""
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=CAPTION)
     for column in ("dataset", "experiment"):
         view.add_column(column, no_wrap=True)
@@ -151,7 +164,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _value(row: dict[str, Any], part: str) -> str:
-    """The dataset's metric on a part."""
+    """Returns the dataset's metric on a split as text."""
     value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
@@ -159,7 +172,12 @@ def _value(row: dict[str, Any], part: str) -> str:
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
-    """The rows for Prefect's page, each with a link to its run. mlflow: the server's address."""
+    """Returns the rows as a table in Markdown for Prefect's page, each with a link to its run.
+
+    Args:
+        rows: What `results` returns.
+        mlflow: Address of the MLflow server.
+    """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
     for row in rows:
         name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]

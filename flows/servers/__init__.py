@@ -1,1 +1,1 @@
-"""`trackway up`, `down`, `status`: the servers, who may use them, and Prefect's server for one run."""
+"""The servers of `trackway up`, `down` and `status`, who may use them, and Prefect's server for a single run."""

@@ -1,4 +1,4 @@
-"""Who may use the servers: where they listen, and the password that people set in the environment."""
+"""Decides who may use the servers, by the address where they listen and the password in the environment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from learn.errors import ServerError
 from tasks.workspace.environment import PASSWORD
 
 LOCAL = "127.0.0.1"
-USER = "trackway"  # the name that goes with the password
+USER = "trackway"  # the user's name that belongs to the password
 
 
 def check_access(host: str) -> None:
-    """Raises ServerError if other machines could use the servers without a password, or nobody with it."""
+    """Raises ServerError if other machines could use the servers without a password, or if the password cannot work."""
     password = os.environ.get(PASSWORD, "")
     if not (password.isascii() and password.isprintable()):
         raise ServerError(f"{PASSWORD} has other characters than printable ASCII; Prefect's server takes no others")
@@ -25,6 +25,7 @@ def check_access(host: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
+    """Returns whether only this machine can reach a server that listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -32,7 +33,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a server there listens on all addresses of the machine: 0.0.0.0 or ::"""
+    """Returns whether a server there listens on all addresses of the machine, as at 0.0.0.0 or `::`."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -40,10 +41,10 @@ def is_wildcard(host: str) -> bool:
 
 
 def for_server(password: str) -> dict[str, str]:
-    """The environment in which Prefect's server asks for a password; MLflow's reads PASSWORD itself."""
+    """Returns the environment in which Prefect's server asks for a password; the guard of MLflow's reads PASSWORD."""
     return {"PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{password}"}
 
 
 def for_clients(password: str) -> dict[str, str]:
-    """The environment in which Prefect's clients give the password."""
+    """Returns the environment in which Prefect's clients send the password."""
     return {"PREFECT_API_AUTH_STRING": f"{USER}:{password}"}

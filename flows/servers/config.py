@@ -1,4 +1,4 @@
-"""supervisord's configuration (supervisor.readthedocs.io), and what the servers inherit."""
+"""The configuration of supervisord (supervisor.readthedocs.io), and the environment that the servers inherit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from tasks.warm import own_place
 from tasks.workspace.environment import HOST, PASSWORD, SERVERS
 
 CONFIG = FOLDER / "supervisord.conf"
-POLL_SECONDS = 3  # seconds between two times that the serving process asks Prefect's server what to start
-COMMAND_LIBRARIES = (  # libraries of the `trackway` command, beside those of stages
+POLL_SECONDS = 3  # time after which the serving process asks Prefect's server again for runs to start
+COMMAND_LIBRARIES = (  # libraries that the `trackway` command needs besides those of stages
     "typer rich.table prefect prefect.client.orchestration prefect.flow_engine prefect.task_engine prefect.artifacts "
     "apprise supervisor.xmlrpc"
 )
 
 
 def supervisor_config(servers: Servers, umask: int) -> str:
-    """umask: of the processes; what supervisord itself writes, their logs, is for the user alone."""
+    """Returns the content of supervisord's configuration file.
+
+    Args:
+        servers: The servers to start.
+        umask: The umask of the servers; supervisord itself writes their logs for this user only.
+    """
     python = shlex.quote(sys.executable)
     uvicorn = f"{python} -m uvicorn --log-level warning --host {servers.host}"
     commands = {
@@ -36,15 +41,15 @@ def supervisor_config(servers: Servers, umask: int) -> str:
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for LLM judges
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # true starts seven more processes, for LLM judges
         HOST: servers.host,
         "PREFECT_API_URL": servers.api,
-        "PREFECT_UI_API_URL": "/api",  # of whatever name and port the page was opened with
+        "PREFECT_UI_API_URL": "/api",  # relative, so that it has the name and port with which the page was opened
         "PREFECT_RUNNER_POLL_FREQUENCY": str(POLL_SECONDS),
     }
-    if not access.is_loopback(servers.host):  # the guard checks both; MLflow itself knows this machine's names only
+    if not access.is_loopback(servers.host):  # the guard checks both; MLflow itself would allow only this machine
         environment |= {"MLFLOW_SERVER_ALLOWED_HOSTS": "*", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*"}
-    # Its forks become stages of any shell in this folder: they have that shell's environment, and outlive `down`.
+    # Forks of the warm process become stages of any shell in this folder, and must not be ended by `trackway down`.
     warm = {"PATH": environment["PATH"], SERVERS: ""}
     config: dict[str, dict[str, Any]] = {
         "supervisord": {
@@ -67,7 +72,7 @@ def supervisor_config(servers: Servers, umask: int) -> str:
             ),
             "priority": str(priority),
             "autorestart": "true",
-            "startsecs": "20" if name == "warm" else "3",  # it ends after its imports if it cannot fork
+            "startsecs": "20" if name == "warm" else "3",  # the warm process ends after its imports if it cannot fork
             "startretries": "1" if name == "warm" else "5",
             "stopasgroup": "true",
             "killasgroup": "true",
@@ -88,7 +93,12 @@ def supervisor_config(servers: Servers, umask: int) -> str:
 
 
 def inherited_environment(servers: Servers, store: str) -> dict[str, str]:
-    """What the servers and all that they start inherit: the passwords, which no file and no argument has."""
+    """Returns what the servers and all that they start inherit, such as passwords, which are in no file or argument.
+
+    Args:
+        servers: The servers to start.
+        store: Address of MLflow's store.
+    """
     environment = {SERVERS: servers.mark, "MLFLOW_BACKEND_STORE_URI": store}
     if password := os.environ.get(PASSWORD):
         environment |= access.for_server(password) | access.for_clients(password)

@@ -1,9 +1,10 @@
-"""What stands before the servers' pages: only their own pages and people's programs are answered.
+"""Guards the servers: only requests of their own pages and of programs outside a browser are answered.
 
     python -m uvicorn --factory flows.servers.guard:prefect --port 4200
 
-Prefect's server answers any origin and any Host, and a deployment can run a shell: a page in the user's browser could
-run code, by requests to 127.0.0.1 or, with a name of its own that leads there (DNS rebinding), as the same origin.
+Prefect's server answers any origin and any Host, and a deployment can run a shell. Without a guard, any web page in the
+user's browser could run code, by requests to 127.0.0.1 or, through its own name for that address (DNS rebinding), as
+the same origin.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from tasks.lifeline import end_with_starter
 from tasks.workspace.environment import HOST, PASSWORD
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-HEALTH = "/health"  # is told without a password
+HEALTH = "/health"  # answered without a password
 
 
 class Guard:
-    """Wraps an ASGI app: refuses a request of another origin, for another host, or without the password.
+    """Wraps an ASGI app, and refuses requests of another origin, for another host, or without the password.
 
     Browsers send Origin with every request that changes something and with every websocket; other programs send none.
-    host: where the server listens; on a wildcard any Host is right, and the password keeps others out. password: asked
-    for by HTTP's basic authentication; None: the app asks for it itself, or nobody does.
+
+    Args:
+        app: The app.
+        host: The address where the server listens; at a wildcard any Host is accepted, and the password protects it.
+        password: Required by HTTP's basic authentication; None if the app itself asks for one, or none is needed.
     """
 
     def __init__(self, app: ASGIApp, host: str, password: str | None = None) -> None:
@@ -40,6 +44,7 @@ class Guard:
         self.password = password
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or passes it on to the app."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -72,7 +77,7 @@ class Guard:
 
 
 def _unframed(send: Send) -> Send:
-    """Responses that no other page can show in a frame, where its user would click without knowing on what."""
+    """Forbids other pages to show the responses in a frame, where users would not know what they click on."""
 
     async def add_header(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -83,7 +88,7 @@ def _unframed(send: Send) -> Send:
 
 
 def prefect() -> ASGIApp:
-    """Prefect's server, guarded; it asks for the password itself. If a flow started it, it ends with that flow."""
+    """Returns Prefect's server, guarded; it asks for the password itself, and ends with the flow that started it."""
     from prefect.server.api.server import create_app
 
     end_with_starter()
@@ -91,7 +96,7 @@ def prefect() -> ASGIApp:
 
 
 def mlflow() -> ASGIApp:
-    """MLflow's server, guarded, set up as `mlflow server` does it for its workers."""
+    """Returns MLflow's server, guarded, with the settings that `mlflow server` gives its workers."""
     from mlflow.server import constants
 
     os.environ |= {

@@ -1,9 +1,9 @@
-"""`trackway up` and `trackway down`: Prefect's server, MLflow's, the process that serves the deployments, the warm one.
+"""Starts and stops the servers of `trackway up`: Prefect's, MLflow's, the deployments' process, and the warm process.
 
-If `tracking` in params.yaml is a tracking server, there is one already: none is started, and links lead there.
+If `tracking` in params.yaml is a tracking server, no MLflow server is started, and links lead to that one.
 
-supervisord (supervisor.readthedocs.io) starts them, restarts what crashes and keeps their logs, all below .servers/.
-Everything listens on 127.0.0.1, or where --host says; access.py says who may use it.
+supervisord (supervisor.readthedocs.io) starts the servers, restarts those that crash, and keeps their logs, all below
+.servers/. They listen on 127.0.0.1, or where --host says; access.py decides who may use them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,25 @@ from tasks.tracking.delivery import prepare_store
 from tasks.warm import own_place, place
 from tasks.workspace.files import write_atomically
 
-SECONDS_BETWEEN_LINES = 4  # seconds, while something is waited for
-SECONDS_UNTIL_UP = 120  # seconds until all answer; the first start makes Prefect's and MLflow's tables
+SECONDS_BETWEEN_LINES = 4  # time between two lines that say what is waited for
+SECONDS_UNTIL_UP = 120  # time in which all must answer; the first start creates Prefect's and MLflow's tables
 
 
 def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Servers:
-    """Starts them and returns when they answer. Raises ServerError, and then nothing is left running."""
+    """Starts the servers, and returns when they answer.
+
+    Args:
+        params: The parameters.
+        host: The address where they listen.
+        prefect_port: Port of Prefect's server.
+        mlflow_port: Port of MLflow's server.
+
+    Raises:
+        ServerError: A server does not start, or access is not allowed; nothing is left running.
+        TrackingError: MLflow's store cannot be used; nothing is left running.
+    """
     access.check_access(host)
-    down()  # what may be left where a supervisor was killed
+    down()  # a supervisor that was killed may have left processes
     store = address(params.tracking or "sqlite:///mlruns/mlflow.db")
     for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
         if name != "mlflow" or not store.page:
@@ -74,7 +85,7 @@ def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Ser
 
 
 def make_private(*folders: Path) -> None:
-    """Other accounts see nothing in them: logs, the history of runs, addresses with tokens."""
+    """Creates folders that other accounts cannot read: they have logs, the history of runs, addresses with tokens."""
     for folder in folders:
         folder.mkdir(exist_ok=True)
         folder.chmod(0o700)
@@ -117,7 +128,11 @@ def _wait(servers: Servers) -> None:
 
 
 def down() -> bool:
-    """Stops what `up` started in this folder, the serving process and its flow runs first. False: nothing ran."""
+    """Stops what `up` started in this folder, the serving process and its flow runs first.
+
+    Returns:
+        True if something was stopped.
+    """
     servers = last()
     if not servers:
         return False
@@ -126,7 +141,7 @@ def down() -> bool:
     if running():
         _cancel_runs(servers)
         for name in reversed(servers.ours):
-            with suppress(xmlrpc.client.Fault):  # it does not run
+            with suppress(xmlrpc.client.Fault):  # the process does not run
                 servers.supervisor.stopProcess(name, name == "serve")
         servers.supervisor.shutdown()
         _, left = psutil.wait_procs(left, timeout=10)
@@ -135,7 +150,7 @@ def down() -> bool:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
         _, left = psutil.wait_procs(servers.processes(here), timeout=10)
-    if not servers.processes(Path("/")):  # or this is a copy, and the socket is the original's
+    if not servers.processes(Path("/")):  # otherwise this folder is a copy, and the socket belongs to the original
         shutil.rmtree(Path(servers.socket).parent, ignore_errors=True)
     STATE.unlink()
     _point_prefect_at(None)
@@ -143,7 +158,7 @@ def down() -> bool:
 
 
 def _cancel_runs(servers: Servers) -> None:
-    """The runs of the deployments end as Cancelled, not in the middle of something."""
+    """Cancels the runs of deployments, and waits up to 20 seconds until they have ended."""
     under_way = {
         "flow_runs": {
             "state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}},
@@ -151,7 +166,7 @@ def _cancel_runs(servers: Servers) -> None:
         }
     }
 
-    with suppress(requests.RequestException):  # no server, no runs
+    with suppress(requests.RequestException):  # without a server there are no runs to cancel
         for run in servers.ask_prefect("flow_runs/filter", under_way):
             servers.ask_prefect(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
         deadline = time.monotonic() + 20
@@ -160,7 +175,11 @@ def _cancel_runs(servers: Servers) -> None:
 
 
 def _point_prefect_at(api: str | None) -> None:
-    """Which server Prefect's commands in this folder ask: a profile below .prefect/. None: each starts its own."""
+    """Sets which server Prefect's commands in this folder use, in a profile below .prefect/.
+
+    Args:
+        api: Address of the server's API; None lets each command start its own server.
+    """
     from prefect.settings import PREFECT_API_URL, load_profiles, save_profiles
 
     profiles = load_profiles()

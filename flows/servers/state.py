@@ -1,4 +1,4 @@
-"""What one `trackway up` started: where it listens, whether it answers."""
+"""The servers that one `trackway up` started: where they listen, and whether they answer."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FOLDER = Path(".servers")
 STATE = FOLDER / "servers.json"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 DEPLOYMENTS = ["pipeline", "retrain"]
-SECONDS_UNTIL_SILENT = 60  # seconds without such a question after which the serving process does not answer
+SECONDS_UNTIL_SILENT = 60  # if the serving process has not asked for runs for this time, it counts as not answering
 
 
 @dataclass(frozen=True)
 class Servers:
-    """What one `trackway up` started; kept in .servers/servers.json."""
+    """The servers that one `trackway up` started; kept in .servers/servers.json."""
 
-    mark: str
-    socket: str  # supervisord's; outside the project, for a socket's path may have 107 bytes only
+    mark: str  # random text in the environment of all their processes
+    socket: str  # supervisord's socket; outside the project, because its path may have only 107 bytes
     prefect_port: int
     mlflow_port: int
-    elsewhere: str | None = None  # the address of the MLflow server, if it is none of ours
-    host: str = access.LOCAL  # where they listen
+    elsewhere: str | None = None  # address of an MLflow server that `up` did not start; None if it starts one
+    host: str = access.LOCAL  # the address where they listen
     warm: bool = False  # whether there is a warm process for stages
 
     @property
@@ -52,27 +52,38 @@ class Servers:
 
     @property
     def ours(self) -> list[str]:
-        """What `up` starts, watches and stops, in the order in which it starts."""
+        """Names of what `up` starts, watches and stops, in the order in which they start."""
         return ["prefect", *([] if self.elsewhere else ["mlflow"]), "serve", *(["warm"] if self.warm else [])]
 
     @property
     def api(self) -> str:
+        """Address of the API of Prefect's server."""
         return f"{self.addresses['prefect']}/api"
 
     @cached_property
     def password(self) -> str | None:
-        """What `up` found in the environment; the supervisor, a process of the same user, still has it there."""
+        """The password that `up` found in its environment, read from the supervisor's; None if there was none."""
         environment = psutil.Process(self.supervisor.getPID()).environ()
         return environment.get(PASSWORD) or None
 
     def ask_prefect(self, path: str, body: dict[str, Any], timeout: float = 10) -> Any:
-        """POST to Prefect's API. Raises requests.RequestException."""
+        """Sends a POST request to Prefect's API, and returns the answer.
+
+        Args:
+            path: Path below the API's address.
+            body: Content of the request, sent as JSON.
+            timeout: Seconds to wait for the answer.
+
+        Raises:
+            requests.RequestException: The server does not answer, or refuses.
+        """
         auth = (access.USER, self.password) if self.password else None
         answer = requests.post(f"{self.api}/{path}", json=body, auth=auth, timeout=timeout)
         answer.raise_for_status()
         return answer.json()
 
     def answering(self, name: str) -> bool:
+        """Returns whether a server, one of `ours` or `mlflow` elsewhere, answers."""
         try:
             if name == "serve":
                 return self._serving()
@@ -84,25 +95,26 @@ class Servers:
             return False
 
     def _serving(self) -> bool:
-        """Whether the serving process has asked for runs to start lately; it listens on no port."""
+        """Returns whether the serving process, which listens on no port, has lately asked for runs to start."""
         found = self.ask_prefect("deployments/filter", {"deployments": {"name": {"any_": DEPLOYMENTS}}}, timeout=2)
         asked = [datetime.fromisoformat(entry["last_polled"]).timestamp() for entry in found if entry["last_polled"]]
         since = max(self.supervisor.getProcessInfo("serve")["start"], time.time() - SECONDS_UNTIL_SILENT)
         return len(asked) == len(DEPLOYMENTS) and min(asked) > since
 
     def states(self) -> dict[str, str]:
-        """Process → RUNNING, STARTING, BACKOFF (it crashed and is started again), STOPPED, EXITED or FATAL."""
+        """Returns process → RUNNING, STARTING, BACKOFF (crashed, will be restarted), STOPPED, EXITED or FATAL."""
         return {entry["name"]: entry["statename"] for entry in self.supervisor.getAllProcessInfo()}
 
     @property
     def supervisor(self) -> Any:
+        """A client of supervisord's XML-RPC interface."""
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         return xmlrpc.client.ServerProxy("http://localhost", transport).supervisor
 
     def processes(self, below: Path) -> list[psutil.Process]:
-        """Every process of this `up` that works in or below a folder, also the flow runs and stages that it started."""
+        """Returns all processes of this `up` that work in or below a folder, with the flow runs that it started."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -112,7 +124,7 @@ class Servers:
 
 
 def last() -> Servers | None:
-    """What the last `up` in this folder started, whether it still runs or not."""
+    """Returns the servers of the last `up` in this folder, even if they no longer run; None after `down`."""
     if not STATE.is_file():
         return None
     known = {field.name for field in fields(Servers)}  # another version may have written more
@@ -120,7 +132,7 @@ def last() -> Servers | None:
 
 
 def running() -> Servers | None:
-    """The servers of this folder, if their supervisor runs."""
+    """Returns the servers of this folder if their supervisor runs, else None."""
     servers = last()
     with suppress(OSError, xmlrpc.client.Error, psutil.Error):
         if servers and Path(psutil.Process(servers.supervisor.getPID()).cwd()) == Path.cwd():
@@ -129,7 +141,7 @@ def running() -> Servers | None:
 
 
 def mlflow_address(params: Params) -> str:
-    """Of the MLflow server that shows this folder's runs: the one that runs, or the one that would."""
+    """Returns the address of the MLflow server that shows this folder's runs, even if it does not run now."""
     if params.tracking and (page := address(params.tracking).page):
         return page
     servers = running()
@@ -137,4 +149,5 @@ def mlflow_address(params: Params) -> str:
 
 
 def log_file(name: str) -> Path:
+    """Returns the log of a server."""
     return FOLDER / f"{name}.log"

@@ -1,7 +1,8 @@
-"""A Prefect server for one `trackway run`, if none runs: the flow's own, in a session of its own.
+"""Starts a Prefect server for a single `trackway run` if no other server runs.
 
-Prefect would start one, too, but among the processes that a Ctrl-C in the terminal reaches, and would then ask it for
-minutes, in vain; and it would outlive a killed flow. This one ends when the flow's process ends, however that is.
+Prefect itself would start one, too, but Ctrl-C in the terminal would end that server before the flow, which would then
+wait for it for minutes; and it would outlive a flow that is killed. This one has its own session, and ends when the
+flow's process ends for any reason.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def start_temporary_server() -> TemporaryServer:
         process = subprocess.Popen(
             [sys.executable, *command, "--log-level", "warning", "--timeout-graceful-shutdown", "2"],
             env=os.environ | ours | for_server(password),
-            stdin=subprocess.PIPE,  # its lifeline: ends with this process
+            stdin=subprocess.PIPE,  # the server ends when this pipe closes, at the latest with this process
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -82,7 +83,7 @@ def start_temporary_server() -> TemporaryServer:
 
 
 def _is_told(home: Path) -> bool:
-    """Whether Prefect's settings name a server, in the environment or in one of their files."""
+    """Returns whether Prefect's settings, in the environment or in one of their files, name a server."""
     profiles = os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")
     files = [Path(file) for file in (profiles, ".prefect/profiles.toml", "prefect.toml", "pyproject.toml", ".env")]
     if os.environ.get(API):

@@ -1,1 +1,1 @@
-"""Which of a dataset's experiments is best, and whether it may replace the champion. Pure functions of numbers."""
+"""Pure functions that decide which of a dataset's experiments is best and whether it may replace the champion."""

@@ -1,4 +1,4 @@
-"""May an experiment become its dataset's champion? Decided from two records, without a store."""
+"""Decides from two records, without a store, whether an experiment becomes its dataset's champion."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Candidate:
     experiment: str
     split: str  # the one that decides: validation, or test if there is no validation split
     metric: str  # a name in METRICS
-    metrics: dict[str, float]  # all that were measured, as `validation/accuracy`
-    state_dict: str  # sha256
+    metrics: dict[str, float]  # all measured metrics by their full name, such as `validation/accuracy`
+    state_dict: str  # sha256 of the file with the weights
     data: dict[str, str]  # split → md5 of the samples that it was measured on
 
     @property
     def value(self) -> float:
-        """The metric that decides."""
+        """The value of the metric that decides."""
         return self.metrics[f"{self.split}/{self.metric}"]
 
     @property
     def result(self) -> str:
-        """For a message: the metric that decides, and the same one on the test split."""
+        """Text for a message: the metric that decides, and the same metric on the test split."""
         names = dict.fromkeys((f"{self.split}/{self.metric}", f"test/{self.metric}"))
         return ", ".join(f"{name.replace('/', ' ')} {self.metrics[name]:.4f}" for name in names)
 
@@ -41,12 +41,12 @@ class Champion:
     version: str
     experiment: str | None  # None: a user registered it by hand
     metrics: dict[str, float]
-    data: dict[str, str]  # split → md5
-    is_candidate: bool  # it is the candidate's own model
-    is_broken: bool  # it cannot be loaded
+    data: dict[str, str]  # split → md5 of the samples that it was measured on
+    is_candidate: bool  # the version is the candidate's own model
+    is_broken: bool  # the version cannot be loaded
 
     def value_for(self, candidate: Candidate) -> float | None:
-        """Its metric that compares with the candidate's; None if it was measured on other data, or is NaN."""
+        """The champion's value of the candidate's metric; None if it was measured on other data, or is NaN."""
         if self.data.get(candidate.split) != candidate.data[candidate.split]:
             return None
         value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
@@ -55,22 +55,22 @@ class Champion:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to become of the alias."""
+    """Whether the alias `champion` moves to the candidate, and the text that reports it."""
 
     promote: bool
-    text: str  # why it stays, as a sentence; or how the message of the promotion ends
+    text: str  # a sentence that says why the alias stays, or the end of the message that reports the promotion
 
 
 def judge(candidate: Candidate, champion: Champion | None, experiments: Collection[str]) -> Decision:
     """Decides whether the candidate replaces the champion.
 
-    It does if there is no champion, if it is better by its metric on the split that decides, or if the champion cannot
-    be loaded, was measured on other data of that split, or is of no experiment of the dataset any more.
+    It does if there is no champion, if its metric on the split that decides is better, or if the champion cannot be
+    loaded, was measured on other data, or belongs to an experiment that the dataset no longer has.
 
     Args:
-        candidate: the best experiment.
-        champion: the present one, if there is one.
-        experiments: the names of all experiments of the dataset.
+        candidate: The dataset's best experiment.
+        champion: The present champion; None if there is none.
+        experiments: Names of all experiments of the dataset.
     """
     if champion is None:
         return Decision(True, "")
@@ -98,14 +98,14 @@ def judge(candidate: Candidate, champion: Champion | None, experiments: Collecti
 
 
 def why_never_champion(diagnosis: dict[str, str], split: str, metric: str, value: float | None) -> str | None:
-    """Why an experiment cannot be champion, whatever the others are; None if it can.
+    """Returns why an experiment cannot be champion, even if it is the only one; None if it can.
 
     Args:
-        diagnosis: its `kind` and `summary`. A model that predicts one class for everything is kept out: its metric
-            says how common that class is.
-        split: the one that decides.
-        metric: the one that decides.
-        value: what was measured of it.
+        diagnosis: The experiment's diagnosis, with `kind` and `summary`. A model that predicts the same class for every
+            sample is kept out, since its metric only says how common that class is.
+        split: The split that decides.
+        metric: The metric that decides.
+        value: The measured value of that metric.
     """
     if diagnosis["kind"] == "constant":
         return f"it says {diagnosis['summary']}"

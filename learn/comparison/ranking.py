@@ -1,4 +1,4 @@
-"""A dataset's experiments, best first: the one order for the table and for the champion."""
+"""Ranks a dataset's experiments, best first: the table of results and the champion use this same order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from learn.evaluation.metrics import METRICS
 
 
 def ranked(rows: list[dict[str, Any]], split: str, metric: str) -> list[dict[str, Any]]:
-    """The rows, best first by a metric on a split.
+    """Returns the rows sorted by a metric on a split, best first.
 
-    A metric that is NaN or was not measured comes last. Among equals fewer parameters come first, then the name.
+    Rows whose metric is NaN or was not measured come last. Ties go to the model with fewer parameters, then to the name
+    that is first in the alphabet.
 
     Args:
-        rows: one per experiment, with the content of its metrics file and its name as `experiment`.
+        rows: One row per experiment: the content of its metrics file, and its name as `experiment`.
         split: `validation` or `test`.
-        metric: a name in METRICS.
+        metric: A name in METRICS.
     """
     sign = -1 if METRICS[metric].better == "higher" else 1
 
@@ -28,11 +29,11 @@ def ranked(rows: list[dict[str, Any]], split: str, metric: str) -> list[dict[str
 
 
 def metric_of(row: dict[str, Any], split: str, metric: str) -> float | None:
-    """A metric of a row on a split; None if it has not been measured. Test metrics stand at the row's top level."""
+    """Returns a metric of a row on a split; None if it was not measured. Test metrics are at the row's top level."""
     values: dict[str, float] = row if split == "test" else row.get(split, {})
     return values.get(metric)
 
 
 def is_number(value: float | None) -> TypeGuard[float]:
-    """Whether a metric was measured and is not NaN."""
+    """Returns whether a metric was measured and is not NaN."""
     return value is not None and not math.isnan(value)

@@ -1,1 +1,1 @@
-"""From a source to arrays: datasets, photo files, resizing."""
+"""Turns a source into arrays: datasets, photo files, splits and resizing."""

@@ -1,4 +1,4 @@
-"""Which samples are in the train, validation and test split; scikit-learn draws them, seeded."""
+"""Decides which samples are in the train, validation and test split; scikit-learn draws them from a seed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from typing import Literal
 
 import numpy as np
 
-VALIDATION = 0.0  # defaults of params.yaml: a change of one changes the splits
+VALIDATION = 0.0  # a fraction; this default of params.yaml and the next one are here because they change the splits
 STRATIFY = False
 
-Test = float | Literal["official"]  # a fraction, or the set's own test part
+Test = float | Literal["official"]  # a fraction, or the official test set that the dataset brings along
 
 
 def split_sizes(test: Test, validation: float, free: int, official: int) -> dict[str, int]:
-    """Samples in train, validation and test, rounded as scikit-learn does (up for the smaller parts).
+    """Returns the numbers of samples in train, validation and test, rounded as scikit-learn does.
 
-    free, official: samples outside and inside the official test set; fractions are of the former.
+    It rounds the sizes of the validation and the test split up.
+
+    Args:
+        test: A fraction of `free`, or `official`.
+        validation: A fraction of `free`; 0 for no validation split.
+        free: Number of samples outside the official test set.
+        official: Number of samples in the official test set.
     """
     tested = official if test == "official" else math.ceil(test * free)
     rest = free if test == "official" else free - tested
@@ -35,8 +41,24 @@ def split_indices(
     stratify: bool,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Part → indices (n,) int64. targets: (N,) or (N, 1), the official test set last. Raises ValueError if a class has
-    too few samples."""
+    """Draws the samples of each split.
+
+    Args:
+        targets: (N,) or (N, 1), the official test set last.
+        free: Number of samples outside the official test set.
+        official: Number of samples in the official test set.
+        test: A fraction of `free`, or `official`.
+        validation: A fraction of `free`; 0 for no validation split.
+        shuffle: Draw at random; otherwise the first samples are for training.
+        stratify: Give each class the same share in each split.
+        seed: Seed of the random draw.
+
+    Returns:
+        Split → indices (n,) int64.
+
+    Raises:
+        ValueError: A class has too few samples to be in every split.
+    """
     from sklearn.model_selection import train_test_split
 
     sizes = split_sizes(test, validation, free, official)

@@ -1,8 +1,8 @@
-"""What a dataset is: from a few arguments in params.yaml, or from downloaded files, to numpy arrays.
+"""The base classes of datasets, which turn a few arguments in params.yaml, or downloaded files, into numpy arrays.
 
 A dataset is one frozen dataclass: its fields are its arguments in `params.yaml` (`datasets.NAME.source`), its
-properties say what the data will look like before there is any, and `read` returns it. A class that generates its data
-extends `Generated`, one that downloads files with published checksums `Downloaded`, one of photos `Photos`.
+properties describe the data before it exists, and `read` returns it. A class that generates its data extends
+`Generated`, one that downloads files with published checksums extends `Downloaded`, one of photos extends `Photos`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from learn.errors import DataError, only_data
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """Where a dataset comes from, and what it is known to be before any work is done."""
+    """Where a dataset comes from, and what is known of it before any work is done."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -29,7 +29,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def sizes(self) -> tuple[int, int]:
-        """Number of samples outside and inside the official test set; the second is 0 where there is none."""
+        """Number of samples outside and inside the official test set; the second is 0 if there is none."""
 
     @property
     @abstractmethod
@@ -43,24 +43,35 @@ class Source(ABC):
 
     @property
     def scale(self) -> float:
-        """What the stored inputs are divided by when a batch is made: 255 for ordinary images, 1 for features."""
+        """The number that divides stored inputs when a batch is made: 255 for ordinary images, 1 for features."""
         return 1.0
 
     @abstractmethod
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (N, *shape) uint8 or float32, and targets (N,) int64 classes or (N, 1) float32.
+        """Reads the whole dataset from its raw files.
 
-        An official test set comes last.
+        Args:
+            folder: The dataset's raw folder, `data/raw/D/`.
+
+        Returns:
+            Inputs (N, *shape) uint8 or float32, and targets (N,) int64 classes or (N, 1) float32. An official test set
+            comes last.
         """
 
     def targets(self, folder: Path) -> np.ndarray:
-        """The targets that `read` returns."""
+        """Returns the targets that `read` returns."""
         return self.read(folder)[1]
 
     def check(self, dataset: str, inputs: np.ndarray, targets: np.ndarray) -> None:
-        """Raises DataError unless the arrays are what the properties say, and all their numbers finite.
+        """Checks that the arrays are what the properties say, and that all their numbers are finite.
 
-        dataset: its name in params.yaml, for the message.
+        Args:
+            dataset: The dataset's name in params.yaml, for the message.
+            inputs: (N, *shape).
+            targets: (N,) or (N, 1).
+
+        Raises:
+            DataError: The number of samples, the shape, a value or a class index is wrong.
         """
         samples, kind = sum(self.sizes), f"datasets.{dataset}.source: {type(self).__name__}"
         if not len(inputs) == len(targets) == samples:
@@ -73,7 +84,8 @@ class Source(ABC):
                 f"{kind} gives inputs of the shape {inputs.shape[1:]}; its property shape says {self.shape}"
             )
         for what, array in (("inputs", inputs), ("targets", targets)):
-            if array.size and not np.isfinite([array.min(), array.max()]).all():  # they need no memory, and show NaN
+            # Both are NaN if any value is; unlike np.isfinite(array) they need no memory.
+            if array.size and not np.isfinite([array.min(), array.max()]).all():
                 wrong = ~np.isfinite(array)
                 count, (sample, *at) = int(wrong.sum()), np.argwhere(wrong)[0].tolist()
                 raise DataError(
@@ -90,15 +102,16 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Generated(Source):
-    """Data made on the spot; the raw files are the two arrays that `generate` returns."""
+    """A dataset that is computed; its raw files are the two arrays that `generate` returns."""
 
     files: ClassVar = ("inputs.npy", "targets.npy")
 
     @abstractmethod
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
-        """The arrays that `read` will return."""
+        """Computes the inputs and targets that the download stage saves and `read` loads."""
 
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Loads the arrays that `generate` returned; raises DataError if a file is damaged."""
         arrays = []
         for name in self.files:
             with only_data(folder / name, f"download@{folder.name}"):
@@ -109,15 +122,16 @@ class Generated(Source):
 
 @dataclass(frozen=True)
 class Downloaded(Source):
-    """Data in files whose checksums are published; they are all that is in `data/raw/D/`."""
+    """A dataset in files whose checksums are published; `data/raw/D/` has these files and no others."""
 
-    folder: ClassVar[str]  # where a mirror keeps the files: MIRROR/folder/file
+    folder: ClassVar[str]  # folder of the files on a mirror: MIRROR/folder/file
     hosts: ClassVar[tuple[str, ...]]  # URLs of the official folders, tried in this order
     checksums: ClassVar[dict[str, str]]  # file → "md5:..." as published
-    largest: ClassVar[int] = 2**30  # bytes; a server that sends a longer file sends another one
+    largest: ClassVar[int] = 2**30  # bytes; if a server sends more, it is not the published file
 
     @property
     def files(self) -> tuple[str, ...]:
+        """Names of the raw files."""
         return tuple(self.checksums)
 
 
@@ -128,21 +142,23 @@ class Photos(Source):
     @property
     @abstractmethod
     def tree_sha256(self) -> str:
-        """What `learn.data.photos.archives.tree_digest` returns for the files, all of them."""
+        """What `learn.data.photos.archives.tree_digest` returns for the folder of all photos."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Photos have any size until the transform stage: `datasets.NAME.transform` says what they become."""
+        """Three channels; height and width are 0, since `datasets.NAME.transform` sets the size of photos."""
         return (3, 0, 0)
 
     @property
     def scale(self) -> float:
+        """Pixels of photos are bytes, 0 to 255."""
         return 255.0
 
     def photos(self, folder: Path) -> list[tuple[str, int]]:
-        """Each photo, as its path below the folder, and the index of its class; the official test part last.
+        """Returns each photo's path below the folder and the index of its class, the official test part last.
 
-        Raises DataError where they are not as many as `sizes` says.
+        Raises:
+            DataError: There are not as many photos as `sizes` says.
         """
         parts = ["train/", "test/"] if self.sizes[1] else [""]
         found: list[tuple[str, int]] = []
@@ -157,13 +173,15 @@ class Photos(Source):
         return found
 
     def targets(self, folder: Path) -> np.ndarray:
+        """Returns the index of each photo's class, (N,) int64, without reading the photos."""
         return np.array([index for _, index in self.photos(folder)], np.int64)
 
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Raises DataError: photos of different sizes do not fit into one array before the transform stage."""
         raise DataError(f"{self.name} are photos of many sizes; the transform stage reads them one by one")
 
 
 def check_samples(samples: int, minimum: int) -> None:
-    """Raises ValueError for a number of samples that is too small."""
+    """Raises ValueError if the number of samples is below the minimum."""
     if samples < minimum:
         raise ValueError(f"samples is {samples}; it must be >= {minimum}")

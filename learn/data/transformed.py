@@ -1,5 +1,7 @@
-"""The deterministic part of the input pipeline, on numpy arrays; done once, by the transform stage. And what is said
-about its result."""
+"""The deterministic part of the input pipeline, which the transform stage runs once, and the description of its result.
+
+Works on numpy arrays.
+"""
 
 from __future__ import annotations
 
@@ -12,45 +14,56 @@ import numpy as np
 
 from learn.errors import only_data
 
-RESIZE = MODE = BROKEN = None  # defaults of params.yaml: a change of one changes the arrays
-INFO = "info.json"
+RESIZE = MODE = BROKEN = None  # these defaults of params.yaml are here because they change the arrays
+INFO = "info.json"  # the file that holds an Info
 TRAINING, EVALUATION = "training", "evaluation"  # folders in data/transformed/D/
 
 
 def folder_of(split: str, splits: Collection[str]) -> str:
-    """TRAINING for what a training reads: the train split and the one that is measured after each epoch, validation if
-    there is one. EVALUATION for a test split beside that, so that a change of it trains nothing again."""
+    """Returns the folder of a split, TRAINING or EVALUATION.
+
+    TRAINING has what a training reads: the train split and the split that is measured after each epoch (validation if
+    there is one, else test). A test split beside a validation split is in EVALUATION, so that a change of it does not
+    train anything again.
+
+    Args:
+        split: `train`, `validation` or `test`.
+        splits: The names of all the dataset's splits.
+    """
     return EVALUATION if split == "test" and "validation" in splits else TRAINING
 
 
 @dataclass(frozen=True)
 class Info:
-    """What there is to know about a folder of a transformed dataset."""
+    """Describes the arrays in a folder of a transformed dataset."""
 
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     scale: float
-    samples: dict[str, int]  # part → N; only parts that are not empty
+    samples: dict[str, int]  # split → number of samples, without empty splits
 
     def to_json(self) -> str:
+        """Returns the content of the file info.json."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Info:
+        """Reads the folder's info.json; raises DataError if it is damaged."""
         with only_data(folder / INFO, f"transform@{folder.parent.name}"):
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
             return cls(tuple(info["shape"]), tuple(info["classes"]), info["scale"], info["samples"])
 
     @property
     def held_out(self) -> str:
-        """The part that is measured after each epoch: validation where there is one."""
+        """The split that is measured after each epoch: validation if there is one, else test."""
         return "validation" if "validation" in self.samples else "test"
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """(N, C, H, W) → (N, C, size, size), bilinear with antialiasing, as torchvision resizes PIL images.
+    """Resizes (N, C, H, W) to (N, C, size, size), bilinear with antialiasing, as torchvision resizes PIL images.
 
-    Of the same dtype and within the same range: uint8 as such, anything else in float32; integers are rounded.
+    The dtype and the range of values stay. uint8 is resized as it is, every other dtype in float32; integers are
+    rounded.
     """
     from PIL import Image
 

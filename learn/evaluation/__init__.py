@@ -1,1 +1,1 @@
-"""What a trained model is worth: metrics, diagnosis, plots."""
+"""Metrics of a trained model, and a diagnosis of its training."""

@@ -1,4 +1,4 @@
-"""What the curves of a run say in plain words, and the course's remedies, each a setting of params.yaml (chapter 4).
+"""Tells in words what the curves of a run show, and suggests the course's remedies (chapter 4) as settings.
 
 found = diagnose(history, "test", classes=("pizza", "steak", "sushi"), predictions=predictions)
 print(found.text)
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORSE = 1.1  # times the lowest held-out loss that the last may be before it is overfitting
-LITTLE = 0.01  # of the loss: what counts as an improvement over the last epochs
-CHANCE = 0.9  # of the loss of a model that knows only the number of classes: above it, little has been learned
+WORSE = 1.1  # factor by which a loss must rise: the held-out loss for overfitting, the training loss for divergence
+LITTLE = 0.01  # smallest fraction of the loss that counts as an improvement over the last epochs
+CHANCE = 0.9  # training loss divided by the loss of guessing, log(number of classes), above which the model underfits
 
 REMEDIES = {
     "constant": "a lower optimizer.lr, more epochs, more model.hidden_units, or inputs that differ",
@@ -28,19 +28,23 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """kind: a key of REMEDIES. summary: for a table. text: whole sentences, the remedies included."""
+    """What the curves of a run show, in a word, in a few words and in whole sentences."""
 
-    kind: str
-    summary: str
-    text: str
+    kind: str  # a key of REMEDIES
+    summary: str  # a few words for a table
+    text: str  # whole sentences, with the remedies
 
 
 def diagnose(
     history: list[dict[str, float]], held_out: str, classes: tuple[str, ...], predictions: np.ndarray
 ) -> Diagnosis:
-    """history: one record an epoch, as `fit` yields them. held_out: the part that was measured after each epoch.
+    """Diagnoses a finished training from its losses and predictions.
 
-    predictions: (N,) classes of the held-out part; for regression they are not looked at.
+    Args:
+        history: The metrics of each epoch, as `fit` yields them.
+        held_out: The split that was measured after each epoch, `validation` or `test`.
+        classes: Names of the classes; empty for regression.
+        predictions: (N,) predicted classes of the held-out split; ignored for regression.
     """
     train, held = ([epoch[f"{part}/loss"] for epoch in history] for part in ("train", held_out))
     best = int(np.argmin(held)) + 1  # the first of the best epochs
@@ -66,7 +70,7 @@ def diagnose(
             "still improving",
             f"the {held_out} loss, {held[-1]:.4f}, was still falling when training ended",
         )
-    # a binary loss and cross entropy both give log(classes) where every class is thought as likely as another
+    # A binary loss and cross entropy both give log(classes) if the model predicts every class with equal probability.
     if classes and train[-1] > CHANCE * math.log(len(classes)):
         return _found(
             "underfitting",

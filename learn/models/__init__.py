@@ -2,8 +2,8 @@
 
 A model is a `torch.nn.Module` whose constructor takes `input_shape` (the shape of one input: (features,) or (channels,
 height, width)) and `output_size` (number of logits), both known from the dataset and the loss, and then the arguments
-from params.yaml. To add one, write `learn/models/NAME.py` and its entry in MODELS. One file a model: a training stage
-depends on the file of its own model, so a new model makes no finished run stale.
+from params.yaml. To add one, write `learn/models/NAME.py` and its entry in MODELS. Each model has its own file, because
+a training stage depends on the file of its model only: a new model makes no finished run stale.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small convolutional network for few images: batch norm in each block, and a mean a channel before the last layer.
+"""A small convolutional network for few images, with batch norm in each block and global average pooling at the end.
 
 Sources: Ioffe and Szegedy 2015 (batch normalization), Lin et al. 2013 (global average pooling).
 """
@@ -12,10 +12,13 @@ from torch import nn
 
 
 class CNN(nn.Module):
-    """images (N, C, H, W) → logits (N, output_size).
+    """Maps images (N, C, H, W) to logits (N, output_size).
 
-    hidden_units: channels of each block, which halves the image: H and W at least 2 ** blocks. dropout: the share of
-    the last channels that is left out while training.
+    Args:
+        input_shape: (C, H, W). Each block halves the image, so H and W must be at least 2 ** len(hidden_units).
+        output_size: Number of logits.
+        hidden_units: Number of channels of each block.
+        dropout: Fraction of the last block's channels that is dropped in training.
     """
 
     def __init__(
@@ -40,11 +43,12 @@ class CNN(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes logits (N, output_size) from images (N, C, H, W)."""
         return self.classifier(self.blocks(x))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """(N, inputs, H, W) → (N, outputs, H // 2, W // 2)"""
+    """Builds a block that maps (N, inputs, H, W) to (N, outputs, H // 2, W // 2)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

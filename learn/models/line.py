@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Line(nn.Module):
-    """inputs (N, 1) → predictions (N, 1); weight and bias are drawn from N(0, 1)."""
+    """Maps inputs (N, 1) to predictions (N, 1); weight and bias are drawn from N(0, 1)."""
 
     def __init__(self, input_shape: tuple[int, ...], output_size: int) -> None:
         super().__init__()
@@ -17,4 +17,5 @@ class Line(nn.Module):
         self.bias = nn.Parameter(torch.randn(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes weight × x + bias, (N, 1)."""
         return self.weight * x + self.bias

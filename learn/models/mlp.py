@@ -1,6 +1,6 @@
-"""Linear layers one after another (learnpytorch.io, chapters 1 to 3).
+"""A multilayer perceptron: linear layers one after another (learnpytorch.io, chapters 1 to 3).
 
-hidden_units: [] is one `nn.Linear`; activation: null keeps the model linear however deep it is.
+`hidden_units: []` gives a single `nn.Linear`; `activation: null` keeps a model of any depth linear.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from learn.models.blocks.activation import activation_layers
 
 
 class MLP(nn.Module):
-    """inputs (N, *input_shape), flattened → logits (N, output_size).
+    """Maps inputs (N, *input_shape), flattened, to logits (N, output_size).
 
-    hidden_units: units of each hidden layer. activation: a class of torch.nn (ReLU, Tanh, ...) after each hidden layer,
-    or null. output_activation: likewise after the last layer; the course's Fashion-MNIST V1 has a ReLU there. dropout:
-    the share of each hidden layer's outputs that is left out while training.
+    Args:
+        input_shape: Shape of one input.
+        output_size: Number of logits.
+        hidden_units: Number of units of each hidden layer.
+        activation: Activation class of torch.nn (ReLU, Tanh, ...) after each hidden layer; None for no activation.
+        output_activation: The same after the last layer; the course's Fashion-MNIST V1 has a ReLU there.
+        dropout: Fraction of each hidden layer's outputs that is dropped in training.
     """
 
     def __init__(
@@ -45,4 +49,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes logits (N, output_size) from inputs (N, *input_shape)."""
         return self.layers(x)

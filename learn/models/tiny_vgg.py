@@ -10,10 +10,13 @@ from torch import nn
 
 
 class TinyVGG(nn.Module):
-    """images (N, C, H, W), H and W at least 4 → logits (N, output_size).
+    """Maps images (N, C, H, W) to logits (N, output_size).
 
-    hidden_units: channels of each convolution. dropout: the share of the last layer's inputs that is left out while
-    training.
+    Args:
+        input_shape: (C, H, W), with H and W at least 4.
+        output_size: Number of logits.
+        hidden_units: Number of channels of each convolution.
+        dropout: Fraction of the last layer's inputs that is dropped in training.
     """
 
     def __init__(
@@ -34,11 +37,12 @@ class TinyVGG(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes logits (N, output_size) from images (N, C, H, W)."""
         return self.classifier(self.dropout(self.block_2(self.block_1(x))))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """(N, inputs, H, W) → (N, outputs, H // 2, W // 2)"""
+    """Builds a block that maps (N, inputs, H, W) to (N, outputs, H // 2, W // 2)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1),
         nn.ReLU(),

@@ -1,1 +1,1 @@
-"""From arrays to a trained model: splits as tensors, augmentation, criterion, the loop."""
+"""Turns arrays into a trained model: splits as tensors, augmentation, criterion, and the training loop."""

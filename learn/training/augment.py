@@ -1,12 +1,12 @@
-"""Augmentation: random transforms of torchvision.transforms.v2, by name, on batches of training images.
+"""Augments batches of training images with random transforms of torchvision.transforms.v2, chosen by name.
 
     steps = [("RandomHorizontalFlip", {}), ("TrivialAugmentWide", {})]
     augment = Augmentation(steps, classes=3, scale=255.0, span=value_span(part))
     inputs, targets = augment(inputs, targets, seed)
 
-They run on the training device, sample by sample (MixUp and CutMix on the whole batch). What they draw comes from a
-seed of the batch, not from the stream that shuffles and drops out: a run with augmentation sees the same batches as one
-without, and repeats to the bit.
+The transforms run on the training device, sample by sample (MixUp and CutMix on the whole batch). Their random numbers
+come from a seed of the batch, not from the stream that shuffles and drops out: a run with augmentation sees the same
+batches as one without it, and gives the same bits again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def augmentations() -> dict[str, Any]:
-    """The classes of torchvision.transforms.v2 that params.yaml can name."""
+    """Returns the classes of torchvision.transforms.v2 that params.yaml can name."""
     from torchvision.transforms import v2
 
     return {
@@ -38,16 +38,19 @@ def augmentations() -> dict[str, Any]:
     }
 
 
-# They take other transforms or a function, or make something other than an image of the same kind.
+# Not for params.yaml: these take other transforms or a function, or return something other than an image.
 _NOT = ("Transform", "Compose", "Lambda", "RandomApply", "RandomChoice", "RandomOrder", "ToDtype", "Identity")
-MIXES = ("MixUp", "CutMix")  # of two samples and their classes: on the whole batch
+MIXES = ("MixUp", "CutMix")  # transforms of the whole batch: they mix two samples and their classes
 
 
 def value_span(part: Split) -> tuple[float, float]:
-    """The values of a part's stored inputs that transforms shall take for black and white.
+    """Returns the values of a split's stored inputs that transforms take for black and white.
 
-    For integers 0 and the scale; for floats 0 and 1, or the smallest and the largest if one lies outside. Raises
-    DataError for integers that the scale does not cover. Reads the part once, unless it holds ordinary images.
+    For integers they are 0 and the scale. For floats they are 0 and 1, or the smallest and the largest value if one of
+    them is not in [0, 1]. Reads the split once, unless it holds ordinary images (uint8 with a scale of at least 255).
+
+    Raises:
+        DataError: The inputs are integers, and one is negative or above the scale.
     """
     if part.inputs.dtype == torch.uint8 and part.scale >= 255:
         return 0.0, part.scale
@@ -64,13 +67,20 @@ def value_span(part: Split) -> tuple[float, float]:
     return 0.0, part.scale
 
 
-AT_ONCE = 1024  # samples, while a part's smallest and largest value are looked for
+AT_ONCE = 1024  # number of samples read at once to find a split's smallest and largest value
 
 
 class Augmentation:
-    """transforms: (name, arguments), one after the other. scale: of stored integers, 255 for ordinary images.
+    """Applies random transforms, one after the other, to batches of stored images.
 
-    span: the values of stored floats that are black and white; transforms of torchvision take floats in [0, 1].
+    Args:
+        transforms: The name of each transform and its arguments.
+        classes: Number of classes, for MixUp and CutMix.
+        scale: The value of white in stored integers, 255 for ordinary images.
+        span: The values of black and white in stored floats; torchvision's transforms expect floats in [0, 1].
+
+    Raises:
+        BuildError: A name is unknown, or a transform refuses its arguments.
     """
 
     def __init__(
@@ -85,16 +95,23 @@ class Augmentation:
         self._steps = [(name in MIXES, _build(name, arguments, classes)) for name, arguments in transforms]
 
     def __call__(self, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stored inputs (B, C, H, W) → (B, C, H, W) as a model takes them; targets (B,), or (B, classes) after a mix.
+        """Transforms a batch.
 
-        Integers become float32 in [0, 1]; floats stay within their span.
+        Args:
+            inputs: Stored inputs (B, C, H, W).
+            targets: (B,) classes.
+            seed: Seed of everything random in this batch.
+
+        Returns:
+            Inputs (B, C, H, W) as a model takes them (integers become float32 in [0, 1], floats stay within their
+            span), and targets (B,), or probabilities (B, classes) after MixUp or CutMix.
         """
         if inputs.is_floating_point():
             mapped = (self._low, self._range) != (0.0, 1.0)
             inputs = inputs.sub(self._low).div(self._range) if mapped else inputs
             inputs, targets = self._transformed(inputs, targets, seed)
             return (inputs.mul(self._range).add(self._low) if mapped else inputs), targets
-        if inputs.dtype != torch.uint8 or self._scale != 255.0:  # v2's transforms of uint8 take white to be 255
+        if inputs.dtype != torch.uint8 or self._scale != 255.0:  # for v2's transforms of uint8, white is 255
             inputs = inputs.div(self._scale).mul(255).round().to(torch.uint8)
         inputs, targets = self._transformed(inputs, targets, seed)
         return (inputs if inputs.is_floating_point() else inputs.div(255)), targets
@@ -117,19 +134,19 @@ def _build(name: str, arguments: dict[str, Any], classes: int) -> Any:
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):
             return augmentations()[name](**arguments, **given)
-    except Exception as error:  # each class has its own
+    except Exception as error:  # each class raises its own errors
         raise BuildError("", f"{name} refuses {arguments or 'this'}: {error}") from error
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The generators from which transforms draw start at the seed, and afterwards go on where they were.
+    """Seeds the generators from which transforms draw, and restores their states afterwards.
 
-    Most of v2's transforms draw from the CPU's, some (such as GaussianNoise) from that of the images' device.
+    Most of v2's transforms draw from the CPU's generator, some (such as GaussianNoise) from that of the images' device.
     """
     generators: list[Any] = [torch.random]
     if device.type != "cpu":
-        generators.append(torch.get_device_module(device))  # its functions are for the current device
+        generators.append(torch.get_device_module(device))  # its functions act on the current device
     with torch.accelerator.device_index(device.index):
         before = [generator.get_rng_state() for generator in generators]
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device

@@ -1,10 +1,10 @@
-"""A batch without data through model and loss, before any work: the three most common errors, told in full.
+"""Runs one batch on the meta device to find shape and dtype errors before training.
 
     try_batches(model, criterion, *training.batch(slice(0, 2)), samples=len(training), batch_size=32)
 
-Shape: which layer, what it is given, what it expects. Dtype: what the loss wants. (The device: `use_device`.) On the
-`meta` device tensors have shapes and dtypes and no memory, so this takes milliseconds, however large the model. Only a
-model that looks at values is given two samples.
+The messages name the layer, what it is given and what it expects, or the dtype that the loss needs. (`use_device`
+checks the device.) On the `meta` device tensors have a shape and a dtype but no memory, so this takes milliseconds even
+for a large model. Only a model that looks at values is given two real samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from learn.training.criterion import Criterion
 
 
 class NeedsDataError(BatchError):
-    """The model looks at values, which tensors on the meta device have not."""
+    """The model looks at values, which tensors on the meta device do not have."""
 
 
 def try_batches(
@@ -32,9 +32,18 @@ def try_batches(
     samples: int,
     batch_size: int | None,
 ) -> None:
-    """Tries the batches of an epoch on so many samples: a whole one, and a last one that is shorter or has one sample.
+    """Checks the batches of an epoch: a full one, and the last one if it is shorter or has only one sample.
 
-    inputs (B, *shape) and targets: a few samples, prepared. batch_size: None is all samples at once. Raises BatchError.
+    Args:
+        model: The model to check; it stays as it is.
+        criterion: The loss.
+        inputs: (B, *shape), a few prepared samples.
+        targets: The targets of these samples.
+        samples: Number of samples in an epoch.
+        batch_size: Number of samples in a batch; None for all samples at once.
+
+    Raises:
+        BatchError: Model, loss and data do not fit each other, or the model does not take the last batch.
     """
     size = min(batch_size or samples, samples)
     last = samples % size or size
@@ -63,12 +72,21 @@ def try_batch(
     targets: torch.Tensor,
     samples: int | None = None,
 ) -> None:
-    """Runs one batch without data through model and loss to find shape and dtype errors. Raises BatchError.
+    """Runs one batch without data through model and loss to find shape and dtype errors.
 
-    inputs (B, *shape) and targets, on the model's device: a few samples, prepared. samples: how many a batch has, if
-    not B. A model that looks at values (`if x.mean() > 0`) cannot run without data: it gets these samples; on the meta
-    device they have no values either, which raises NeedsDataError. The model and the random generators stay as they
-    are.
+    A model that looks at values (`if x.mean() > 0`) cannot run without data and gets the given samples instead. The
+    model and the random generators stay as they are.
+
+    Args:
+        model: The model to check.
+        criterion: The loss.
+        inputs: (B, *shape), a few prepared samples on the model's device.
+        targets: The targets of these samples, on the model's device.
+        samples: Number of samples in the batch; None for B.
+
+    Raises:
+        BatchError: Model, loss and data do not fit each other.
+        NeedsDataError: The model looks at values, and the model or the given samples are on the meta device.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if problem := _dtype_problem(criterion, tensors, inputs, targets):
@@ -83,14 +101,18 @@ def try_batch(
             raise
         if inputs.is_meta or any(tensor.is_meta for tensor in tensors.values()):
             raise NeedsDataError(str(error)) from error
-        copies = {name: tensor.clone() for name, tensor in model.named_buffers()}  # BatchNorm writes to its own
+        copies = {name: tensor.clone() for name, tensor in model.named_buffers()}  # BatchNorm changes its buffers
         _run(model, copies, criterion, inputs[:samples], targets[:samples])
 
 
 def why_not_exported(model: nn.Module, inputs: torch.Tensor) -> str | None:
-    """Why torch.export cannot make a graph of a model that looks at values; None for every other model.
+    """Returns why torch.export cannot make a graph of a model that looks at values; None for every other model.
 
-    inputs (B, *shape): prepared samples, on the model's device. Many of these models can be exported all the same.
+    Many models that look at values can be exported; for these it returns None too.
+
+    Args:
+        model: The model to export.
+        inputs: (B, *shape), prepared samples on the model's device.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -104,13 +126,13 @@ def why_not_exported(model: nn.Module, inputs: torch.Tensor) -> str | None:
         return None
     try:
         torch.export.export(model, (inputs,))
-    except Exception as error:  # many kinds
+    except Exception as error:  # torch.export raises many kinds
         return _first_line(error)
     return None
 
 
 def needs_data(error: BaseException | None) -> bool:
-    """Whether an operation failed because it ran on the meta device; torch's messages then name it."""
+    """Returns whether an operation failed because it ran on the meta device, which torch's message then names."""
     return error is not None and ("meta" in str(error).lower() or needs_data(error.__cause__))
 
 
@@ -121,7 +143,7 @@ def _run(
     inputs: torch.Tensor,
     targets: torch.Tensor,
 ) -> None:
-    """Calls the model, with the tensors in place of its own, and the loss. Raises BatchError if they do not fit."""
+    """Calls the model, with these tensors in place of its own, and the loss; raises BatchError if they do not fit."""
     entered: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:
@@ -130,10 +152,10 @@ def _run(
     hooks = [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if not list(m.children()) and n]
     devices = [inputs.device] if inputs.is_cuda else []
     try:
-        # torch warns where it broadcasts
+        # torch warns if a loss broadcasts its arguments
         with warnings.catch_warnings(action="error", category=UserWarning), torch.random.fork_rng(devices=devices):
             logits = torch.func.functional_call(model, tensors, (inputs,))
-    except Exception as error:  # whatever a user's model raises
+    except Exception as error:  # a user's model may raise anything
         raise BatchError(_shape_problem(entered, tuple(inputs.shape[1:]), error)) from error
     finally:
         for hook in hooks:
@@ -145,20 +167,22 @@ def _run(
     try:
         with warnings.catch_warnings(action="error", category=UserWarning):
             criterion(logits, targets)
-    except Exception as error:  # each loss of torch has its own
+    except Exception as error:  # each loss of torch raises its own errors
         raise BatchError(f"loss: {_first_line(error)}") from error
 
 
 def largest_batch(step: Callable[[int], object], too_large: int) -> int:
-    """The largest of half, a quarter, ... of a batch size that is too large of which a step passes; 0 if none does.
+    """Halves a batch size that is too large until a step works, and returns it; 0 if none works.
 
-    step: trains on so many samples once, and raises whatever torch raises.
+    Args:
+        step: Trains once on this many samples; any exception means that they are too many.
+        too_large: The batch size that does not fit into memory.
     """
     samples = too_large // 2
     while samples:
         try:
             step(samples)
-        except Exception:  # out of memory again; or a layer that takes no batch of one sample
+        except Exception:  # out of memory again, or a layer that cannot take a batch of one sample
             samples //= 2
         else:
             break

@@ -1,9 +1,9 @@
-"""From a name and arguments in params.yaml to a model, loss, optimizer or scheduler.
+"""Builds a model, loss, optimizer or scheduler from its name and arguments in params.yaml.
 
     build_optimizer("SGD", {"lr": 0.1, "momentum": 0.9}, model)
 
-Losses, optimizers and schedulers go by their torch names and take any of their arguments. What does not fit raises a
-BuildError that says which key, and what is allowed.
+Losses, optimizers and schedulers have their torch names and take any of torch's arguments. A name or an argument that
+does not fit raises a BuildError, which names the key and what is allowed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from learn.training.criterion import Criterion
 
 
 class BuildError(ValueError):
-    """key: the argument below the section in params.yaml, `name` for the name; "" for the section as a whole."""
+    """A name or an argument in params.yaml does not fit.
+
+    Args:
+        key: The argument below the section in params.yaml, or `name`; "" for the section as a whole.
+        message: What follows the key in the message for the user, such as `is missing; ...`.
+    """
 
     def __init__(self, key: str, message: str) -> None:
         self.key = key
@@ -30,7 +35,7 @@ class BuildError(ValueError):
 
 
 def _public(module: Any, base: type) -> dict[str, type]:
-    """The classes of a torch module that params.yaml can name: public, and more than the base itself."""
+    """Returns the public subclasses of a base in a torch module, which params.yaml can name."""
     return {
         name: cls
         for name, cls in vars(module).items()
@@ -39,24 +44,30 @@ def _public(module: Any, base: type) -> dict[str, type]:
 
 
 def losses() -> dict[str, type[nn.Module]]:
+    """Returns the losses of torch.nn by name."""
     return {name: cls for name, cls in _public(nn, nn.Module).items() if name.endswith("Loss")}
 
 
 def optimizers() -> dict[str, type[Optimizer]]:
+    """Returns the optimizers of torch.optim by name."""
     return _public(torch.optim, Optimizer)
 
 
 def schedulers() -> dict[str, type]:
+    """Returns the schedulers of torch.optim.lr_scheduler by name."""
     return _public(lr_scheduler, lr_scheduler.LRScheduler)
 
 
 def build_model(name: str, arguments: dict[str, Any], input_shape: tuple[int, ...], output_size: int) -> nn.Module:
-    """A model for inputs (N, *input_shape) and logits (N, output_size), drawn from torch's generator."""
+    """Builds a model from inputs (N, *input_shape) to logits (N, output_size); torch's generator draws its weights."""
     return _call(MODELS, name, arguments, input_shape, output_size)
 
 
 def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -> Criterion:
-    """A loss of torch.nn for data with these classes (none: regression). A list (weight: [1, 2]) becomes a tensor."""
+    """Builds a loss of torch.nn for data with these classes; without classes, for regression.
+
+    An argument that is a list (weight: [1, 2]) becomes a tensor.
+    """
     given = {
         key: _tensor(key, value) if isinstance(value, list) or (key in WEIGHTS and value is not None) else value
         for key, value in arguments.items()
@@ -71,7 +82,7 @@ def build_loss(name: str, arguments: dict[str, Any], classes: tuple[str, ...]) -
     return criterion
 
 
-WEIGHTS = ("weight", "pos_weight")  # the tensors among the arguments of losses
+WEIGHTS = ("weight", "pos_weight")  # the arguments of losses that are tensors
 
 
 def _tensor(key: str, value: Any) -> torch.Tensor:
@@ -82,20 +93,27 @@ def _tensor(key: str, value: Any) -> torch.Tensor:
 
 
 def build_optimizer(name: str, arguments: dict[str, Any], model: nn.Module) -> Optimizer:
-    """An optimizer of torch.optim over all parameters of the model."""
+    """Builds an optimizer of torch.optim for all parameters of the model."""
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     return _call(optimizers(), name, tuples, model.parameters())
 
 
 def build_scheduler(name: str, arguments: dict[str, Any], optimizer: Optimizer) -> Any:
-    """A scheduler of torch.optim.lr_scheduler, stepped once an epoch."""
+    """Builds a scheduler of torch.optim.lr_scheduler; training steps it once per epoch."""
     return _call(schedulers(), name, arguments, optimizer)
 
 
 def check_arguments(known: dict[str, type], name: str, arguments: Iterable[str], given: int) -> None:
-    """Raises BuildError for a name that is not known and for arguments that are unknown or missing.
+    """Checks a name and its arguments without building anything.
 
-    given: how many leading parameters the program itself fills in.
+    Args:
+        known: Name → class.
+        name: The name in params.yaml.
+        arguments: Names of the arguments in params.yaml.
+        given: Number of leading parameters of the class that the program itself fills in.
+
+    Raises:
+        BuildError: The name is unknown, or an argument is unknown or missing.
     """
     if name not in known:
         raise BuildError("name", f"is {name}; it must be one of {', '.join(sorted(known))}{did_you_mean(name, known)}")

@@ -1,4 +1,4 @@
-"""What a loss of torch.nn means for a dataset: how many logits, which targets, predictions and probabilities."""
+"""Applies a loss of torch.nn to a dataset: it decides the number of logits, the predictions and the probabilities."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Criterion:
-    """A loss, and the classes it tells apart (none: regression).
+    """A loss and the classes that it tells apart; without classes it is for regression.
 
-    A binary loss has one logit for two classes; every other loss one a class. For regression the targets are (N, 1).
+    A binary loss has one logit for two classes, every other loss one logit for each class. For regression the targets
+    are (N, 1).
     """
 
     loss: nn.Module
@@ -21,6 +22,7 @@ class Criterion:
 
     @property
     def binary(self) -> bool:
+        """Whether the loss has a single logit for two classes."""
         return isinstance(self.loss, nn.BCEWithLogitsLoss | nn.BCELoss) and len(self.classes) == 2
 
     @property
@@ -29,15 +31,16 @@ class Criterion:
         return 1 if self.binary or not self.classes else len(self.classes)
 
     def to(self, device: torch.device | str) -> Criterion:
-        """A copy whose tensors (weight, pos_weight) are on the device; logits and targets must be there, too."""
+        """Returns a copy whose tensors (weight, pos_weight) are on the device, where logits and targets must be too."""
         return replace(self, loss=copy.deepcopy(self.loss).to(device))
 
     def divisor(self, targets: torch.Tensor) -> torch.Tensor | int:
-        """What the mean over a batch divides by: the number of samples, or a scalar on the targets' device.
+        """Returns the number by which the loss divides to get its mean over a batch.
 
-        It is the sum of the targets' weights where CrossEntropyLoss or NLLLoss has class indices as targets (B,) and a
-        `weight`; a class that `ignore_index` names counts nothing. For probabilities (B, classes), and in all other
-        losses of torch.nn, weights change the values and not the divisor.
+        It is the number of samples, except for CrossEntropyLoss and NLLLoss with class indices as targets (B,): with
+        `weight` it is the sum of the targets' weights, and a class that `ignore_index` names does not count; it is then
+        a scalar on the targets' device. For probabilities (B, classes), and in all other losses of torch.nn, weights
+        change the values but not the divisor.
         """
         loss = self.loss
         if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss.reduction != "mean" or targets.ndim > 1:
@@ -50,20 +53,25 @@ class Criterion:
         return (loss.weight.take(targets.where(counts, 0)) * counts).sum()
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """logits (N, output_size); targets (N,) int64 classes or (N, 1) float32 → the batch's loss, a scalar."""
+        """Computes the loss of a batch, a scalar.
+
+        Args:
+            logits: (N, output_size).
+            targets: (N,) int64 classes, (N, classes) probabilities, or (N, 1) float32 for regression.
+        """
         if self.binary:
             return self.loss(logits.squeeze(1), targets.to(logits.dtype))
         return self.loss(logits, targets)
 
     def predict(self, logits: torch.Tensor) -> torch.Tensor:
-        """logits (N, output_size) → classes (N,) int64; for regression the logits themselves."""
+        """Turns logits (N, output_size) into classes (N,) int64; for regression returns the logits."""
         if self.binary:
             threshold = 0.5 if isinstance(self.loss, nn.BCELoss) else 0.0
             return (logits.squeeze(1) > threshold).long()
         return logits.argmax(1) if self.classes else logits
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
-        """A classifier's output (N, output_size) → probabilities (N, classes)."""
+        """Turns a classifier's output (N, output_size) into probabilities (N, classes)."""
         if self.binary:
             second = output if isinstance(self.loss, nn.BCELoss) else output.sigmoid()
             return torch.cat([1 - second, second], dim=1)
@@ -71,13 +79,13 @@ class Criterion:
 
     @property
     def takes(self) -> str:
-        """What the model must give: most losses take logits, two what a last layer has made of them."""
+        """What the model must return: logits for most losses, (log-)probabilities for NLLLoss and BCELoss."""
         if isinstance(self.loss, nn.NLLLoss):
             return "log-probabilities (nn.LogSoftmax)"
         return "probabilities (nn.Sigmoid)" if isinstance(self.loss, nn.BCELoss) else "logits"
 
     def accepts(self, output: torch.Tensor) -> bool:
-        """Whether a model's output (N, output_size) can be what the loss takes."""
+        """Returns whether a model's output (N, output_size) can be what the loss takes."""
         if isinstance(self.loss, nn.NLLLoss):
             return bool(((output.exp().sum(1) - 1).abs() < 1e-3).all())
         return not isinstance(self.loss, nn.BCELoss) or bool(((output >= 0) & (output <= 1)).all())

@@ -1,6 +1,6 @@
-"""What an experiment gets that does not say otherwise in params.yaml.
+"""Defaults of an experiment's settings in params.yaml.
 
-They stand here, in a dependency of the train stage, for a change of one changes what is trained.
+They are here, in a dependency of the train stage, because changing one changes what is trained.
 """
 
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 MemoryFormat = Literal["contiguous", "channels_last"]
 
 SCHEDULER = None
-RESEED = True  # again before the first epoch; False: model and batches come from one stream
+RESEED = True  # seed again before the first epoch; False: weights and batches come from one random stream
 MEMORY_FORMAT: MemoryFormat = "contiguous"
 AUGMENTATION = None
 CLIP_GRAD_NORM = None

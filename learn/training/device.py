@@ -1,4 +1,4 @@
-"""The device that a stage computes on, set to give the same bits again."""
+"""Chooses the device that a stage computes on, and sets it to give the same bits at every run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from learn.errors import DeviceError
 
 
 def use_device(name: str, threads: int) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` → the device, with torch set to give the same bits again on it.
+    """Returns a device, after setting torch to give the same bits at every run on it.
 
-    Raises DeviceError with what there is, where the one asked for is not there.
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        threads: Number of CPU threads of torch.
+
+    Raises:
+        DeviceError: This machine has no such device; the text lists those that it has.
     """
     torch.set_num_threads(threads)
     available = ["cpu"]
@@ -39,13 +44,13 @@ def use_device(name: str, threads: int) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc's malloc keep up to 1 GiB that was freed, instead of giving it back to the kernel.
+    """Lets glibc's malloc keep up to 1 GiB of freed memory instead of returning it to the kernel.
 
-    Every batch frees the same megabytes and asks for them again; for the kernel to clear them each time takes a fifth
-    of a step of TinyVGG.
+    Every batch frees the same megabytes and allocates them again. If the kernel has to clear them each time, that takes
+    a fifth of a step of TinyVGG.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: bytes at the heap's end
-    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: what is larger goes back at once; 32 MiB is the most that malloc.h knows
+    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: free bytes that the heap's end may have
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: larger blocks are returned at once; 32 MiB is the most that malloc allows

@@ -1,4 +1,4 @@
-"""When to end training before its last epoch, and which epoch was the best."""
+"""Decides when to end training before its last epoch, and keeps the best epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from torch import nn
 
 
 class EarlyStopping:
-    """The state_dict of the best epoch by its held-out loss; training is over after `patience` epochs without one."""
+    """Keeps the state_dict of the epoch with the lowest held-out loss, and ends training when the loss stops falling.
+
+    Args:
+        model: The model in training.
+        patience: Number of epochs without a lower loss after which training ends.
+    """
 
     def __init__(self, model: nn.Module, patience: int) -> None:
         self._model, self._patience = model, patience
@@ -24,15 +29,17 @@ class EarlyStopping:
         return self._looks - self.epoch >= self._patience
 
     def look(self, loss: float) -> None:
-        """To be called after each epoch with its held-out loss, a finite number."""
+        """Call once after each epoch with its held-out loss, a finite number."""
         self._looks += 1
         if loss < self._loss:
             self._loss, self.epoch = loss, self._looks
             self.state_dict = {key: value.detach().cpu().clone() for key, value in self._model.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
+        """Returns what `load_state` needs to go on from here."""
         return {"loss": self._loss, "looks": self._looks, "epoch": self.epoch, "state_dict": self.state_dict}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned."""
         self._loss, self._looks = state["loss"], state["looks"]
         self.epoch, self.state_dict = state["epoch"], state["state_dict"]

@@ -1,4 +1,4 @@
-"""A model on a split, without training: its metrics and logits; and what is not finite, with the likely cause."""
+"""Measures a model on a split, and refuses numbers that are not finite with their likely cause."""
 
 from __future__ import annotations
 
@@ -16,9 +16,19 @@ from learn.training.splits import Split
 def evaluate_split(
     model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None
 ) -> tuple[dict[str, float], torch.Tensor]:
-    """Metrics of the model on a part, and its logits (N, output_size) on the CPU. Advances no random generator.
+    """Measures the model on a split. Does not advance any random generator.
 
-    Raises NotFiniteError, with the likely cause, if the loss or a logit is NaN or infinite.
+    Args:
+        model: On the split's device.
+        part: The split.
+        criterion: The loss, on the same device.
+        batch_size: Number of samples in a batch; None for all samples at once.
+
+    Returns:
+        Metrics, named as `test/loss`, and the logits (N, output_size) on the CPU.
+
+    Raises:
+        NotFiniteError: The loss or a logit is NaN or infinite; the text names the likely cause.
     """
     model.eval()
     meter = EpochMeter(criterion)
@@ -60,7 +70,7 @@ TOO_LARGE = "likely a learning rate (optimizer.lr) that is too large: try a tent
 
 
 def refuse_not_finite_weights(model: nn.Module) -> None:
-    """Raises NotFiniteError if a parameter holds NaN or infinity, whether or not the loss depends on it."""
+    """Raises NotFiniteError if a parameter holds NaN or infinity, even one that the loss does not depend on."""
     for name, weights in model.named_parameters():
         if not weights.isfinite().all():
             raise NotFiniteError(f"after the last step the weights {name} are not finite; {TOO_LARGE}")

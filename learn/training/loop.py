@@ -1,8 +1,8 @@
-"""The training loop: a model, an optimizer and a dataset's splits in, one record an epoch out.
+"""The training loop: takes a model, an optimizer and a dataset's splits, and yields one record per epoch.
 
-`fit` is a generator. It knows nothing of files, progress bars or tracking: whoever drives it does that between epochs.
-The random stream is that of the course's `DataLoader(shuffle=True)`, so its printed digits come out; the batches are
-cut from whole tensors, which is several times faster.
+`fit` is a generator. It knows nothing of files, progress bars or tracking: its caller does that between epochs. It
+draws the same random numbers as the course's `DataLoader(shuffle=True)`, so the course's printed results come out to
+the digit, but cuts batches from whole tensors, which is several times faster.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's record; the metrics are the same on every run, the seconds are not."""
+    """The record of one epoch; the metrics are the same on every run, the seconds are not."""
 
-    number: int  # from 1
+    number: int  # counted from 1
     metrics: dict[str, float]  # train/loss, train/accuracy, test/loss, ..., lr
-    seconds: float  # of training and measuring
-    samples: int  # that were trained on
+    seconds: float  # time for training and measuring
+    samples: int  # number of training samples
 
     @property
     def samples_per_second(self) -> float:
+        """Training samples per second, with the time for measuring the held-out split."""
         return self.samples / self.seconds
 
 
@@ -49,10 +50,11 @@ class FitOptions:
     """How `fit` trains.
 
     Attributes:
-        epochs: how many there are in all, with those that the state has behind it.
-        batch_size: samples in a batch; None: all at once, in their order, as the course does for its small sets.
-        augment: random transforms of each training batch.
-        clip_grad_norm: the largest norm of all gradients together.
+        epochs: Number of epochs in all, including those that the state has done already.
+        batch_size: Number of samples in a batch; None for all at once and unshuffled, as the course does for its
+            small datasets.
+        augment: Random transforms of each training batch; None for none.
+        clip_grad_norm: Largest norm of all gradients together; None for no limit.
     """
 
     epochs: int
@@ -62,10 +64,17 @@ class FitOptions:
 
 
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
-    """Trains from wherever the state stands until the epochs are done, or early stopping ends it; yields after each.
+    """Trains from the given state until all epochs are done or early stopping ends it, and yields after each epoch.
+
+    Args:
+        state: Model, optimizer and progress; training changes it.
+        train: The split to train on.
+        held_out: The split to measure after each epoch.
+        criterion: The loss.
+        options: How to train.
 
     Raises:
-        NotFiniteError: at the batch whose loss is NaN or infinite, or after an epoch whose held-out loss or logits are.
+        NotFiniteError: The loss of a batch, or the held-out loss or a logit after an epoch, is NaN or infinite.
     """
     while state.epoch < options.epochs and not (state.early_stopping and state.early_stopping.is_over):
         start = time.perf_counter()
@@ -86,12 +95,12 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
 
 
 def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitOptions) -> dict[str, float]:
-    """One pass over the train split; its metrics."""
+    """Trains one epoch on the train split, and returns its metrics."""
     state.model.train()
     meter = EpochMeter(criterion)
     seed = 0
     if options.batch_size or options.augment:
-        seed = draw()  # where the course's training loader seeds its workers, which augment
+        seed = draw()  # the course's training loader draws here too, to seed its workers, which augment
     order = shuffled(len(train), options.batch_size, train.targets.device)
     for number, (inputs, targets) in enumerate(train.batches(order), start=1):
         if options.augment:
@@ -105,14 +114,14 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
             _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
     _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
     if options.batch_size:
-        draw()  # the test loader's workers
+        draw()  # the course's test loader draws here too, to seed its workers
     return meter.metrics("train")
 
 
 def _step(
     state: State, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor, clip_grad_norm: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step of the optimizer on a batch; the loss, a scalar, and the logits (N, output_size) before it."""
+    """Takes one step of the optimizer; returns the batch's loss, a scalar, and logits (N, output_size) before it."""
     logits: Any = None
 
     def closure() -> torch.Tensor:
@@ -127,7 +136,7 @@ def _step(
         return loss
 
     loss: Any
-    if isinstance(state.optimizer, LBFGS):  # it looks at several points before it takes one
+    if isinstance(state.optimizer, LBFGS):  # LBFGS computes the loss at several points in one step
         loss = state.optimizer.step(closure)
     else:
         loss = closure()
@@ -135,11 +144,11 @@ def _step(
     return loss.detach(), logits
 
 
-BATCHES_BETWEEN_CHECKS = 100  # on a GPU: to look at a loss, the CPU waits for it
+BATCHES_BETWEEN_CHECKS = 100  # on a GPU only: reading a loss makes the CPU wait for the GPU
 
 
 def _refuse_not_finite(state: State, meter: EpochMeter, inputs: torch.Tensor, clip_grad_norm: float | None) -> None:
-    """Raises NotFiniteError where one of the losses since the last look is NaN or infinite."""
+    """Raises NotFiniteError if one of the losses since the last call is NaN or infinite."""
     losses = meter.new_losses()
     for number, loss in enumerate(losses, start=len(meter.losses) - len(losses) + 1):
         if math.isfinite(loss):

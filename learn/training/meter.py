@@ -1,4 +1,4 @@
-"""What is counted during an epoch, and the metrics that come of it."""
+"""Collects losses and hits during an epoch, and computes metrics from them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from learn.training.criterion import Criterion
 
 
 class EpochMeter:
-    """An epoch's losses and hits. On a GPU they stay there until the end: nothing waits for it within the epoch.
+    """Collects an epoch's losses and hits (numbers of correct predictions).
 
-    On a CPU they become numbers at once: small tensors that are kept between large ones that are freed make glibc's
-    heap grow by gigabytes.
+    On a GPU they stay there as tensors until the end of the epoch, so that the CPU does not wait for them. On a CPU
+    they become Python numbers at once: keeping small tensors while large ones are freed around them makes glibc's heap
+    grow by gigabytes.
     """
 
     def __init__(self, criterion: Criterion) -> None:
@@ -19,11 +20,18 @@ class EpochMeter:
         self.losses: list[torch.Tensor | float] = []
         self.hits: list[torch.Tensor | float] = []
         self.sizes: list[int] = []
-        self.finite_inputs: list[torch.Tensor] = []  # on a GPU: whether each batch's are
-        self.divisors: list[torch.Tensor | float] = []  # of each loss that is a mean
+        self.finite_inputs: list[torch.Tensor] = []  # on a GPU only: whether each batch's inputs are finite
+        self.divisors: list[torch.Tensor | float] = []  # `Criterion.divisor` of each batch
         self._looked_at = 0
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Adds one batch.
+
+        Args:
+            loss: The batch's loss, a scalar.
+            logits: (B, output_size).
+            targets: (B,) classes, (B, classes) probabilities, or (B, 1) for regression.
+        """
         self.losses.append(_kept(loss))
         self.sizes.append(len(targets))
         self.divisors.append(_kept(self.criterion.divisor(targets)))
@@ -33,13 +41,20 @@ class EpochMeter:
             self.hits.append(_kept((self.criterion.predict(logits) == targets).sum()))
 
     def new_losses(self) -> list[float]:
-        """Of the batches since the last call."""
+        """Returns the losses of the batches added since the last call."""
         new = [float(loss) for loss in self.losses[self._looked_at :]]
         self._looked_at = len(self.losses)
         return new
 
     def metrics(self, part: str) -> dict[str, float]:
-        """The mean over samples, and `*_batch_mean`: the unweighted mean of batch means, as the course prints it."""
+        """Returns the epoch's mean loss and, for classifiers, accuracy, each as the mean over all samples.
+
+        If there are several batches, each has a `*_batch_mean` too: the unweighted mean of batch means, as the course
+        prints it.
+
+        Args:
+            part: The split's name, which begins the metrics' names.
+        """
         sizes = torch.tensor(self.sizes, dtype=torch.float64)
         losses = _as_tensor(self.losses)
         if getattr(self.criterion.loss, "reduction", "mean") == "sum":
@@ -60,7 +75,7 @@ def _kept(scalar: torch.Tensor | float) -> torch.Tensor | float:
 
 
 def _as_tensor(scalars: list[torch.Tensor | float]) -> torch.Tensor:
-    """One or the other kind → (B,) float64 on the CPU."""
+    """Stacks scalar tensors, or numbers, into (B,) float64 on the CPU."""
     if isinstance(scalars[0], torch.Tensor):
         return torch.stack(scalars).cpu().double()  # type: ignore[arg-type]
     return torch.tensor(scalars, dtype=torch.float64)

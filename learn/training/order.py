@@ -1,4 +1,4 @@
-"""In which order the samples come: that of the course's `DataLoader(shuffle=True)`, number for number."""
+"""Shuffles samples into exactly the order of the course's `DataLoader(shuffle=True)`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 
 
 def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iterator[torch.Tensor | slice]:
-    """Indices of each batch, drawn as `DataLoader(shuffle=True, batch_size=...)` draws them.
+    """Yields the indices of each batch, drawn as `DataLoader(shuffle=True, batch_size=...)` draws them.
 
-    A DataLoader takes one number from the global generator for its workers, its RandomSampler one to seed a generator
-    of its own, and the DataLoader of the test loop, after the last training batch, one more for its workers. The first
-    and the last are drawn around this.
+    In the course's loop three numbers of the global generator are drawn per epoch: the training DataLoader draws one
+    for its workers, its RandomSampler one to seed a generator of its own, and after the last training batch the test
+    DataLoader draws one for its workers. This function draws the second; its caller must draw the first and the third.
+
+    Args:
+        samples: Number of samples.
+        batch_size: Number of samples in a batch; None yields one slice of all samples, and draws nothing.
+        device: The device for the indices.
     """
     if batch_size is None:
         yield slice(None)
@@ -23,5 +28,5 @@ def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iter
 
 
 def draw() -> int:
-    """The next number of torch's global generator, as a DataLoader takes it for a seed."""
+    """Draws a seed from torch's global generator as a DataLoader does."""
     return int(torch.empty((), dtype=torch.int64).random_().item())

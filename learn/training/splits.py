@@ -1,4 +1,4 @@
-"""A dataset's splits as the folders of `data/transformed/D/` hold them: arrays on disk, tensors in batches.
+"""Reads a dataset's splits from the folders of `data/transformed/D/`, and cuts them into batches of tensors.
 
 PART-inputs.npy   (N, *shape) uint8 or float32, memory-mapped when read
 PART-targets.npy  (N,) int64 classes, or (N, 1) float32 for regression
@@ -24,17 +24,17 @@ from learn.errors import only_data
 if TYPE_CHECKING:
     import torch
 
-AHEAD = 3  # batches that are read from a file before they are asked for
+AHEAD = 3  # number of batches to prefetch
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part as whole tensors on one device; batches are cut from them by index, not sample by sample."""
+    """One split as whole tensors on one device; batches are cut from them by index, not sample by sample."""
 
     name: str
     inputs: torch.Tensor  # (N, *shape) uint8 or float32
     targets: torch.Tensor  # (N,) int64 or (N, 1) float32
-    scale: float
+    scale: float  # divides inputs that are integers
     memory_format: torch.memory_format
 
     def __len__(self) -> int:
@@ -42,46 +42,53 @@ class Split:
 
     @property
     def device(self) -> torch.device:
+        """The device of the batches."""
         return self.inputs.device
 
     def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each index, stored inputs (B, *shape) and targets (B, ...)."""
+        """Yields stored inputs (B, *shape) and targets (B, ...) for each index.
+
+        Args:
+            order: For each batch, the indices (B,) int64 of its samples, or a slice.
+        """
         for index in order:
             if isinstance(index, slice):
                 yield self.inputs[index], self.targets[index]
-            else:  # six times as fast as inputs[index]
+            else:  # index_select is six times as fast as inputs[index]
                 yield self.inputs.index_select(0, index), self.targets.index_select(0, index)
 
     def prepare(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Stored inputs as a model takes them: float32, divided by the scale, in the memory format."""
+        """Turns stored inputs into what a model takes: float32, integers divided by the scale, in the memory format."""
         if not inputs.is_floating_point():
             inputs = inputs.div(self.scale)
         return inputs.contiguous(memory_format=self.memory_format)
 
     def batch(self, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch, prepared: inputs (B, *shape) float32 and targets (B, ...)."""
+        """Returns one prepared batch: inputs (B, *shape) float32 and targets (B, ...)."""
         ((inputs, targets),) = self.batches([index])
         return self.prepare(inputs), targets
 
     def to(self, device: torch.device) -> Split:
+        """Returns a copy on the device."""
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
 class StreamedSplit(Split):
-    """A part whose inputs stay in their file: a thread reads the next batches while one is trained on.
+    """A split whose inputs stay in their file: a thread reads the next batches while the model trains on one.
 
-    The file is mapped, not loaded, and the order is random over the whole of it. `inputs` is empty, on the device that
-    the batches go to; the targets stay on the CPU, where the indices are.
+    The file is memory-mapped, not loaded, and batches are drawn from the whole of it. `inputs` is empty and only names
+    the device of the batches; the targets stay on the CPU, where the indices are.
     """
 
     file: np.ndarray  # (N, *shape), memory-mapped
 
     def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields batches as `Split.batches` does, while a thread reads the next AHEAD batches from the file."""
         import torch
 
         def read(index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-            # a copy, so that the pages can be dropped
+            # A copy, so that the operating system can drop the file's pages.
             copied = np.array(self.file[index]) if isinstance(index, slice) else self.file.take(index.numpy(), axis=0)
             batch = torch.from_numpy(copied), self.targets[index]
             return (batch[0].pin_memory(), batch[1].pin_memory()) if self.device.type == "cuda" else batch
@@ -95,11 +102,22 @@ class StreamedSplit(Split):
                 yield inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
     def to(self, device: torch.device) -> Split:
+        """Returns a copy whose batches go to the device."""
         return replace(self, inputs=self.inputs.to(device))
 
 
 def load_split(folder: Path, name: str, *, memory_format: str = "contiguous", streamed: bool = False) -> Split:
-    """Memory-mapped: pages are read when a batch needs them, and stay the operating system's to drop."""
+    """Opens a split as memory-mapped files: pages are read when a batch needs them, and can be dropped again.
+
+    Args:
+        folder: `data/transformed/D/training/` or `data/transformed/D/evaluation/`.
+        name: `train`, `validation` or `test`.
+        memory_format: Of the prepared batches, `contiguous` or `channels_last`.
+        streamed: Return a StreamedSplit, which leaves its inputs in the file even after `to(device)`.
+
+    Raises:
+        DataError: A file is damaged.
+    """
     import torch
 
     def mapped(kind: str, mode: Any) -> np.ndarray:
@@ -107,7 +125,7 @@ def load_split(folder: Path, name: str, *, memory_format: str = "contiguous", st
         with only_data(file, f"transform@{folder.parent.name}"):
             return np.load(file, mmap_mode=mode)
 
-    # "c", copy on write: torch warns of sharing memory that it may not write to
+    # Mode "c" is copy on write: torch would warn about sharing memory that is read-only.
     targets = torch.from_numpy(mapped("targets", "c"))
     formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     rest = (targets, Info.read(folder).scale, formats[memory_format])
@@ -124,5 +142,5 @@ def _read_no_neighbours(file: np.ndarray) -> None:
 
 
 def split_bytes(folder: Path, *names: str) -> int:
-    """What the inputs of these parts take as tensors."""
+    """Returns the size of these splits' inputs as tensors, in bytes."""
     return sum((folder / f"{name}-inputs.npy").stat().st_size for name in names)

@@ -1,4 +1,4 @@
-"""What training changes, to be handed out and taken back."""
+"""The state of a training, which can be saved and restored."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from learn.training.early_stopping import EarlyStopping
 
 @dataclass
 class State:
-    """Everything that training changes. `state_dict` and `load_state_dict` allow to go on later, to the bit."""
+    """Everything that training changes; restored with `load_state_dict`, training goes on with the same bits."""
 
     model: nn.Module
     optimizer: Optimizer
     scheduler: Any | None = None
-    epoch: int = 0  # epochs done
+    epoch: int = 0  # number of epochs done
     early_stopping: EarlyStopping | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the model, optimizer, scheduler, early stopping and torch's random generators."""
         return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
@@ -34,6 +35,7 @@ class State:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, torch's random generators included."""
         self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,9 +1,10 @@
-"""params.yaml as frozen objects, or every mistake in it.
+"""Reads params.yaml as frozen objects, or reports every mistake in it.
 
     params = load_params(Path("params.yaml"))
     params.experiments["digits-mlp"].optimizer.arguments["lr"]
 
-One file a section; load.py reads the whole, preflight.py asks torch. pydantic lives here and nowhere else.
+Each section has its own file; load.py reads the whole file, preflight.py checks what only torch can tell. Only this
+package uses pydantic.
 """
 
 from tasks.params.dataset import Champion, Dataset, Split, Transform

@@ -23,7 +23,7 @@ def _test_part(value: Any) -> Any:
 
 
 class Split(Section):
-    """How a dataset is parted; fractions are of all samples that are not in an official test set."""
+    """How a dataset is split; fractions are of all samples that are not in an official test set."""
 
     test: Annotated[
         Any,
@@ -44,7 +44,12 @@ class Split(Section):
     """Seed of the random draw."""
 
     def sizes(self, free: int, official: int) -> dict[str, int]:
-        """Samples in train, validation and test, rounded as scikit-learn does (up for the smaller parts)."""
+        """Returns the numbers of samples in train, validation and test, rounded as scikit-learn does.
+
+        Args:
+            free: Number of samples outside the official test set.
+            official: Number of samples in the official test set.
+        """
         return split_sizes(self.test, self.validation, free, official)
 
     @property

@@ -17,7 +17,7 @@ from learn.training.defaults import (
 )
 from tasks.params.section import Named, Section
 
-PLATEAU = "ReduceLROnPlateau"  # the one scheduler that looks at a loss
+PLATEAU = "ReduceLROnPlateau"  # the only scheduler that needs a loss at each step
 
 
 class Optimizer(Named):
@@ -28,6 +28,7 @@ class Optimizer(Named):
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """All arguments of the optimizer, with `lr`."""
         return {"lr": self.lr, **super().arguments}
 
 
@@ -38,7 +39,7 @@ def _batch_size(value: Any) -> Any:
 
 
 class EarlyStopping(Section):
-    """Training ends once the validation part's loss has not improved for so many epochs; the best epoch is kept."""
+    """Training ends once the validation loss has not improved for `patience` epochs; the best epoch is kept."""
 
     patience: Annotated[int, Field(ge=1)]
     """Number of epochs without a lower validation loss after which training ends."""

@@ -1,15 +1,17 @@
-"""Settings as MLflow's parameters and a table's columns name them."""
+"""Names nested settings as MLflow's parameters and a table's columns do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optimizer": {"lr": 0.1}} → {"optimizer.lr": 0.1}; None stays out, a list stays whole."""
+    """Turns {"optimizer": {"lr": 0.1}} into {"optimizer.lr": 0.1}; drops None, and keeps lists as they are.
+
+    Args:
+        settings: Nested mappings.
+        prefix: Begins each name.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):

@@ -12,7 +12,7 @@ Seconds = Annotated[int, Field(ge=1)]
 
 
 class Timeouts(Section):
-    """Seconds that a stage of a flow may take; null is no limit."""
+    """Seconds that a stage of a flow may take; null for no limit."""
 
     transform: Seconds | None
     """Seconds that a transform stage may take before it is stopped; null for no limit."""
@@ -21,7 +21,7 @@ class Timeouts(Section):
 
 
 class Schedule(Section):
-    """When a deployment starts by itself: at the times of a cron line, or every so many seconds."""
+    """When a deployment starts by itself: at the times of a cron line, or at a fixed interval."""
 
     deployment: Literal["pipeline", "retrain"]
     """What is started: `pipeline` brings everything (or its targets) up to date, `retrain` trains one dataset's

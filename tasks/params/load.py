@@ -1,7 +1,7 @@
-"""params.yaml → frozen Python objects, or one message that names every mistake.
+"""Reads params.yaml as frozen Python objects, or raises one error that names every mistake.
 
-YAML is data, so it is checked as JSON is: strictly (an epoch count in quotes is an error), every key known. What only
-torch can tell (names of losses and optimizers, shapes) is checked in `tasks/params/preflight.py`.
+The YAML is checked as strictly as JSON (a number of epochs in quotes is an error), and every key must be known. What
+only torch can tell (names of losses and optimizers, shapes) is checked in `tasks/params/preflight.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.params.messages import explain
 from tasks.params.section import Section
 
 PARAMS_FILE = Path("params.yaml")
-MOST_VALUES = 1_000_000  # in the file, with each alias (*name) as what it stands for
+MOST_VALUES = 1_000_000  # largest number of values in the file, with each alias (*name) replaced by what it stands for
 
 
 def _device(value: str) -> str:
@@ -31,7 +31,7 @@ def _device(value: str) -> str:
 
 
 def _tracking(uri: str | None) -> str | None:
-    if uri is not None and not uri.startswith((*STORES, "$")):  # $NAME: known once the environment is
+    if uri is not None and not uri.startswith((*STORES, "$")):  # $NAME is read from the environment later
         raise ValueError(f"it must be null or the address of an MLflow store: {', '.join(s + '...' for s in STORES)}")
     return uri
 
@@ -39,7 +39,7 @@ def _tracking(uri: str | None) -> str | None:
 STORES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 
 DEVICE_SCHEMA = {"type": "string", "pattern": "^(auto|cpu|mps|cuda(:[0-9]+)?)$"}
-STORE_SCHEMA = {"type": ["string", "null"], "pattern": f"^({'|'.join(STORES)}|[$])"}  # the pattern is for strings only
+STORE_SCHEMA = {"type": ["string", "null"], "pattern": f"^({'|'.join(STORES)}|[$])"}  # a pattern does not apply to null
 
 # A name becomes a folder, a DVC stage and a word on a command line.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -71,13 +71,15 @@ class Params(Section):
     """The experiments, one training run each: a name for each, and its mapping."""
 
     def dataset(self, name: str) -> Dataset:
+        """Returns a dataset by its name; raises ParamsError if there is none."""
         return self._entry("datasets", name)
 
     def experiment(self, name: str) -> Experiment:
+        """Returns an experiment by its name; raises ParamsError if there is none."""
         return self._entry("experiments", name)
 
     def experiments_of(self, dataset: str) -> list[str]:
-        """The names of a dataset's experiments, as they stand in the file."""
+        """Returns the names of a dataset's experiments, in the order of the file."""
         return [name for name, experiment in self.experiments.items() if experiment.dataset == dataset]
 
     def _entry(self, section: str, name: str) -> Any:
@@ -93,12 +95,24 @@ class Params(Section):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Reads and checks the file. Raises ParamsError with a line for each mistake."""
+    """Reads and checks the file.
+
+    Raises:
+        ParamsError: The file has mistakes; the text has a line for each.
+    """
     return parse_params(read_yaml(path), path)
 
 
 def parse_params(data: Any, path: Path) -> Params:
-    """Raises ParamsError with a line for each mistake in the data read from the file."""
+    """Checks data that was read from a file.
+
+    Args:
+        data: The content of params.yaml as plain data.
+        path: The file, for messages.
+
+    Raises:
+        ParamsError: The data has mistakes; the text has a line for each.
+    """
     try:
         params = Params.model_validate_json(json.dumps(data, default=str))
         problems = [
@@ -134,7 +148,10 @@ def parse_params(data: Any, path: Path) -> Params:
 
 
 def _missing_datasets(data: Any) -> list[str]:
-    """Experiments that name a dataset which is not there; on the plain data, so that other mistakes do not hide it."""
+    """Returns a message for each experiment whose dataset does not exist.
+
+    Works on the plain data, so that other mistakes do not hide these.
+    """
     if not isinstance(data, dict) or not all(isinstance(data.get(k), dict) for k in ("datasets", "experiments")):
         return []
     datasets = data["datasets"]
@@ -149,7 +166,11 @@ def _missing_datasets(data: Any) -> list[str]:
 
 
 def read_yaml(path: Path) -> Any:
-    """The file as plain data. Raises ParamsError with line and column where it does not parse."""
+    """Reads a YAML file as plain data.
+
+    Raises:
+        ParamsError: The file does not exist, is not YAML (the text has line and column), or has too many values.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -165,7 +186,7 @@ def read_yaml(path: Path) -> Any:
         what = getattr(error, "problem", None) or str(error)
         raise ParamsError([f"{path}{where} is not YAML: {what}"]) from None
     todo, values = [data], 0
-    while todo:  # an alias of an alias of … stands for any number of values
+    while todo:  # nested aliases can stand for any number of values
         value = todo.pop()
         values += 1
         if values > MOST_VALUES:

@@ -1,4 +1,4 @@
-"""pydantic's findings in params.yaml, in the words of a user: the key, its value, what is allowed."""
+"""Turns pydantic's errors about params.yaml into messages that name the key, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from learn.errors import did_you_mean, printable
 
 
 def explain(detail: ErrorDetails, whole: type[BaseModel]) -> str:
-    """One of pydantic's findings as `key path is value; what is allowed`. whole: the class of the whole file."""
+    """Returns one of pydantic's errors as the message `key is value; what is allowed`.
+
+    Args:
+        detail: The error.
+        whole: The class of the whole file, in which the error's key is looked up.
+    """
     location = _key_path(detail["loc"])
     key = ".".join(location) or "the file"
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -46,13 +51,13 @@ def explain(detail: ErrorDetails, whole: type[BaseModel]) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as a user wrote it, cut short where it is long."""
+    """Returns a value as a user would write it, cut to 60 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _key_path(location: tuple[int | str, ...]) -> list[str]:
-    """pydantic's location without the tag that it adds for the kind of dataset."""
+    """Returns pydantic's location without the part that it adds for the kind of dataset."""
     parts = [printable(str(part)) for part in location]
     if _in_source(parts):
         del parts[3]
@@ -64,7 +69,7 @@ def _in_source(parts: list[str]) -> bool:
 
 
 def _known_keys(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:
-    """The keys beside the one at this location of pydantic's."""
+    """Returns the keys that are allowed beside the one at pydantic's location."""
     parts = [str(part) for part in location]
     if _in_source(parts):
         return [field.name for field in fields(DATASETS[parts[3]])]

@@ -1,9 +1,10 @@
-"""Everything about params.yaml that can be known before any work is done.
+"""Finds all mistakes in params.yaml that can be found before any work is done.
 
     params = check(Path("params.yaml"))
 
-`tasks/params/` checks what the file alone can tell. Here torch adds the names and arguments of models, losses,
-optimizers and schedulers, and a batch on the `meta` device (shapes without data) tells whether a model fits its data.
+The other modules of `tasks/params/` check what the file alone can tell. Here torch adds the names and arguments of
+models, losses, optimizers and schedulers, and a batch on the `meta` device (shapes without data) tells whether a model
+fits its data.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ from tasks.params import PARAMS_FILE, PLATEAU, Dataset, Experiment, Params, pars
 
 
 def check(path: Path = PARAMS_FILE) -> Params:
-    """The parameters; raises ParamsError with a line for each mistake that can be seen without doing the work."""
+    """Reads params.yaml and makes every check that needs no work.
+
+    Raises:
+        ParamsError: The file has mistakes; the text has a line for each.
+    """
     data = read_yaml(path)
     params, problems = None, []
     try:
@@ -54,7 +59,7 @@ def check(path: Path = PARAMS_FILE) -> Params:
 
 
 def _torch_problems(data: Any) -> Iterator[str]:
-    """Unknown names and arguments of every experiment; if these and the rest are right, what its batch check says."""
+    """Yields a message for each unknown name or argument of an experiment; without any, what its batch check finds."""
     sections = [data.get(key) if isinstance(data, dict) else None for key in ("datasets", "experiments")]
     datasets, experiments = (section if isinstance(section, dict) else {} for section in sections)
     for name, experiment in experiments.items():
@@ -87,9 +92,9 @@ def _name_problems(experiment: Any) -> Iterator[str]:
 
 
 def _batch_check(experiment: Experiment, dataset: Dataset) -> str | None:
-    """Builds everything without memory and sends a few samples through; the first thing that does not fit, or None.
+    """Builds an experiment without memory and runs a batch; returns a message about what does not fit, or None.
 
-    A model that looks at values, in its constructor or while it runs, is built on the CPU instead and gets two samples.
+    A model that looks at values, in its constructor or when it runs, is built on the CPU instead and gets two samples.
     """
     try:
         return _batch_check_on("meta", experiment, dataset)
@@ -103,7 +108,7 @@ def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> st
     if problem := _settings_problem(experiment, dataset):
         return problem
     with (
-        warnings.catch_warnings(action="error", category=UserWarning),  # torch warns where it broadcasts
+        warnings.catch_warnings(action="error", category=UserWarning),  # torch warns if a loss broadcasts its arguments
         torch.random.fork_rng(devices=[]),
         torch.device(device),
     ):
@@ -184,23 +189,23 @@ def _build_model(experiment: Experiment, shape: tuple[int, ...], criterion: Crit
 
 
 def _try(model: nn.Module, criterion: Criterion, shape: tuple[int, ...]) -> None:
-    samples = len(criterion.classes) + 2  # unlike the number of logits, so that nothing fits by accident
+    samples = len(criterion.classes) + 2  # not equal to the number of logits, so that no shape fits by accident
     try_batch(model, criterion, *_samples(criterion, shape), samples)
 
 
 def _samples(criterion: Criterion, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two inputs and targets, on the default device."""
+    """Returns two inputs and targets on the default device."""
     return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if criterion.classes else torch.zeros(2, 1)
 
 
 def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
-    """Steps it as training will, once an epoch; the first step that fails, or None."""
+    """Steps the scheduler as training will, once per epoch; returns a message about a step that fails, or None."""
     assert experiment.scheduler
-    with warnings.catch_warnings(action="ignore"):  # the optimizer was not stepped before it
+    with warnings.catch_warnings(action="ignore"):  # torch warns that the optimizer was not stepped first
         for epoch in range(1, experiment.epochs + 1):
             try:
                 scheduler.step(*([1.0] if experiment.scheduler.name == PLATEAU else []))
-            except Exception as error:  # each scheduler has its own
+            except Exception as error:  # each scheduler raises its own errors
                 return (
                     f"scheduler.name is {experiment.scheduler.name}, which fails after epoch {epoch} of "
                     f"{experiment.epochs}: {_first_line(error)} (it is stepped once an epoch: its number of steps, "
@@ -209,11 +214,11 @@ def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
     return None
 
 
-LARGEST = 256  # pixels: sizes that are tried out for a message
+LARGEST = 256  # largest image size in pixels that is tried to suggest one
 
 
 def _size_that_fits(experiment: Experiment, dataset: Dataset, criterion: Criterion) -> str:
-    """The end of a message about images of a wrong size: the nearest size that the model takes."""
+    """Returns the end of a message about images of a wrong size, with the nearest size that the model takes."""
     if len(dataset.shape) != 3:
         return ""
     channels, now, _ = dataset.shape
@@ -227,7 +232,7 @@ def _size_that_fits(experiment: Experiment, dataset: Dataset, criterion: Criteri
 
 
 def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | None:
-    """Tries each transform on two images; the first that does not fit, or None."""
+    """Tries each transform on two images; returns a message about the first that does not fit, or None."""
     for number, step in enumerate(experiment.augmentation or []):
         key = f"augmentation.{number}"
         if len(dataset.shape) != 3:
@@ -240,7 +245,7 @@ def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | Non
             shape = tuple(augment(images, targets, seed=0)[0].shape[1:])
         except BuildError as error:
             return _located(key, error)
-        except Exception as error:  # each transform has its own
+        except Exception as error:  # each transform raises its own errors
             return f"{key}: {step.name} does not take images of shape {dataset.shape}: {_first_line(error)}"
         if shape != dataset.shape:
             return (
@@ -262,7 +267,11 @@ def _loss_does_not_fit(experiment: Experiment, classes: tuple[str, ...], reason:
 
 
 def _check_types(known: dict[str, type[nn.Module]], name: str, arguments: dict[str, Any]) -> None:
-    """Arguments against the annotations of the constructor, as strictly as the rest of params.yaml."""
+    """Checks arguments by the annotations of the constructor, as strictly as the rest of params.yaml.
+
+    Raises:
+        BuildError: A name is unknown, an argument is unknown or missing, or a value has the wrong type.
+    """
     check_arguments(known, name, arguments, 2)
     parameters = inspect.signature(known[name], eval_str=True).parameters
     for key, value in arguments.items():

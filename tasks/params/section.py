@@ -1,4 +1,4 @@
-"""What every section of params.yaml is."""
+"""The base classes of the sections of params.yaml."""
 
 from __future__ import annotations
 
@@ -26,4 +26,5 @@ class Named(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """All keys of the mapping except `name`, with their values."""
         return dict(self.model_extra or {})

@@ -1,1 +1,1 @@
-"""The one seam to MLflow: every training run's parameters, curves, state_dict, figures and model, and the champions."""
+"""The only package that uses MLflow: writes runs (parameters, curves, weights, figures, model), registers champions."""

@@ -1,7 +1,7 @@
-"""`tracking` in params.yaml → the address of MLflow's store as MLflow takes it, and as a message may show it.
+"""Turns `tracking` in params.yaml into the address of MLflow's store, for MLflow and, without password, for messages.
 
-`$NAME` in it is taken from the environment, so that a password need not stand in the file. A relative SQLite file lies
-in the project's folder, also while `dvc exp run --temp` or `--queue` runs the stages in a copy of that folder.
+`$NAME` in it is replaced from the environment, so that the file need not contain a password. A relative SQLite file is
+in the project's folder, even if `dvc exp run --temp` or `--queue` runs the stages in a copy of that folder.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from tasks.params import PARAMS_FILE, STORES
 
 SQLITE = "sqlite:///"
 NAME = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
-USER = re.compile(r"(?<=://).*@")  # up to the last @, for a password may hold / and @
+USER = re.compile(r"(?<=://).*@")  # up to the last @, because a password may contain / and @
 USER_IN_TEXT = re.compile(r"(?<=://)[^\s'\"/]*@")
 PASSWORD = re.compile(r"(?<=password=)[^\s&'\"]+")
-SHORTEST = 4  # characters of a password that is looked for in a text by itself; shorter ones are in every text
+SHORTEST = 4  # characters of the shortest password that is removed from a text; shorter ones occur in most texts
 
 
 @dataclass(frozen=True)
 class Address:
     """Where MLflow's store is."""
 
-    uri: str  # for MLflow alone: it may hold a password
-    shown: str  # for messages
+    uri: str  # for MLflow only: it may contain a password
+    shown: str  # for messages: without password
 
     @property
     def file(self) -> Path | None:
@@ -37,11 +37,11 @@ class Address:
 
     @property
     def page(self) -> str | None:
-        """What a browser opens, if the store is a tracking server: without user and password."""
+        """Address for a browser, without user and password; None if the store is no tracking server."""
         return self.shown.replace("***@", "").rstrip("/") if self.uri.startswith("http") else None
 
     def redacted(self, text: str) -> str:
-        """A text (of an error, say) without the store's password, in whatever form."""
+        """Returns a text, such as an error's, without the store's password in any of its forms."""
         user = USER.search(self.uri)
         _, _, password = user[0][:-1].partition(":") if user else ("", "", "")
         secrets = {password, unquote(password), *PASSWORD.findall(self.uri)}
@@ -52,7 +52,7 @@ class Address:
 
 
 def redacted(text: str) -> str:
-    """A text whose addresses name no user and no password."""
+    """Returns a text with users and passwords removed from its addresses."""
     return PASSWORD.sub("***", USER_IN_TEXT.sub("***@", text))
 
 
@@ -61,7 +61,11 @@ def _shown(uri: str) -> str:
 
 
 def address(tracking: str) -> Address:
-    """Raises TrackingError if it names a variable that is not set, or no store that MLflow knows."""
+    """Returns the address of the store that `tracking` names.
+
+    Raises:
+        TrackingError: It names an environment variable that is not set, or a kind of store that MLflow does not know.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -85,6 +89,6 @@ def address(tracking: str) -> Address:
 
 
 def project_folder() -> Path:
-    """Where the project is, seen from here: DVC_ROOT if this is one of the copies that DVC makes in .dvc/tmp/exps."""
+    """Returns the project's folder: DVC_ROOT in one of the copies that DVC makes in .dvc/tmp/exps, else this folder."""
     root = Path(os.environ.get("DVC_ROOT", "")).resolve()
     return root if Path.cwd().is_relative_to(root / ".dvc/tmp/exps") else Path()

@@ -1,7 +1,7 @@
-"""Messages of a training → its run in MLflow, now or later.
+"""Writes the messages of a training to its run in MLflow, now or later.
 
-What MLflow does not have yet is on disk (journal.py). If training and writer are both killed, or the tracking server is
-silent for too long, the next process that opens the store delivers that.
+What MLflow does not have yet is on disk (journal.py). If training and writer are both killed, or the tracking server
+does not answer for too long, the next process that opens the store delivers it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-MAX_METRICS_PER_BATCH = 1000  # MLflow's limit
+MAX_METRICS_PER_BATCH = 1000  # MLflow's limit for one request
 UNCOMMITTED = f"Trained with uncommitted changes: its code is git's commit and the artifact `{DIFF}`."
 
 
 def write_run(tracking: str, dataset: str, experiment: str, messages: Iterable[Message]) -> None:
-    """Writes a run as TrainingRun's messages tell it, here and now."""
+    """Writes a whole run from the messages that TrainingRun would send."""
     with open_store(tracking) as client:
         mark_killed_runs(client)
         delivery = Delivery(tracking, run_header(tracking, dataset, experiment))
@@ -46,7 +46,7 @@ def write_run(tracking: str, dataset: str, experiment: str, messages: Iterable[M
 
 
 def run_header(tracking: str, dataset: str, experiment: str) -> RunHeader:
-    """What is to be known of a run before it begins."""
+    """Returns what is known of a run before it begins."""
     here, project = Path.cwd(), project_folder()
     git = uncommitted()
     return RunHeader(
@@ -64,7 +64,7 @@ def run_header(tracking: str, dataset: str, experiment: str) -> RunHeader:
 
 
 class Delivery:
-    """Brings the messages of one run to MLflow. Idempotent: each may come again after a failure or a kill."""
+    """Brings the messages of one run to MLflow. Idempotent: a message may come again after a failure or a kill."""
 
     def __init__(self, tracking: str, header: RunHeader) -> None:
         self.tracking, self.header = tracking, header
@@ -77,7 +77,7 @@ class Delivery:
         """Brings one message to MLflow. Idempotent."""
         if isinstance(message, Begin):
             self._begin(client, message)
-        if not self.run_id:  # training failed before it began
+        if not self.run_id:  # training failed before its first message
             return
         if isinstance(message, Epochs):
             self._log_epochs(client, self.run_id, message)
@@ -89,19 +89,24 @@ class Delivery:
             self.beat(client)
 
     def beat(self, client: MlflowClient) -> None:
-        """Says that the run is still being written."""
+        """Sets the run's heartbeat, which tells other processes that the run is still being written."""
         if self.run_id:
             client.set_tag(self.run_id, HEARTBEAT, str(now_ms()))
         self._beat_at = time.monotonic()
 
     def go_on(self, client: MlflowClient) -> None:
-        """After a silence, in which another process may have taken the run for killed."""
+        """Marks the run as RUNNING again; call after a silence, in which another process may have marked it KILLED."""
         if self.run_id:
             client.update_run(self.run_id, "RUNNING")
             self.beat(client)
 
     def end(self, client: MlflowClient, last: int) -> None:
-        """last: when the last message came, in case none of them says when training ended."""
+        """Sets the run's final status.
+
+        Args:
+            client: A client of the store.
+            last: When the last message came, in milliseconds since 1970; used if no message says when training ended.
+        """
         if self.run_id:
             if self.status == "FINISHED" and not is_latest(client, client.get_run(self.run_id)):
                 self.status = "KILLED"
@@ -109,7 +114,7 @@ class Delivery:
 
     @contextmanager
     def marked_if_it_fails(self, client: MlflowClient) -> Iterator[None]:
-        """Marks the run as FAILED, unless the server is only silent; if the store still takes that."""
+        """Marks the run as FAILED, if the store still accepts that, when the block raises; not for a silent server."""
         try:
             yield
         except BaseException as error:
@@ -138,7 +143,7 @@ class Delivery:
         lineage = self.header.lineage
         notes = [lineage.note, UNCOMMITTED if has_diff else ""]  # what MLflow's page shows as the description
         return {
-            **({} if rebuilt else self.header.context),  # it would name the user and the commit of now
+            **({} if rebuilt else self.header.context),  # for a rebuilt run, user and commit would be the present ones
             "mlflow.source.name": "tasks/train.py",
             **({NOTE: "\n\n".join(filter(None, notes))} if any(notes) else {}),
             KEY: self.header.key,
@@ -149,7 +154,7 @@ class Delivery:
         }
 
     def _create_run(self, client: MlflowClient, tags: dict[str, str]) -> str:
-        """The id of the run, which an earlier attempt may have created."""
+        """Returns the id of the run, and creates the run unless an earlier attempt has."""
         header = self.header
         with store_lock(self.tracking):
             experiment_id = experiment_id_of(client, self.tracking, header.dataset)
@@ -168,7 +173,7 @@ class Delivery:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
             client.log_inputs(run_id, datasets=inputs)
-        except MlflowException:  # MLflow looks, then creates: another run of the dataset may have come between
+        except MlflowException:  # MLflow checks, then creates: another run of the dataset may have created it meanwhile
             client.log_inputs(run_id, datasets=inputs)
 
     def _log_epochs(self, client: MlflowClient, run_id: str, message: Epochs) -> None:
@@ -186,7 +191,7 @@ class Delivery:
         state_dict = self._file(message.state_dict)
         if state_dict.is_file() and sha256(state_dict) == message.sha256:
             history = self._file(message.history)
-            # with early stopping the best epoch's, and the last one's
+            # With early stopping there are two files, of the best epoch and of the last.
             for file in sorted(state_dict.parent.glob("*.pt")):
                 client.log_artifact(run_id, str(file), "state_dict")
             if history.is_file():
@@ -198,12 +203,12 @@ class Delivery:
         client.set_tag(run_id, STATE_DICT, message.sha256)
 
     def _file(self, path: str) -> Path:
-        """Where a file of the run is: DVC may have run the stage in a copy of the project, which may be gone."""
+        """Returns the path of a file of the run, which may be in a copy of the project that DVC has deleted since."""
         return project_folder() / self.header.folder / path
 
 
 def deliver_what_was_left(client: MlflowClient, tracking: str) -> None:
-    """The runs that earlier processes kept on disk. One that MLflow does not take stays there, and is named."""
+    """Delivers the runs that earlier processes kept on disk; prints those that MLflow refuses, and keeps them."""
     for journal in Journal.left():
         try:
             header, messages = journal.read()
@@ -213,7 +218,7 @@ def deliver_what_was_left(client: MlflowClient, tracking: str) -> None:
             for message in messages:
                 delivery.take(client, message)
             delivery.end(client, journal.written_at)
-        except Exception as error:  # whatever is in it: no other run is to suffer
+        except Exception as error:  # the file may hold anything, and the other runs must be delivered nevertheless
             if is_silence(error):
                 raise
             reason = address(tracking).redacted(" ".join(str(error).split()))[:300]
@@ -233,13 +238,18 @@ def _as_text(value: Any) -> str:
 
 @contextmanager
 def open_store(tracking: str) -> Iterator[MlflowClient]:
-    """A client of the store, once it has what earlier processes kept on disk. Raises TrackingError."""
+    """Yields a client of the store, after delivering what earlier processes kept on disk.
+
+    Raises:
+        TrackingError: The store cannot be used.
+        StoreUnreachable: Its server does not answer.
+    """
     with connect(tracking) as client:
         deliver_what_was_left(client, tracking)
         yield client
 
 
 def prepare_store(uri: str) -> None:
-    """For whoever starts a server on the store: makes it where it is missing, and mends what moved or was killed."""
+    """Prepares the store for a server: creates it if it is missing, corrects moved paths, and marks killed runs."""
     with open_store(uri) as client:
         mark_killed_runs(client)

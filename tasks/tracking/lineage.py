@@ -1,33 +1,34 @@
-"""What ties a run to DVC, git and Prefect."""
+"""Collects what ties a run to DVC, git and Prefect."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tasks.tracking.tags import STAGE
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
 from tasks.workspace.paths import training_folder
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Lineage:
-    """What ties a run to DVC, git and Prefect."""
+    """What ties a run to DVC and Prefect."""
 
     dataset: str
-    path: str
-    digest: str
+    path: str  # the folder of the training data
+    digest: str  # DVC's md5 of that folder, or `unversioned`
     tags: dict[str, str]
-    note: str  # Markdown
+    note: str  # link to the Prefect flow run, in Markdown
 
 
 def lineage_of(stage_name: str, dataset: str) -> Lineage:
-    """DVC's md5 of the data and code that the stage reads, as they are now."""
+    """Returns the lineage of a training stage, with DVC's md5 of the data and code that it reads now.
+
+    Args:
+        stage_name: Name of the stage, such as `train@digits-mlp`.
+        dataset: Name of the dataset.
+    """
     from dvc.exceptions import DvcException
 
     path = training_folder(dataset).as_posix()
@@ -61,7 +62,7 @@ def _dependencies(stage_name: str) -> dict[str, str]:
 
 
 def git_context() -> dict[str, str]:
-    """MLflow's own tags: the user and git's commit."""
+    """Returns MLflow's own tags, which name the user and git's commit."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return resolve_tags({})

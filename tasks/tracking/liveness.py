@@ -1,4 +1,4 @@
-"""Which processes write a run, and which of them were killed."""
+"""Tells which process writes a run, and marks the runs whose process was killed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 
 
 CLOCK_TOLERANCE_SECONDS = (
-    60.0  # seconds; a clock that is set moves the time at which a process seems to have been created
+    60.0  # setting the system's clock moves the time at which a process seems to have been created
 )
-MAX_RUNNING_RUNS = 1000  # looked at to find those that were killed; more than can run
-HEARTBEAT_SECONDS = 30.0  # seconds
-DEAD_AFTER_SECONDS = 300.0  # seconds without a heartbeat, after which a writer on another machine is taken for dead
+MAX_RUNNING_RUNS = 1000  # largest number of RUNNING runs to look at; more cannot run at the same time
+HEARTBEAT_SECONDS = 30.0  # time between two heartbeats of a writer
+DEAD_AFTER_SECONDS = 300.0  # time without a heartbeat after which a writer on another machine is taken for dead
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Returns the time in milliseconds since 1970, as MLflow counts."""
     return int(time.time() * 1000)
 
 
 def this_process() -> str:
+    """Returns a text that identifies this process: machine, pid, and when it was created."""
     import psutil
 
     return json.dumps([_machine(), os.getpid(), psutil.Process().create_time()])
 
 
 def _machine() -> str:
-    """Where a process's number means this very process: the host since it booted, and the container in it."""
+    """Returns the names of the host, of its boot and of the container; within these a pid identifies a process."""
     names = [socket.gethostname()]
     with suppress(OSError):  # not Linux
         names += [
@@ -48,7 +49,10 @@ def _machine() -> str:
 
 
 def _is_dead(run: Run) -> bool:
-    """Whether nothing writes a run any more. Here its process is looked for; elsewhere its heartbeat has stopped."""
+    """Returns whether the process that wrote a run is gone.
+
+    On this machine it looks for the process; on another one it checks whether the heartbeat has stopped.
+    """
     import psutil
 
     machine, pid, created = json.loads(run.data.tags[PROCESS])
@@ -59,23 +63,26 @@ def _is_dead(run: Run) -> bool:
         found = psutil.Process(pid)
         if found.status() == psutil.STATUS_ZOMBIE:
             return True
-        return found.create_time() > created + CLOCK_TOLERANCE_SECONDS  # another process has got its number
+        return found.create_time() > created + CLOCK_TOLERANCE_SECONDS  # True if another process got the same pid
     except psutil.NoSuchProcess:
         return True
 
 
 def mark_killed_runs(client: MlflowClient) -> None:
-    """Runs whose process was killed before it could say how they ended."""
+    """Marks as KILLED the runs whose process was killed before it could set their final status."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=MAX_RUNNING_RUNS):
-        # Asked again once the process is known to be dead: it may have ended its run between the two looks.
+        # The status is read again once the process is known to be dead: it may have ended its run just before.
         if PROCESS in run.data.tags and _is_dead(run) and client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
 def is_latest(client: MlflowClient, run: Run) -> bool:
-    """Whether no later training with the same result has finished. Earlier ones that did and were not evaluated are
-    marked KILLED: DVC recorded none of them, for it was killed or its disk was full, or it would not train again."""
+    """Returns whether no later training with the same result has finished.
+
+    Earlier ones that finished but were never evaluated are marked KILLED: DVC cannot have recorded them (it was killed,
+    or its disk was full), since otherwise it would not have trained again.
+    """
     tags = run.data.tags
     for other in client.search_runs(
         [run.info.experiment_id],

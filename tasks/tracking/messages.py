@@ -1,4 +1,4 @@
-"""What a training tells the process that writes its run: one message a line, as JSON, on a pipe and in the journal."""
+"""The messages from a training to the process that writes its run: one JSON line each, in a pipe and in the journal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tasks.workspace.files import sha256
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What is known of a run before it begins: the first line of its journal."""
+    """What is known of a run before it begins; the first line of its journal."""
 
-    key: str  # no other run has it; a run that is delivered again is found by it
-    store: str  # its address as messages show it
-    folder: str  # where the files of its messages are, below the project's folder
+    key: str  # unique key by which a run that is delivered again is found
+    store: str  # the store's address as messages show it
+    folder: str  # folder of the files that messages name, below the project's folder
     dataset: str
     experiment: str
     started: int  # milliseconds since 1970
-    process: str  # which one writes the run (liveness.py)
+    process: str  # the process that writes the run, as `this_process` in liveness.py returns it
     lineage: Lineage
-    context: dict[str, str]  # tags: the user, git's commit
-    diff: str  # what was not committed
+    context: dict[str, str]  # tags that name the user and git's commit
+    diff: str  # a patch of uncommitted changes; "" if there are none
 
 
 @dataclass(frozen=True)
@@ -33,43 +33,46 @@ class Begin:
 
     params: dict[str, Any]  # flattened
     tags: dict[str, str]
-    summary: str  # torchinfo's
+    summary: str  # torchinfo's summary of the model
 
 
 @dataclass(frozen=True)
 class Epoch:
-    number: int
-    time: int  # milliseconds since 1970
-    metrics: dict[str, float]  # as `train/loss`
+    """One epoch's metrics."""
+
+    number: int  # counted from 1
+    time: int  # end of the epoch, in milliseconds since 1970
+    metrics: dict[str, float]  # by their full names, such as `train/loss`
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """Some epochs, in their order."""
+    """One or more epochs, in order."""
 
     epochs: list[Epoch]
 
 
 @dataclass(frozen=True)
 class Files:
-    """What training wrote. Delivered late, the files may have been replaced: the sha256 tells."""
+    """The files that training wrote; the sha256 tells whether they were replaced before this message is delivered."""
 
-    state_dict: str
-    sha256: str  # of the state_dict
-    history: str
-    seconds: float | None = None  # that the epochs took; None for a run that is rebuilt
+    state_dict: str  # path below the folder of the training
+    sha256: str  # of the file with the state_dict
+    history: str  # path below the folder of the training
+    seconds: float | None = None  # time that the epochs took; None for a run that is rebuilt
 
     @classmethod
     def of(cls, state_dict: Path, history: Path, seconds: float | None = None) -> Files:
+        """Returns the message for these files, with the sha256 of the state_dict."""
         return cls(str(state_dict), sha256(state_dict), str(history), seconds)
 
 
 @dataclass(frozen=True)
 class End:
-    """How training ended; a training that was killed sends none."""
+    """How training ended; a training that was killed does not send it."""
 
     status: str  # FINISHED or FAILED
-    time: int = 0  # milliseconds since 1970; 0: when the message comes
+    time: int = 0  # milliseconds since 1970; 0 stands for the time at which the message comes
 
 
 Message = Begin | Epochs | Files | End
@@ -77,12 +80,12 @@ KINDS: dict[str, type[Begin | Epochs | Files | End]] = {kind.__name__: kind for 
 
 
 def encode(message: Message) -> str:
-    """The message as a line."""
+    """Returns the message as a line."""
     return json.dumps({"kind": type(message).__name__, **asdict(message)}) + "\n"
 
 
 def decode(line: str) -> Message:
-    """The message in a line. Raises ValueError, KeyError or TypeError if there is none in it."""
+    """Returns the message in a line; raises ValueError, KeyError or TypeError if the line holds something else."""
     fields = json.loads(line)
     kind = KINDS[fields.pop("kind")]
     if kind is Epochs:
@@ -91,11 +94,11 @@ def decode(line: str) -> Message:
 
 
 def encode_header(header: RunHeader) -> str:
-    """The header as a line."""
+    """Returns the header as a line."""
     return json.dumps(asdict(header)) + "\n"
 
 
 def decode_header(line: str) -> RunHeader:
-    """The header in a line. Raises ValueError, KeyError or TypeError if there is none in it."""
+    """Returns the header in a line; raises ValueError, KeyError or TypeError if the line holds something else."""
     fields = json.loads(line)
     return RunHeader(**fields | {"lineage": Lineage(**fields["lineage"])})

@@ -1,4 +1,4 @@
-"""What an evaluation adds to a run: metrics, figures, and the model."""
+"""Adds to a run what an evaluation found: metrics, figures, and the model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,17 @@ def log_evaluation(
 ) -> None:
     """Adds what an evaluation found to the run of the experiment and state_dict that its report names. Idempotent.
 
-    metrics: as `test/accuracy`. report: what goes into report.json. model: an nn.Module on the CPU, or None.
-    about: what a prediction must know and the model's signature does not say: classes and loss.
-    example: inputs (B, *shape) float32, a numpy array, B at least 2 so that the batch dimension stays dynamic.
+    Args:
+        uri: Address of the store; None does nothing.
+        dataset: Name of the dataset.
+        metrics: By their full names, such as `test/accuracy`.
+        tags: Tags for the run.
+        report: Content of the artifact report.json.
+        texts: File → content of other artifacts.
+        figures: Name → figure.
+        model: An nn.Module on the CPU, or None.
+        about: What a prediction must know and the model's signature does not say: classes and loss.
+        example: Inputs (B, *shape) float32, a numpy array; B is at least 2, so that the batch dimension stays dynamic.
     """
     if not uri:
         return
@@ -61,23 +69,26 @@ def log_evaluation(
 
 
 def models_of(client: MlflowClient, run: Run) -> list[str]:
-    """The ids of the models that were logged for a run, latest first, whole or not, linked to it or not yet."""
+    """Returns the ids of all models that were logged for a run, latest first, even those that are not whole."""
     of_run = f"source_run_id = '{run.info.run_id}'"
     return [model.model_id for model in client.search_logged_models([run.info.experiment_id], of_run)]
 
 
 def delete_model(client: MlflowClient, model_id: str) -> None:
-    """Takes a logged model from MLflow's page; `mlflow gc` deletes its files."""
+    """Removes a logged model from MLflow's page; `mlflow gc` deletes its files."""
     if_there(lambda: client.delete_logged_model(model_id))
 
 
 def whole_model(client: MlflowClient, run: Run) -> str | None:
-    """The id of a run's model. MLflow links it to the run before its files are there; until then it does not count."""
+    """Returns the id of a run's model; None if there is none that is whole.
+
+    MLflow links a model to its run before it has stored the model's files; until then it does not count.
+    """
     return next((model_id for model_id in models_of(client, run) if not why_broken(client, model_id)), None)
 
 
 def why_broken(client: MlflowClient, model_id: str) -> str | None:
-    """Why a logged model cannot be loaded, as far as the store can tell; None if it is whole."""
+    """Returns why a logged model cannot be loaded, as far as the store can tell; None if it is whole."""
     from mlflow.entities import LoggedModelStatus
     from mlflow.models import Model
     from mlflow.models.model import MLMODEL_FILE_NAME
@@ -90,14 +101,14 @@ def why_broken(client: MlflowClient, model_id: str) -> str | None:
     sizes = _sizes(client, model_id)
     if MLMODEL_FILE_NAME not in sizes:
         return f"its file {MLMODEL_FILE_NAME} is not in the artifact store"
-    expected = Model.load(f"models:/{model_id}").model_size_bytes or 0  # the weights and the input example
+    expected = Model.load(f"models:/{model_id}").model_size_bytes or 0  # size of the weights and the input example
     if (found := sum(sizes.values())) < expected:
         return f"of its {expected:,} bytes {found:,} are in the artifact store"
     return None
 
 
 def _sizes(client: MlflowClient, model_id: str, folder: str | None = None) -> dict[str, int]:
-    """The files of a logged model, each with its size in bytes."""
+    """Returns the files of a logged model, each with its size in bytes."""
     sizes: dict[str, int] = {}
     for item in client.list_logged_model_artifacts(model_id, folder):
         sizes |= _sizes(client, model_id, item.path) if item.is_dir else {item.path: item.file_size or 0}
@@ -105,7 +116,7 @@ def _sizes(client: MlflowClient, model_id: str, folder: str | None = None) -> di
 
 
 def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None:
-    """The model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
+    """Logs the model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
     import mlflow
     import mlflow.pytorch
     import numpy as np
@@ -116,13 +127,13 @@ def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> Non
     with torch.inference_mode():
         output = model(torch.from_numpy(example)).numpy()
     inputs, outputs = (Schema([TensorSpec(np.dtype("float32"), (-1, *array.shape[1:]))]) for array in (example, output))
-    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # or the model goes to the experiment `Default`
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # otherwise the model goes to the experiment `Default`
     Model.log(
         artifact_path=None,
         name="model",
         flavor=mlflow.pytorch,
         run_id=run.info.run_id,
-        tags={"mlflow.source.name": "tasks/evaluate.py"},  # and not the absolute path
+        tags={"mlflow.source.name": "tasks/evaluate.py"},  # by default it is the absolute path
         pytorch_model=model,
         signature=ModelSignature(inputs, outputs),
         input_example=example,

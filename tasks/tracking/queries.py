@@ -1,9 +1,8 @@
-"""What the stages and the table ask MLflow: which parts of runs it lacks, and what it alone knows."""
+"""Asks MLflow which parts of runs it lacks, and what only MLflow knows of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
@@ -12,15 +11,15 @@ from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import patiently, told_if_slow
 from tasks.tracking.tags import NO_MODEL
 
-if TYPE_CHECKING:
-    pass
-
 
 @patiently
 def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, set[str]]:
-    """Which of `train` and `evaluate` have not written their part of an experiment's run, for those that lack one.
+    """Returns experiment → stages (`train`, `evaluate`) whose part of its run is missing, for incomplete runs only.
 
-    state_dicts: their sha256, for each experiment.
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        state_dicts: Experiment → sha256 of its state_dict.
     """
     missing = {}
     with open_store(uri) as client:
@@ -37,15 +36,20 @@ def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[s
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What MLflow alone knows of an experiment's state_dict."""
+    """What only MLflow knows of an experiment's state_dict."""
 
-    page: str  # of the run, below the MLflow server's address
-    seconds: float | None  # of training; None for a run that was rebuilt
-    champion: bool
+    page: str  # path of the run's page, below the MLflow server's address
+    seconds: float | None  # time of training; None for a run that was rebuilt
+    champion: bool  # whether its model is its dataset's champion
 
 
 def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
-    """(dataset, experiment) → what MLflow has of it, if it has. state_dicts: their sha256."""
+    """Returns (dataset, experiment) → what MLflow knows of it, for those that have a run.
+
+    Args:
+        uri: Address of the store.
+        state_dicts: (dataset, experiment) → sha256 of its state_dict.
+    """
     found = {}
     with told_if_slow(uri), open_store(uri) as client:
         champions = {dataset: champion_of(client, dataset) for dataset in {dataset for dataset, _ in state_dicts}}

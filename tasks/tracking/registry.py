@@ -1,4 +1,4 @@
-"""The registered model of each dataset, whose alias `champion` says which version is the best."""
+"""The registered model of each dataset, whose alias `champion` marks the best version."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ DATA_TAGS = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the alias `champion`."""
+    """What happened to the alias `champion`."""
 
     text: str
-    is_new: bool = False
+    is_new: bool = False  # whether the alias moved to another version
 
 
 @patiently
 def register_champion(uri: str | None, dataset: str, best: Candidate, experiments: Collection[str]) -> Verdict:
-    """Gives the alias `champion` to the candidate if the gate lets it pass (learn/comparison/gate.py).
+    """Gives the alias `champion` to the candidate if learn/comparison/gate.py allows it.
 
-    Idempotent: stopped anywhere and called again, it ends in the same state. experiments: all that the dataset has.
+    Idempotent: if it is stopped anywhere and called again, the result is the same.
+
+    Args:
+        uri: Address of the store; None does nothing.
+        dataset: Name of the dataset.
+        best: The candidate.
+        experiments: Names of all experiments of the dataset.
     """
     if not uri:
         return Verdict("no champion: tracking is off")
@@ -60,7 +66,14 @@ def register_champion(uri: str | None, dataset: str, best: Candidate, experiment
 
 
 def _as_record(client: MlflowClient, version: ModelVersion, run: Run, experiments: Collection[str]) -> Champion:
-    """A registered version as the gate compares it. run: the candidate's."""
+    """Returns a registered version as the gate needs it.
+
+    Args:
+        client: A client of the store.
+        version: The version.
+        run: The candidate's run.
+        experiments: Names of all experiments of the dataset.
+    """
     tags = version.tags
     return Champion(
         version.name,
@@ -74,7 +87,10 @@ def _as_record(client: MlflowClient, version: ModelVersion, run: Run, experiment
 
 
 def _tags_of(candidate: Candidate) -> dict[str, str]:
-    """The tags of its version. They, not the run, say what the kept state_dict measures: a run's curve may go on."""
+    """Returns the tags of a candidate's version.
+
+    The tags, not the run, have the metrics of the kept state_dict: with early stopping the run's curves go on after it.
+    """
     return {
         EXPERIMENT: candidate.experiment,
         STATE_DICT: candidate.state_dict,
@@ -84,14 +100,14 @@ def _tags_of(candidate: Candidate) -> dict[str, str]:
 
 
 def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:
-    """Brings a version's tags up to date: its experiment may have been renamed, or measured on other data since."""
+    """Updates a version's tags, since its experiment may have been renamed, or measured again on other data."""
     for key, value in _tags_of(best).items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(version.name, version.version, key, value)
 
 
 def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
-    """The version that has the alias `champion`, if there is one."""
+    """Returns the version that has the alias `champion`; None if there is none."""
     if not (registered := if_there(lambda: client.get_registered_model(dataset))):
         return None
     if (version := registered.aliases.get(CHAMPION)) is None:
@@ -100,9 +116,14 @@ def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
 
 
 def is_model_of(version: ModelVersion, run: Run, experiments: Collection[str]) -> bool:
-    """Whether a registered version is the model of a run, or of another run of its experiment with the same bytes.
+    """Returns whether a registered version is the model of a run, or of another run of its experiment with equal bytes.
 
-    experiments: all that the dataset has. A version of any other is of one that has been renamed.
+    A version whose experiment is not one of the dataset's is taken for one of a renamed experiment.
+
+    Args:
+        version: The version.
+        run: The run.
+        experiments: Names of all experiments of the dataset.
     """
     name, digest = version.tags.get(EXPERIMENT), version.tags.get(STATE_DICT)
     same_name = run.data.tags[STAGE] == f"train@{name}" or name not in experiments
@@ -110,7 +131,7 @@ def is_model_of(version: ModelVersion, run: Run, experiments: Collection[str]) -
 
 
 def _why_version_broken(client: MlflowClient, version: ModelVersion) -> str | None:
-    """Why a registered version cannot be loaded, as far as the store can tell; None if it can."""
+    """Returns why a registered version cannot be loaded, as far as the store can tell; None if it can."""
     from mlflow.models import Model
 
     if model_id := _source(version):
@@ -120,7 +141,7 @@ def _why_version_broken(client: MlflowClient, version: ModelVersion) -> str | No
 
 
 def _source(version: ModelVersion) -> str | None:
-    """The id of the logged model that a version was made of; None if a user registered something else."""
+    """Returns the id of the logged model that a version was made from; None if a user registered something else."""
     prefix, _, model_id = str(version.source).partition("models:/")
     return None if prefix or "/" in model_id or "@" in model_id else model_id
 
@@ -128,7 +149,7 @@ def _source(version: ModelVersion) -> str | None:
 def _version_of(
     client: MlflowClient, dataset: str, run: Run, model_id: str, best: Candidate, experiments: Collection[str]
 ) -> ModelVersion:
-    """The registered version of a run's model, made if there is none that can be loaded."""
+    """Returns the registered version of a run's model; creates one if there is none that can be loaded."""
     _create_registered_model(client, dataset)
     for version in client.search_model_versions(f"name = '{dataset}'"):
         if is_model_of(version, run, experiments) and not _why_version_broken(client, version):
@@ -143,7 +164,7 @@ def _version_of(
 
 
 def _registered(client: MlflowClient, name: str) -> ModelVersion:
-    """The version that is meant by NAME@ALIAS or NAME/VERSION; TrackingError if there is none."""
+    """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if there is none."""
     models = {model.name: model for model in client.search_registered_models(max_results=1000)}
     model, _, alias = name.rpartition("@")
     number = str(models[model].aliases.get(alias, "")) if model in models else ""
@@ -158,7 +179,7 @@ def _registered(client: MlflowClient, name: str) -> ModelVersion:
 
 
 def _loaded(version: ModelVersion) -> tuple[Any, Any, str | None]:
-    """A version's model, what is stored with it, and if it cannot be loaded why not."""
+    """Returns a version's model, what is stored with it, and, if it cannot be loaded, the reason."""
     import mlflow.pytorch
     from mlflow.exceptions import MlflowException
 
@@ -166,16 +187,19 @@ def _loaded(version: ModelVersion) -> tuple[Any, Any, str | None]:
     try:
         return mlflow.pytorch.load_model(uri), mlflow.models.get_model_info(uri), None
     except MlflowException:
-        raise  # of the store
-    except Exception as error:  # torch raises many kinds for a file that is not what it was
+        raise  # the store failed, not the model
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         return None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 @patiently
 def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | None:
-    """Why the champion cannot be loaded, as far as the store can tell; None if it can, or if there is none.
+    """Returns why the champion cannot be loaded, as far as the store can tell; None if it can, or if there is none.
 
-    load: tries it. If that fails its model is marked FAILED, so that it is logged again.
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        load: Also try to load it; if that fails, mark its model as FAILED, so that it is logged again.
     """
     with open_store(uri) as client:
         version = champion_of(client, dataset)
@@ -189,7 +213,14 @@ def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | 
 
 
 def lacks_champion(uri: str, dataset: str, experiment: str, digest: str) -> bool:
-    """Whether no champion can be loaded although the model of an experiment (its state_dict's sha256) was kept."""
+    """Returns whether no champion can be loaded although MLflow has the model of an experiment.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        digest: sha256 of its state_dict.
+    """
     with open_store(uri) as client:
         version = champion_of(client, dataset)
         if version and not _why_version_broken(client, version):
@@ -210,17 +241,22 @@ def _create_registered_model(client: MlflowClient, name: str) -> None:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What is stored with a model: the loss it was trained with, its classes, and the shape of one input."""
+    """What is stored with a model."""
 
-    loss: str
+    loss: str  # name of the loss that it was trained with; "" for a model that was registered by hand
     classes: tuple[str, ...]
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one input
 
 
 def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
-    """A registered model, NAME@ALIAS or NAME/VERSION, as a function of float32 tensors (B, *shape).
+    """Loads a registered model as a function of float32 tensors (B, *shape).
 
-    Raises TrackingError if there is none, with those that there are, or if it cannot be loaded.
+    Args:
+        uri: Address of the store.
+        name: NAME@ALIAS or NAME/VERSION.
+
+    Raises:
+        TrackingError: There is no such model (the text lists those that exist), or it cannot be loaded.
     """
     with open_store(uri) as client:
         version = _registered(client, name)

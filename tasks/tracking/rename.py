@@ -1,25 +1,23 @@
-"""An experiment's or a dataset's new name, in MLflow."""
+"""Gives experiments and datasets their new names in MLflow."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tasks.tracking.runs import find_run
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
 from tasks.tracking.delivery import open_store
+from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there
 from tasks.tracking.tags import STAGE
 
-if TYPE_CHECKING:
-    pass
-
 
 def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
-    """Gives the runs of an experiment's state_dict (its sha256) to the experiment's new name."""
+    """Renames the runs of an experiment that have a given state_dict.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        old: Old name of the experiment.
+        new: New name of the experiment.
+        digest: sha256 of the state_dict.
+    """
     with open_store(uri) as client:
         while run := find_run(client, dataset, old, digest):
             client.update_run(run.info.run_id, name=new)
@@ -27,7 +25,7 @@ def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
 
 
 def rename_dataset(uri: str, old: str, new: str) -> None:
-    """Gives the MLflow experiment and the registered model of a dataset its new name."""
+    """Renames the MLflow experiment and the registered model of a dataset."""
     with open_store(uri) as client:
         if experiment := client.get_experiment_by_name(old):
             client.rename_experiment(experiment.experiment_id, new)

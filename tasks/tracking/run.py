@@ -1,8 +1,8 @@
-"""A training's run, as the training process sees it: MLflow is not imported here.
+"""Sends what happens in a training to its run in MLflow, without importing MLflow in the training process.
 
-`TrainingRun` hands each message to a process of its own (writer.py), which imports MLflow while torch is imported and
-writes while the next epoch is trained. Its standard input is also its lifeline: if it ends without a last message,
-training was killed, and the run is marked so.
+`TrainingRun` sends each message to a separate process (writer.py), which imports MLflow while this process imports
+torch, and writes while the next epoch is trained. If that process's standard input closes without a last message,
+training was killed, and the run is marked KILLED.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from learn.errors import TrackingError
 from tasks.tracking.address import address
@@ -25,28 +25,33 @@ from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message, e
 from tasks.tracking.store import STORE_HINT
 from tasks.workspace.environment import TRACKING
 
-if TYPE_CHECKING:
-    pass
-
-
-SEND_INTERVAL_SECONDS = 1.0  # seconds; a training of a thousand epochs a second does not wait for a thousand messages
+SEND_INTERVAL_SECONDS = 1.0  # epochs that end within this time go into one message, so that sending does not slow them
 STORE_FAILED = f"the run could not be written to MLflow; its message stands above ({STORE_HINT})"
 
 
 class TrainingRun:
-    """A run that is being trained. With uri None nothing is tracked, and nothing else changes."""
+    """The run of a training; use it as a context manager. Without a store it does nothing.
+
+    Args:
+        uri: Address of the store; None tracks nothing.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+
+    Raises:
+        TrackingError: The address is not valid, or, when the block ends, the run could not be written.
+    """
 
     def __init__(self, uri: str | None, dataset: str, experiment: str) -> None:
         self._writer: subprocess.Popen[str] | None = None
         self._epochs: list[Epoch] = []  # not sent yet
         self._sent_at = 0.0
         if uri:
-            address(uri)  # a variable that is not set is told before any work
+            address(uri)  # reports an environment variable that is not set before any work
             command = [sys.executable, "-m", "tasks.tracking.writer", dataset, experiment]
             environment = os.environ | {TRACKING: uri}
-            # In a group of its own: a Ctrl-C in the terminal is for the training.
+            # In a process group of its own, so that Ctrl-C in the terminal reaches only the training.
             self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, process_group=0)
-            self._sender = ThreadPoolExecutor(1)  # a pipe holds little, and its reader may still be importing
+            self._sender = ThreadPoolExecutor(1)  # writing blocks while the pipe is full and its reader still imports
             self._sent: deque[Future[None]] = deque()
 
     def __enter__(self) -> TrainingRun:
@@ -55,7 +60,7 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Returns when MLflow has everything, or when what it has not is kept on disk; else raises TrackingError."""
+        """Returns when MLflow has everything, or when the rest is kept on disk; otherwise raises TrackingError."""
         if not self._writer:
             return
         if kind is None:
@@ -70,20 +75,32 @@ class TrainingRun:
             raise TrackingError(STORE_FAILED)
 
     def begin(self, params: dict[str, Any], tags: dict[str, str], summary: str) -> None:
-        """params: flattened; tags: what else is known before the first epoch; summary: torchinfo's, as text."""
+        """Sends what is known before the first epoch.
+
+        Args:
+            params: Flattened settings.
+            tags: Tags for the run.
+            summary: torchinfo's summary of the model, as text.
+        """
         self._send(Begin(params, tags, summary))
 
     def log_epoch(self, number: int, metrics: dict[str, float]) -> None:
+        """Sends an epoch's metrics, at most once per SEND_INTERVAL_SECONDS together with those before.
+
+        Args:
+            number: Counted from 1.
+            metrics: By their full names, such as `train/loss`.
+        """
         self._epochs.append(Epoch(number, now_ms(), metrics))
         if time.monotonic() - self._sent_at > SEND_INTERVAL_SECONDS:
             self._send()
 
     def finish(self, state_dict: Path, history: Path, seconds: float) -> None:
-        """The files that training wrote, and how long the epochs took."""
+        """Sends the files that training wrote, and the time that the epochs took."""
         self._send(Files.of(state_dict, history, seconds))
 
     def _send(self, *messages: Message) -> None:
-        """The epochs that have not been sent yet, then the messages."""
+        """Sends the epochs that have not been sent yet, then the messages."""
         if self._epochs:
             messages = (Epochs(self._epochs), *messages)
             self._epochs = []

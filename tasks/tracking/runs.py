@@ -1,4 +1,4 @@
-"""Runs in MLflow: found by their stage and the sha256 of their state_dict, so that no run id travels in a file."""
+"""Finds runs in MLflow by their stage and the sha256 of their state_dict, so that no file has to store a run id."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 from typing import TYPE_CHECKING
 
 from tasks.tracking.tags import STAGE, STATE_DICT
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
 
 def find_run(client: MlflowClient, dataset: str, name: str, digest: str) -> Run | None:
-    """The latest run of an experiment of params.yaml with this state_dict (its sha256)."""
+    """Returns the latest run of an experiment with a given state_dict; None if there is none.
+
+    Args:
+        client: A client of the store.
+        dataset: Name of the dataset.
+        name: Name of the experiment in params.yaml.
+        digest: sha256 of the state_dict.
+    """
     experiment = client.get_experiment_by_name(dataset)
     if not experiment:
         return None
@@ -34,14 +37,14 @@ def find_run(client: MlflowClient, dataset: str, name: str, digest: str) -> Run 
 
 
 def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
-    """The MLflow experiment of a dataset, made if it is missing."""
+    """Returns the id of a dataset's MLflow experiment, and creates or restores the experiment if necessary."""
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
         restore_experiment(client, found)
         return found.experiment_id
     store = address(tracking)
-    # A tracking server decides by itself where its artifacts are.
+    # A tracking server itself decides where its artifacts are.
     location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{name}"
     try:
         return client.create_experiment(name, artifact_location=location)
@@ -53,7 +56,7 @@ def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
 
 
 def restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
-    """Undoes that it was deleted on MLflow's page: until `mlflow gc` no other can have its name."""
+    """Restores an experiment that was deleted on MLflow's page; its name stays taken until `mlflow gc` runs."""
     if experiment.lifecycle_stage == "deleted":
         print(f"MLflow's experiment {experiment.name} had been deleted; it is restored, with its runs")
         client.restore_experiment(experiment.experiment_id)

@@ -1,4 +1,4 @@
-"""MLflow's store: a client of it, its lock, and what its silence looks like."""
+"""Connects to MLflow's store, holds its lock, and recognises when its server does not answer."""
 
 from __future__ import annotations
 
@@ -24,29 +24,34 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-ARTIFACTS = "artifacts"  # the folder beside the database
-POSTGRESQL = "postgresql"  # how its addresses begin, whatever the driver
-POSTGRESQL_LOCK = int.from_bytes(b"trackway")  # the number of its advisory lock; only the same number excludes
+ARTIFACTS = "artifacts"  # name of the folder of artifacts beside a SQLite database
+POSTGRESQL = "postgresql"  # beginning of PostgreSQL's addresses with any driver
+POSTGRESQL_LOCK = int.from_bytes(b"trackway")  # number of the advisory lock that all processes of Trackway use
 ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
-SECONDS_UNTIL_TOLD = 4.0  # seconds, after which it is said that MLflow is waited for
-MLFLOW_SETTINGS = {  # environment variables, which MLflow reads while it is imported or later
+SECONDS_UNTIL_TOLD = 4.0  # time after which a line says that MLflow is waited for
+MLFLOW_SETTINGS = {  # environment variables that MLflow reads when it is imported or later
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the store's password
-    # MLflow would ask a silent server again for minutes, and say nothing: here it is said at once, and waited for.
+    # By default MLflow retries for minutes without a message; Trackway reports a silent server at once, and retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; a server may take some to store a large file
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; storing a large file takes a server some time
 }
 SILENCE = re.compile(r"\[Errno \d+\] [\w ]+|Connection (?:refused|broken)|[Tt]imed out|too many \d+ error responses")
 REFUSAL = re.compile(
     r"authentication failed|no password supplied|does not exist|pg_hba"
-)  # by PostgreSQL, which answers
+)  # in the errors of a PostgreSQL server that answers and refuses
 
 
 @contextmanager
 def connect(tracking: str) -> Iterator[MlflowClient]:
-    """A client of the store, which is made if it is missing. MLflow's failures come out as TrackingError."""
+    """Yields a client of the store, and creates the store if it is missing.
+
+    Raises:
+        TrackingError: MLflow or its database failed.
+        StoreUnreachable: The store's server does not answer.
+    """
     store = address(tracking)
     for name, value in MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -57,13 +62,13 @@ def connect(tracking: str) -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("mlflow.store.db.utils").setLevel("CRITICAL")  # it would log what is raised, with its traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel("CRITICAL")  # or it logs each error that it raises too
     mlflow.set_tracking_uri(store.uri)
     try:
         if store.file:
             _make_store(store.file)
             _move_store(tracking, store.file)
-        # MLflow makes a database's tables when its client is made, without a lock.
+        # MLflow creates a database's tables when its client is created, without a lock.
         with store_lock(tracking) if store.uri.startswith(POSTGRESQL) else nullcontext():
             client = mlflow.MlflowClient(store.uri)
         yield client
@@ -77,13 +82,13 @@ def connect(tracking: str) -> Iterator[MlflowClient]:
 
 
 def is_silence(error: BaseException | None) -> bool:
-    """Whether a server could not be reached, or said that it cannot answer now: later it may."""
+    """Returns whether an error means that a server could not be reached or cannot answer now, but may later."""
     import requests
     from requests.exceptions import ChunkedEncodingError, RetryError
     from sqlalchemy.exc import InterfaceError, OperationalError
     from urllib3.exceptions import ProtocolError
 
-    # The last two: of an answer that broke off, as requests tells it, and as a download does.
+    # requests raises the first of the last two for an answer that breaks off, urllib3 the other during a download.
     network = (requests.ConnectionError, requests.Timeout, RetryError, ChunkedEncodingError, ProtocolError)
     while error:
         if isinstance(error, network):
@@ -95,12 +100,13 @@ def is_silence(error: BaseException | None) -> bool:
 
 
 def patience() -> float:
+    """Returns for how many seconds a silent MLflow server is asked again."""
     return float(os.environ.get(PATIENCE, 30))
 
 
 @contextmanager
 def told_if_slow(uri: str | None) -> Iterator[None]:
-    """Says what is waited for, if a server takes long; until it is said to be silent, up to 20 seconds may pass."""
+    """Prints that MLflow is waited for if the block takes long; a request may take 20 seconds until it fails."""
     if not uri or address(uri).file:
         yield
         return
@@ -116,7 +122,10 @@ def told_if_slow(uri: str | None) -> Iterator[None]:
 
 
 def patiently(function: Callable[P, T]) -> Callable[P, T]:
-    """Calls a function, which may be called again, until MLflow answers; says what it waits for, and for how long."""
+    """Decorates an idempotent function so that it is called again until MLflow answers, for `patience()` seconds.
+
+    Prints what it waits for, and for how long. The function's first argument is the store's address, or None.
+    """
 
     @wraps(function)
     def patient(*arguments: P.args, **named: P.kwargs) -> T:
@@ -141,8 +150,11 @@ def patiently(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _make_store(file: Path) -> None:
-    """MLflow's tables, whole or not at all: it makes them in dozens of steps, which two processes must not do at once,
-    and which a kill would leave half done for ever."""
+    """Creates MLflow's SQLite database with all its tables, or nothing.
+
+    MLflow creates the tables in dozens of steps, which two processes must not do at once, and which a kill would leave
+    unfinished for ever.
+    """
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -162,13 +174,15 @@ def _create_tables(file: Path, artifacts: str) -> None:
 
 
 def artifacts_of(file: Path) -> str:
-    """Where the artifacts are, beside the database; MLflow records only absolute locations."""
+    """Returns the address of the artifacts beside a database; it is absolute, since MLflow records no other."""
     return (file.parent.resolve() / ARTIFACTS).as_uri()
 
 
 def _move_store(uri: str, file: Path) -> None:
-    """Where the project's folder was moved, copied or renamed: its artifacts are those beside the database, not those
-    in the folder that MLflow recorded."""
+    """Corrects the locations of artifacts in the database if the project's folder was moved, copied or renamed.
+
+    MLflow recorded the old folder; the artifacts are those beside the database.
+    """
     with closing(sqlite3.connect(file, timeout=60)) as database:
         if not _elsewhere(database, file):
             return
@@ -181,7 +195,7 @@ def _move_store(uri: str, file: Path) -> None:
 
 
 def _elsewhere(database: sqlite3.Connection, file: Path) -> set[str]:
-    """The folders of artifacts that experiments name and that are not this store's."""
+    """Returns the folders of artifacts that experiments name and that are not this store's."""
     locations = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
     folders = {
         f"{before}/{ARTIFACTS}"
@@ -192,7 +206,10 @@ def _elsewhere(database: sqlite3.Connection, file: Path) -> set[str]:
 
 
 def _replace_prefix(database: sqlite3.Connection, old: str, new: str) -> None:
-    """In every column of text: MLflow has such locations in five tables, and another version may have more."""
+    """Replaces the beginning of values in every text column.
+
+    MLflow has locations in five tables, and another version may have more.
+    """
     columns = database.execute(
         "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c "
         "WHERE t.type = 'table' AND (c.type LIKE '%CHAR%' OR c.type LIKE '%TEXT%')"
@@ -209,8 +226,8 @@ def _replace_prefix(database: sqlite3.Connection, old: str, new: str) -> None:
 def store_lock(tracking: str) -> Iterator[None]:
     """Holds the store's lock: MLflow checks, then creates, so two processes could both create.
 
-    A kill releases it. SQLite: a file's lock. PostgreSQL: one of its advisory locks, for it may be reached from several
-    machines. A tracking server has none; whoever creates something there expects that it may exist by then.
+    A kill releases it. SQLite has the lock of a file; PostgreSQL has one of its advisory locks, since several machines
+    may use it. A tracking server has no lock: code that creates something there must expect that it exists already.
     """
     store = address(tracking)
     if store.file:
@@ -221,7 +238,7 @@ def store_lock(tracking: str) -> Iterator[None]:
     elif store.uri.startswith(POSTGRESQL):
         import sqlalchemy
 
-        os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # seconds; by default it waits for minutes
+        os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # seconds; the default is minutes
         engine = sqlalchemy.create_engine(store.uri, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({POSTGRESQL_LOCK})"))
@@ -231,7 +248,7 @@ def store_lock(tracking: str) -> Iterator[None]:
 
 
 def if_there(ask: Callable[[], T]) -> T | None:
-    """What is asked for; None only if the store answers that there is none. Any other failure is raised."""
+    """Returns what the function returns; None if the store answers that it does not exist. Raises any other failure."""
     from mlflow.exceptions import MlflowException
 
     try:

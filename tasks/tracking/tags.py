@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
-STAGE = "dvc.stage"  # the tags by which a run is found: two experiments may have the same state_dict
+STAGE = "dvc.stage"  # this tag and the next one identify a run: two experiments may have the same state_dict
 STATE_DICT = "state_dict.sha256"
 EXPERIMENT = "experiment"  # the tag of a registered version
 TEST_DATA = "test_data.md5"
 VALIDATION_DATA = "validation_data.md5"
 NO_MODEL = "model.not_kept"  # the tag of a run whose model cannot be kept, with the reason
-REBUILT = "trackway.rebuilt"  # the tag of a run that was not written while it was trained
-PROCESS = "trackway.process"  # the tag that names the process which writes a run: machine, pid, when it was created
+REBUILT = "trackway.rebuilt"  # the tag of a run that was rebuilt from DVC's outputs, not written while it was trained
+PROCESS = "trackway.process"  # the tag that names the process that writes a run: machine, pid, when it was created
 CHAMPION = "champion"
 KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970

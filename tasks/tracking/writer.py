@@ -1,6 +1,6 @@
 """The process that writes a training's run: `python -m tasks.tracking.writer DATASET EXPERIMENT`.
 
-The messages come on its standard input, one JSON object a line.
+It reads the messages from its standard input, one JSON object on each line.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-SIGTERM_GRACE_SECONDS = 4.0  # seconds that the writer has after SIGTERM; a flow kills what does not end within 5
+SIGTERM_GRACE_SECONDS = 4.0  # time that the writer has after SIGTERM; a flow kills what has not ended after 5 seconds
 
 
 def main() -> None:
-    """Writes the run that the messages on standard input describe, one JSON object a line, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of training ends this process, nothing else
-    signal.signal(signal.SIGTERM, lambda *_: None)  # Writer hears of it
+    """Writes the run that the messages on standard input describe, until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of training ends this process
+    signal.signal(signal.SIGTERM, lambda *_: None)  # Writer gets this signal through its wakeup pipe
     collect_garbage_rarely()
     dataset, experiment = sys.argv[1:]
     try:
@@ -48,15 +48,15 @@ def main() -> None:
         else:
             traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)  # an orderly end would wait for the thread that reads
+        os._exit(1)  # sys.exit would wait for the thread that reads
     end_at_once()
 
 
 class Writer:
     """Brings a training's messages to MLflow as they come, and keeps them on disk until MLflow has them.
 
-    While the tracking server does not answer, it is asked again: as long as training goes on, and for PATIENCE after
-    that. What it has not by then stays in the journal, which the next process that opens the store delivers.
+    A tracking server that does not answer is asked again as long as training goes on, and for `patience()` seconds
+    after that. What it lacks then stays in the journal, and the next process that opens the store delivers it.
     """
 
     def __init__(self, tracking: str, dataset: str, experiment: str) -> None:
@@ -70,21 +70,25 @@ class Writer:
             raise TrackingError(
                 f"the MLflow store {shown} cannot be used: {error.strerror}: {journals()} ({STORE_HINT})"
             ) from error
-        self.messages: SimpleQueue[Message | None] = SimpleQueue()  # None: no more
-        self.message: Message | None = None  # the one that is being delivered
-        self.finished = False  # whether training said that it did
-        self.training_ended: float | None = None
-        self.silent_since: float | None = None  # since when the server does not answer
-        self.was_silent = False  # at any time
+        self.messages: SimpleQueue[Message | None] = SimpleQueue()  # None comes after the last message
+        self.message: Message | None = None  # the message that is being delivered
+        self.finished = False  # whether training sent that it has finished
+        self.training_ended: float | None = None  # time.monotonic() when standard input ended
+        self.silent_since: float | None = None  # time.monotonic() since which the server does not answer
+        self.was_silent = False  # whether the server did not answer at any time
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Raises TrackingError if the run could not even begin, for another reason than a silent server."""
+        """Delivers all messages, or keeps the rest in the journal.
+
+        Raises:
+            TrackingError: The run could not begin, for another reason than a silent server, or the disk was full.
+        """
         from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
         asked, wake_up = os.pipe()
         os.set_blocking(wake_up, False)
-        signal.set_wakeup_fd(wake_up)  # a handler would have to wait for the request that hangs
+        signal.set_wakeup_fd(wake_up)  # a signal handler would have to wait for a request that hangs
         threading.Thread(target=self._end_when_asked, args=[asked], daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
         try:
@@ -101,7 +105,7 @@ class Writer:
                 self.journal.delete()
                 raise
             self._keep(str(error))
-            while self.messages.get() is not None:  # training goes on, and its messages go into the journal
+            while self.messages.get() is not None:  # training goes on, and its messages still go into the journal
                 pass
         else:
             self.journal.delete()
@@ -109,14 +113,14 @@ class Writer:
 
     def _read(self) -> None:
         for line in sys.stdin:
-            if line.endswith("\n"):  # or a kill cut it short
+            if line.endswith("\n"):  # otherwise a kill cut it short
                 self.journal.append(line)
                 message = decode(line)
                 self.finished = self.finished or (isinstance(message, End) and message.status == "FINISHED")
                 self.messages.put(message)
         self.training_ended = time.monotonic()
         self.messages.put(None)
-        # A training that was stopped is not waited for while a request to a server hangs.
+        # If training was stopped, this process does not wait for a request to a server that hangs.
         if not (self.finished or address(self.tracking).file or self.done.wait(SIGTERM_GRACE_SECONDS)):
             self._keep("training was stopped")
             os._exit(0)
@@ -132,7 +136,7 @@ class Writer:
                     self.delivery.beat(client)
                     continue
             if self.message is None:
-                self.messages.put(None)  # for the next attempt
+                self.messages.put(None)  # the next attempt must find the end, too
                 break
             with nullcontext() if self.delivery.has_begun else self.delivery.marked_if_it_fails(client):
                 self.delivery.take(client, self.message)
@@ -160,14 +164,18 @@ class Writer:
             self._say("MLflow answers again")
 
     def _has_waited_enough(self) -> bool:
-        """A training that finished is waited for longer than one that was stopped."""
+        """Returns whether a silent server was asked long enough: longer if training finished than if it was stopped."""
         if self.training_ended is None or self.silent_since is None:
             return False
         limit = patience() if self.finished else min(patience(), SIGTERM_GRACE_SECONDS)
         return time.monotonic() > max(self.training_ended, self.silent_since) + limit
 
     def _end_when_asked(self, asked: int) -> None:
-        """By SIGTERM, once training has ended: also while a request hangs. asked: the pipe that tells of signals."""
+        """Ends the process after SIGTERM, once training has ended, even while a request hangs.
+
+        Args:
+            asked: The pipe from which the numbers of received signals are read.
+        """
         while os.read(asked, 1) != bytes([signal.SIGTERM]):
             pass
         while self.training_ended is None:
@@ -183,7 +191,7 @@ class Writer:
         )
 
     def _say(self, text: str) -> None:
-        with suppress(OSError):  # whoever listened is gone
+        with suppress(OSError):  # nobody reads standard error any more
             print(f"train {self.experiment}: {text}", file=sys.stderr, flush=True)
 
 

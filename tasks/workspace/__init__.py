@@ -1,1 +1,1 @@
-"""The project's folder: its paths, atomic files, locks, environment variables, git, and what a stage tells its flow."""
+"""The project's folder: paths, atomic files, locks, environment variables, git, and the outcomes of stages."""

@@ -1,14 +1,14 @@
-"""The environment variables of this project. A user sets the first three; the others are between its own processes."""
+"""Names of this project's environment variables; users set the first three, the others connect its own processes."""
 
-WARM = "TRACKWAY_WARM"  # `off`, or the socket of another warm process than that of this folder
-PATIENCE = "TRACKWAY_PATIENCE"  # seconds that a silent MLflow server is waited for after a training; 30 by default
-PASSWORD = "TRACKWAY_PASSWORD"  # of the servers of `trackway up`; no file and no argument has it
+WARM = "TRACKWAY_WARM"  # `off`, or the socket of another warm process than this folder's
+PATIENCE = "TRACKWAY_PATIENCE"  # seconds for which a silent MLflow server is asked again after a training; default 30
+PASSWORD = "TRACKWAY_PASSWORD"  # password of the servers of `trackway up`; it is in no file and no argument
 
-HOST = "TRACKWAY_HOST"  # where the servers of `trackway up` listen
-SERVERS = "TRACKWAY_SERVERS"  # by which the processes of one `up` are known
-LIFELINE = "TRACKWAY_LIFELINE"  # by which a flow asks its stages to end with it
+HOST = "TRACKWAY_HOST"  # the address at which the servers of `trackway up` listen
+SERVERS = "TRACKWAY_SERVERS"  # marks the processes of one `trackway up`
+LIFELINE = "TRACKWAY_LIFELINE"  # set by a flow so that its stages end with it
 OUTCOME = "TRACKWAY_OUTCOME"  # the file in which a stage leaves its outcome for its flow
-WAITING = "TRACKWAY_WAITING"  # a file that a stage makes for the time in which it waits for another one
+WAITING = "TRACKWAY_WAITING"  # a file that exists while a stage waits for another one
 FLOW_RUN = "TRACKWAY_FLOW_RUN"  # the id of the flow run that started a stage
-FLOW_RUN_URL = "TRACKWAY_FLOW_RUN_URL"  # and its page
-TRACKING = "TRACKWAY_TRACKING"  # the store's address for the process that writes a run: `ps` shows arguments
+FLOW_RUN_URL = "TRACKWAY_FLOW_RUN_URL"  # the page of that flow run
+TRACKING = "TRACKWAY_TRACKING"  # the store's address for the process that writes a run, since `ps` shows arguments

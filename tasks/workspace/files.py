@@ -1,23 +1,17 @@
-"""Files and folders that are written whole or not at all, whenever a process is killed or a disk is full."""
+"""Writes files and folders whole or not at all, even if a process is killed or a disk is full."""
 
 from __future__ import annotations
-
-import hashlib
-import os
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 import errno
 import fcntl
 import glob
+import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -32,12 +26,17 @@ DISK_ERRORS = (
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
-)  # a full or read-only disk
+)  # the numbers of the errors of a full or read-only disk
 
 
 def cannot_write(what: str, error: OSError) -> str:
-    """The message of an error in DISK_ERRORS. what: the stage or command that met it."""
-    file = error.filename2 or error.filename  # of a copy the second is written
+    """Returns the message of an error in DISK_ERRORS.
+
+    Args:
+        what: The stage or command that met the error.
+        error: The error.
+    """
+    file = error.filename2 or error.filename  # a copy reads the first file and writes the second
     return (
         f"{what} cannot write{f' {file}' if file else ''}: {error.strerror}; "
         "nothing is half written: make room or give the right to write, and run it again"
@@ -45,9 +44,9 @@ def cannot_write(what: str, error: OSError) -> str:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """The whole file or none of it, whenever the power goes."""
+    """Writes a file whole or not at all, even if the power fails."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # not beside it: its folder may be an output or an input of some stage
+    # The scratch folder is not beside the file, whose folder may be an output or an input of some stage.
     with scratch(file.parent.parent, f"{file.parent.name}-{file.name}") as folder:
         partial = folder / file.name
         with partial.open("wb") as stream:
@@ -58,7 +57,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 def save_array(file: Path, array: np.ndarray) -> None:
-    """`np.save`, but a full disk raises an OSError with its errno: into a file of its own NumPy writes without one."""
+    """Saves an array as `np.save` does, except that a full disk raises an OSError with its errno."""
     import numpy as np
 
     with file.open("wb") as stream:
@@ -67,9 +66,9 @@ def save_array(file: Path, array: np.ndarray) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into; it takes the place of the old one when all is written.
+    """Yields a new folder to write into, which replaces the old one when the block ends without an error.
 
-    Two processes may do so at once: each writes into a folder of its own, and the last to end wins.
+    Two processes may replace the same folder at once: each writes into its own new folder, and the last to end wins.
     """
     with scratch(folder.parent, folder.name) as partial:
         yield partial
@@ -78,18 +77,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(parent: Path, name: str) -> Iterator[Path]:
-    """A folder `.NAME.….partial` of this process alone, on the disk of its parent; removed at the end.
+    """Yields a folder `.NAME.….partial` for this process only, on the disk of its parent, and removes it at the end.
 
-    It is locked as long as this process lives. So what others of that name were killed over is known, and removed
-    first; an old folder that was out of its place in that moment is put back.
+    The folder is locked as long as this process lives. So the folders of that name that killed processes left can be
+    recognised, and are removed first; an old folder that a killed process had moved away is put back.
     """
     parent.mkdir(parents=True, exist_ok=True)
     _clean_up(parent, name)
     while True:
         folder = _unique(parent, name)
         folder.mkdir()
-        if (lock := _lock(folder, wait=True)) is not None or folder.exists():  # some network disks know no locks
-            break  # otherwise another process found it before it was locked
+        if (lock := _lock(folder, wait=True)) is not None or folder.exists():  # some network disks have no locks
+            break  # otherwise another process removed the folder before it was locked
     try:
         yield folder
     finally:
@@ -98,7 +97,7 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
             os.close(lock)
 
 
-REPLACED = ".old"  # in the name of a folder that is about to be replaced
+REPLACED = ".old"  # part of the name of a folder that is about to be replaced
 
 
 def _unique(parent: Path, name: str, kind: str = "") -> Path:
@@ -106,7 +105,7 @@ def _unique(parent: Path, name: str, kind: str = "") -> Path:
 
 
 def _swap(new: Path, folder: Path) -> None:
-    """Puts a folder in another's place. The old one is whole in its place, or beside it, until the new one is there."""
+    """Replaces a folder by a new one; until that is in its place, the old one is whole, there or beside it."""
     old = _unique(folder.parent, folder.name, REPLACED)
     while True:
         with suppress(FileNotFoundError):
@@ -119,12 +118,12 @@ def _swap(new: Path, folder: Path) -> None:
                 with suppress(OSError):
                     old.rename(folder)
                 raise
-        shutil.rmtree(old, ignore_errors=True)  # another process put its own there in between
+        shutil.rmtree(old, ignore_errors=True)  # another process put its own folder there in between
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _clean_up(parent: Path, name: str) -> None:
-    """Removes what killed processes left; what is locked belongs to a living one."""
+    """Removes the folders that killed processes left; a locked one belongs to a living process."""
     for left in sorted(parent.glob(f".{glob.escape(name)}.*.partial")):
         if (lock := _lock(left)) is not None:
             if left.stem.endswith(REPLACED) and not (parent / name).exists():
@@ -135,7 +134,7 @@ def _clean_up(parent: Path, name: str) -> None:
 
 
 def _lock(folder: Path, wait: bool = False) -> int | None:
-    """The open folder with the operating system's lock on it; None if another process has that, or removed it."""
+    """Opens and locks a folder, and returns its descriptor; None if another process has locked or removed it."""
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -151,4 +150,5 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
 
 
 def sha256(file: Path) -> str:
+    """Returns the sha256 of a file's content."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What git's last commit does not say of the code that runs: the uncommitted changes, as a patch."""
+"""Returns the uncommitted changes of the code that runs, as a patch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-# What can change a run. dvc.lock follows from it, and is changed by each run.
+# The files that can change a run; not dvc.lock, which each run changes.
 PATHS = ("*.py", "params.yaml", "dvc.yaml", ":(exclude)tests", ":(exclude)bench")
-MOST = 1_000_000  # characters of the patch
+MOST = 1_000_000  # largest number of characters of the patch
 
 
 def uncommitted() -> str | None:
-    """A patch against the last commit, with files that git does not know yet; "" without changes.
+    """Returns a patch against the last commit, with files that git does not know yet; "" if nothing changed.
 
-    None if that cannot be said: no git, no repository, no commit.
+    Returns None without git, without a repository, or before the first commit.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            index = Path(folder) / "index"  # a copy, in which new files can be announced
+            index = Path(folder) / "index"  # a copy of git's index, to which new files can be added
             original = Path(_git("rev-parse", "--git-path", "index").strip())
             if original.is_file():
                 shutil.copyfile(original, index)
-            with suppress(subprocess.CalledProcessError):  # of one file, or of an empty repository in the folder
+            with suppress(subprocess.CalledProcessError):  # git cannot add one of the files, or an empty repository
                 _git("add", "--intent-to-add", "--ignore-errors", "--", ".", *PATHS[3:], index=index)
             patch = _git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *PATHS, index=index)
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""One process at a time: at work on a stage, or whatever a lock stands for."""
+"""Lets one process at a time work on a stage, or on whatever a lock stands for."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
-STAGE_LOCKS = Path(".dvc/tmp/stages")  # a lock for each stage
+STAGE_LOCKS = Path(".dvc/tmp/stages")  # the folder with a lock for each stage
 
 
 def one_process_per_stage(kind: str, name: str) -> AbstractContextManager[None]:
-    """One process at a time works on a stage in this folder, whoever started it."""
+    """Holds the lock of a stage, so that one process at a time works on it in this folder, whoever started it.
+
+    Args:
+        kind: The kind of stage, such as `train`.
+        name: The name of its experiment or dataset.
+    """
     if not STAGE_LOCKS.parent.parent.is_dir():
-        return nullcontext()  # not DVC's folder
+        return nullcontext()  # this folder does not use DVC
     from filelock import FileLock
 
     STAGE_LOCKS.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,12 @@ def one_process_per_stage(kind: str, name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def one_at_a_time(lock: FileLock, say_waiting: Callable[[], object]) -> Iterator[None]:
-    """Holds the lock, and says so where it has to wait. The lock is the operating system's, so a kill releases it."""
+    """Holds a lock, which the operating system releases if the process is killed.
+
+    Args:
+        lock: The lock.
+        say_waiting: Called if another process holds the lock, before waiting for it.
+    """
     from filelock import Timeout
 
     try:
@@ -48,7 +58,10 @@ def one_at_a_time(lock: FileLock, say_waiting: Callable[[], object]) -> Iterator
 
 @contextmanager
 def not_counted() -> Iterator[None]:
-    """Meanwhile the stage waits for another one, and its flow's clock stands: the file that the flow named is there."""
+    """Stops the flow's clock for this stage while the block waits for another stage.
+
+    The file that the flow named in TRACKWAY_WAITING exists meanwhile.
+    """
     file = Path(os.environ.get(WAITING, os.devnull))
     if file == Path(os.devnull):
         yield

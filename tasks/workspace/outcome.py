@@ -1,6 +1,6 @@
-"""What a stage has to say to the flow that started it: a record, in the file that the flow names.
+"""The outcome of a stage, which it leaves for the flow that started it in the file that the flow names.
 
-A stage that DVC restored from its cache did not run, and leaves none.
+A stage that DVC restored from its cache did not run, and leaves no outcome.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tasks.workspace.environment import OUTCOME
 class Outcome:
     """How a stage ended."""
 
-    summary: str  # what it made, in a line; or the message of its error
-    error: str = ""  # the class of the error, if it is one that a user can cause
-    champion: str = ""  # which model has become champion, as a sentence
+    summary: str  # a line that says what the stage made, or the message of its error
+    error: str = ""  # name of the error's class, if it is one that a user can cause
+    champion: str = ""  # a sentence that says which model has become champion; "" if none has
 
 
 def tell(outcome: Outcome) -> None:
-    """Leaves it for the flow, if there is one."""
+    """Leaves the outcome for the flow; without a flow it does nothing."""
     if file := os.environ.get(OUTCOME):
         partial = Path(f"{file}.partial")
         partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
@@ -31,5 +31,5 @@ def tell(outcome: Outcome) -> None:
 
 
 def told(file: Path) -> Outcome | None:
-    """What the stage left there; None if it did not run, or was killed."""
+    """Returns the outcome that a stage left in a file; None if the stage did not run, or was killed."""
     return Outcome(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

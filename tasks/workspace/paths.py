@@ -1,65 +1,69 @@
-"""Where things are in the project's folder."""
+"""The paths of all files and folders that stages read and write, below the project's folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from learn.data.transformed import EVALUATION, TRAINING
 
-if TYPE_CHECKING:
-    pass
-
-
-REPORT = "report.json"  # in data/transformed/D/: what the checks of photos found
+REPORT = "report.json"  # the file in data/transformed/D/ with what the checks of photos found
 
 
 def raw_folder(dataset: str) -> Path:
+    """Returns the folder that the download stage writes."""
     return Path("data/raw") / dataset
 
 
 def split_folder(dataset: str) -> Path:
+    """Returns the folder that the split stage writes."""
     return Path("data/split") / dataset
 
 
 def transformed_folder(dataset: str) -> Path:
+    """Returns the folder that the transform stage writes."""
     return Path("data/transformed") / dataset
 
 
 def training_folder(dataset: str) -> Path:
-    """What a training reads."""
+    """Returns the folder of the transformed splits that a training reads."""
     return transformed_folder(dataset) / TRAINING
 
 
 def evaluation_folder(dataset: str) -> Path:
-    """What an evaluation reads beside that."""
+    """Returns the folder of the transformed split that an evaluation reads besides."""
     return transformed_folder(dataset) / EVALUATION
 
 
 def state_dict_file(experiment: str) -> Path:
+    """Returns the file of the kept weights: the best epoch's with early stopping, otherwise the last epoch's."""
     return Path("models") / experiment / "model.pt"
 
 
 def last_state_dict_file(experiment: str) -> Path:
-    """Beside the best epoch's, where early stopping keeps that one."""
+    """Returns the file of the last epoch's weights, which only early stopping writes."""
     return Path("models") / experiment / "last.pt"
 
 
 def history_file(experiment: str) -> Path:
+    """Returns the file with the metrics of each epoch."""
     return Path("plots/history") / f"{experiment}.csv"
 
 
 def metrics_file(dataset: str, experiment: str) -> Path:
+    """Returns the file with an experiment's metrics on the held-out splits."""
     return Path("metrics") / dataset / f"{experiment}.json"
 
 
 def report_file(dataset: str, experiment: str) -> Path:
+    """Returns the file with the details of an experiment's evaluation."""
     return Path("metrics") / dataset / f"{experiment}.report.json"
 
 
 def predictions_file(experiment: str) -> Path:
+    """Returns the file with an experiment's predictions on the test split."""
     return Path("plots/predictions") / f"{experiment}.csv"
 
 
 def comparison_file(dataset: str) -> Path:
+    """Returns the file with the comparison of a dataset's experiments."""
     return Path("metrics") / f"{dataset}.csv"

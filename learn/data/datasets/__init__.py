@@ -1,8 +1,8 @@
 """Datasets by their name in params.yaml: `source: {name: line, weight: 0.7, ...}`.
 
-To add one, write `learn/data/datasets/NAME.py` with its class (learn/data/source.py says what it must have) and its
-entry in DATASETS. One file a dataset: a stage depends on the file of its own dataset, so a new one makes no finished
-run stale.
+To add one, write its class in `learn/data/datasets/NAME.py` (learn/data/source.py says what it must have) and an entry
+in DATASETS. Each dataset has its own file, because a stage depends on the file of its dataset only: a new dataset makes
+no finished run stale.
 """
 
 from __future__ import annotations

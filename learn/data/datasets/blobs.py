@@ -29,17 +29,21 @@ class Blobs(Generated):
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """All samples; there is no official test set."""
         return self.samples, 0
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """One number for each feature."""
         return (self.features,)
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """One class for each center: `blob 0`, `blob 1`, ..."""
         return tuple(f"blob {i}" for i in range(self.centers))
 
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draws points (N, features) float32 from the seed, and the index of each point's blob, (N,) int64."""
         from sklearn.datasets import make_blobs
 
         x, y = make_blobs(

@@ -24,17 +24,21 @@ class Circles(Generated):
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """All samples; there is no official test set."""
         return self.samples, 0
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The two coordinates of a point."""
         return (2,)
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The outer circle is class 0, the inner one class 1."""
         return ("outer", "inner")
 
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draws points (N, 2) float32 from the seed, and the index of each point's circle, (N,) int64."""
         from sklearn.datasets import make_circles
 
         x, y = make_circles(self.samples, noise=self.noise, random_state=self.seed)

@@ -32,32 +32,37 @@ class FashionMNIST(Downloaded):
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """60,000 samples for training and the official test set of 10,000."""
         return 60_000, 10_000
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """One grey channel of 28×28 pixels."""
         return (1, 28, 28)
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The ten kinds of clothes, in the order of the published labels."""
         return (
             "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
         )  # fmt: skip
 
     @property
     def scale(self) -> float:
+        """The pixels are bytes, 0 to 255."""
         return 255.0
 
     def read(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the images (70,000, 1, 28, 28) uint8 and labels (70,000,) int64, the official test set last."""
         images, labels, test_images, test_labels = (_read_idx(folder / name) for name in self.files)
         inputs = np.concatenate([images, test_images])[:, None]
         return inputs, np.concatenate([labels, test_labels]).astype(np.int64)
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """A gzipped IDX file of bytes: two zeros, the type, the number of dimensions, each dimension, the data.
+    """Reads a gzipped IDX file of bytes: two zeros, the type, the number of dimensions, each dimension, the data.
 
-    torchvision's reader wants the file unpacked on disk first and costs its import; a test holds the two equal.
+    torchvision's reader needs an unpacked file and a slow import; a test checks that both readers give the same arrays.
     """
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\0\0\x08":

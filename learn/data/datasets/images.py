@@ -12,11 +12,11 @@ from learn.data.source import Photos
 class Images(Photos):
     """A user's own photos, as `trackway add-images` found them; the section holds their version."""
 
-    path: str  # where they came from: a folder, an archive, or a table of files and labels
-    sha256: str  # of all of them
+    path: str  # where the photos came from: a folder, an archive, or a table of files and labels
+    sha256: str  # what `tree_digest` returns for all photos
     class_names: tuple[str, ...]
-    train: int  # photos
-    test: int  # photos in the official test part; 0 where there is none
+    train: int  # number of photos outside the official test part
+    test: int  # number of photos in the official test part; 0 if there is none
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
@@ -31,12 +31,15 @@ class Images(Photos):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the photos' folders, or the labels in the table."""
         return self.class_names
 
     @property
     def tree_sha256(self) -> str:
+        """The sha256 that `trackway add-images` wrote into params.yaml."""
         return self.sha256
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """The numbers of photos that `trackway add-images` counted."""
         return self.train, self.test

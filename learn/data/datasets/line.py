@@ -27,12 +27,15 @@ class Line(Generated):
 
     @property
     def sizes(self) -> tuple[int, int]:
+        """The number of steps from start to stop; there is no official test set."""
         return int(np.ceil((self.stop - self.start) / self.step)), 0
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """One number, x."""
         return (1,)
 
     def generate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Computes x and y, each (N, 1) float32."""
         x = (self.start + self.step * np.arange(self.sizes[0])).astype(np.float32)[:, None]
         return x, np.float32(self.weight) * x + np.float32(self.bias)

@@ -1,1 +1,1 @@
-"""Photo files: reading one, taking in folders and archives of them."""
+"""Reads photo files, and copies a user's folders and archives of photos."""

@@ -1,9 +1,9 @@
-"""A user's photos (a folder, a zip or tar of one, a table of files and labels) → one folder of known layout.
+"""Copies a user's photos (a folder, a zip or tar of one, a table of files and labels) into a folder of known layout.
 
     gathered = gather(Path("pets.zip"), Path("data/raw/pets"))
 
-Nothing in an archive or a table is trusted: what would leave its folder, is a link, or unpacks to far more than it
-weighs is refused before anything is kept.
+Nothing in an archive or a table is trusted: a path that leads out of its folder, a link, or an archive that unpacks to
+far more than its own size is refused before anything is kept.
 """
 
 from __future__ import annotations
@@ -29,29 +29,37 @@ from learn.errors import DataError, printable
 if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
     from backports import tarfile  # type: ignore[no-redef]
 
-MOST_BYTES = 100 * 2**30  # that an archive may unpack to
-MOST_RATIO = 100  # of the unpacked size to the packed: photos are packed already
-SMALL = 64 * 2**20  # bytes; what unpacks to less is harmless, whatever its ratio
-FEW = 10_000  # members; so many are harmless, however small
-LEAST_BYTES = 64  # of a member beyond these, unpacked, on average: no photo is smaller
-MOST_MEMBERS = 5_000_000
-MOST_HEADER = 2**20  # bytes of a tar member's name and attributes
+MOST_BYTES = 100 * 2**30  # largest unpacked size of an archive, in bytes
+MOST_RATIO = 100  # largest unpacked size divided by packed size; photos are compressed already, so theirs is near 1
+SMALL = 64 * 2**20  # bytes; an archive that unpacks to less is accepted with any ratio
+FEW = 10_000  # an archive may have this many members of any size
+LEAST_BYTES = 64  # smallest mean size of an unpacked member, if there are more than FEW: no photo is smaller
+MOST_MEMBERS = 5_000_000  # largest number of members in an archive
+MOST_HEADER = 2**20  # largest size of a tar member's name and attributes, in bytes
 PARTS = ("train", "test")
 COLUMNS = ("file", "label", "part")
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was found; the classes are those of the folders, also where one is empty."""
+    """What `gather` found; a class whose folder has no photos is listed too."""
 
     classes: tuple[str, ...]
-    train: int  # photos
-    test: int  # 0 where there is no test part
-    ignored: int  # files that have no photo's suffix
+    train: int  # number of photos for training
+    test: int  # number of photos for testing; 0 if there is no test part
+    ignored: int  # number of files whose suffix is not that of a photo
 
 
 def gather(path: Path, into: Path) -> Gathered:
-    """Copies the photos into `into`: CLASS/PHOTO, or train/CLASS/PHOTO and test/CLASS/PHOTO. Raises DataError."""
+    """Copies photos into a folder as CLASS/PHOTO, or as train/CLASS/PHOTO and test/CLASS/PHOTO.
+
+    Args:
+        path: A folder, a zip or tar archive, or a CSV table with the columns file, label and, optionally, part.
+        into: The folder to copy into; it is created if it does not exist.
+
+    Raises:
+        DataError: The path is none of these, its photos are not in two classes or more, or something in it is unsafe.
+    """
     try:
         return _gather(path, into)
     except OSError as error:
@@ -76,7 +84,7 @@ def _gather(path: Path, into: Path) -> Gathered:
 
 
 def tree_digest(folder: Path) -> str:
-    """The sha256 of what `sha256sum` prints for all files below the folder, sorted by their paths."""
+    """Returns the sha256 of what `sha256sum` prints for all files below the folder, sorted by their paths."""
     digest = hashlib.sha256()
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     for name in files:
@@ -127,7 +135,11 @@ def _gather_folder(folder: Path, into: Path, named: str | None = None) -> Gather
 
 
 def _unwrap(folder: Path) -> tuple[Path, list[str]]:
-    """Past folders that hold nothing but one folder, as archives often do."""
+    """Descends through folders that contain only one other folder, which archives often have.
+
+    Returns:
+        The folder that holds the classes (or train/ and test/), and the names of its sub-folders.
+    """
     names = _folders(folder)
     while len(names) == 1 and names[0] not in PARTS and _folders(folder / names[0]) and not find_shallow(folder):
         folder = folder / names[0]
@@ -136,7 +148,7 @@ def _unwrap(folder: Path) -> tuple[Path, list[str]]:
 
 
 def find_shallow(folder: Path) -> bool:
-    """Whether photos lie in the folder itself."""
+    """Returns whether the folder itself, not a sub-folder, has photos."""
     return any(p.suffix.lower() in SUFFIXES for p in folder.iterdir() if p.is_file())
 
 
@@ -146,7 +158,10 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _gather_table(table: Path, into: Path) -> Gathered:
-    """A CSV with a header: file (relative to the table), label and, where wanted, part (train or test)."""
+    """Copies the photos listed in a CSV table with the columns file, label and, optionally, part (train or test).
+
+    The paths in the column file are relative to the table's folder.
+    """
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -183,7 +198,17 @@ def _gather_table(table: Path, into: Path) -> Gathered:
 
 
 def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) -> Gathered:
-    """counts: class → photos, of the train and, where there is one, of the test part, which a message calls `test`."""
+    """Checks that there are enough photos in enough classes, and sums them up.
+
+    Args:
+        counts: Class → number of photos, for the train part and, if there is one, the test part.
+        ignored: Number of files that are no photos.
+        named: The user's path, for messages.
+        test: Where the test part comes from, for messages.
+
+    Raises:
+        DataError: There are fewer than two classes, or too few photos.
+    """
     classes = tuple(sorted({name for count in counts for name in count}))
     sizes = [sum(count.values()) for count in counts]
     if len(classes) < 2 or not sizes[0]:
@@ -205,7 +230,7 @@ def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) 
 
 
 def _copy(pairs: Iterable[tuple[Path, Path]], root: Path) -> None:
-    """Raises DataError for a link that leads out of the root."""
+    """Copies each photo to its target; raises DataError if one is a link that leads out of the root."""
     inside = root.resolve()
     for photo, target in pairs:
         if not photo.resolve().is_relative_to(inside):
@@ -223,7 +248,11 @@ UNPACKING = (
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """A zip or tar (also compressed) into a folder; refused whole, with nothing left, where a member is unsafe."""
+    """Unpacks a zip or tar archive (compressed or not) into a folder.
+
+    Raises:
+        DataError: The archive is damaged or one of its members is unsafe; members are checked before any is written.
+    """
     try:
         with _opened(archive) as members:
             _refuse(archive, members)
@@ -239,7 +268,7 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def _zip(archive: Path) -> zipfile.ZipFile:
-    """Names that are not marked as UTF-8 are so all the same where they can be, as Unix's zip writes them."""
+    """Opens a zip archive, and reads the names as UTF-8 if they all can be: Unix's zip does not mark them as UTF-8."""
     try:
         return zipfile.ZipFile(archive, metadata_encoding="utf-8")
     except UnicodeDecodeError:
@@ -247,10 +276,14 @@ def _zip(archive: Path) -> zipfile.ZipFile:
 
 
 class _Header(tarfile.TarInfo):
-    """Of a tar's member; its name and attributes may stand in blocks of their own, which tarfile reads into memory."""
+    """The header of a tar's member, with a limit for long names and attributes.
+
+    Those are stored in blocks of their own, which tarfile reads into memory as a whole.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Parses a header; raises DataError if a name or attributes are larger than MOST_HEADER."""
         found = super().frombuf(buf, encoding, errors)
         if not found.isreg() and not found.isdir() and found.size > MOST_HEADER:
             raise DataError(f"an archive is refused: a member's name or attributes take {found.size:,} bytes")
@@ -265,15 +298,15 @@ def _tar(archive: Path) -> tarfile.TarFile:
 class _Member:
     name: str
     size: int  # bytes, unpacked
-    plain: bool  # a file or a folder
+    plain: bool  # a file or a folder, not a link or a device
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[Iterable[_Member]]:
-    """The members as the archive's directory tells them; what is read later is never more than it says."""
+    """Yields the members as the archive's directory lists them; unpacking never reads more than the listed sizes."""
     if zipfile.is_zipfile(archive):
         with _zip(archive) as packed:
-            # the upper half of the attributes is the Unix mode: 0o100000 a file, 0o040000 a folder, 0 unknown
+            # The upper half of the attributes is the Unix mode: 0o100000 is a file, 0o040000 a folder, 0 unknown.
             yield (
                 _Member(m.orig_filename, m.file_size, m.external_attr >> 28 in (0, 0o10, 0o04))
                 for m in packed.infolist()
@@ -305,7 +338,7 @@ def _refuse(archive: Path, members: Iterable[_Member]) -> None:
 
 
 def _leaves(name: str) -> str | None:
-    """Why a path is not one below its folder, or None."""
+    """Returns why a path does not lie below its folder, or None if it does."""
     for kind in (PurePosixPath(name), PureWindowsPath(name)):
         if kind.is_absolute() or kind.drive or kind.root:
             return "is an absolute path"

@@ -1,4 +1,4 @@
-"""Photos as files: which there are in a folder, and how one becomes an upright array, whatever its format.
+"""Finds the photos in a folder, and reads a photo of any supported format as an upright array.
 
 classes = find_classes(folder)
 pixels = to_array(open_photo(path, "RGB"), 64)   # (3, 64, 64) uint8
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
 
 Mode = Literal["RGB", "L"]  # Pillow's names for colour and grey
 CHANNELS: dict[Mode, int] = {"RGB": 3, "L": 1}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # no other decoder of Pillow's is ever started
-MOST_PIXELS = 89_478_485  # of a photo: from here on Pillow warns of a bomb; this many take 358 MB in memory
-BIDI = (
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder the letters around them
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # Pillow's other decoders are never used
+MOST_PIXELS = 89_478_485  # largest width × height of a photo (358 MB in memory): Pillow warns of more as a bomb
+BIDI = (  # characters that change the order of those around them
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 class PhotoError(ValueError):
-    """A file that is no photo, or not a whole one; the text says why."""
+    """A file is not a photo, or is damaged; the text says why."""
 
 
 def unwritable(name: str) -> str | None:
-    """Why a name cannot stand in a message, a list or a page, or None: control characters, broken UTF-8."""
+    """Returns why a name cannot be shown in a message or on a page, or None if it can.
+
+    Names with control characters or invalid UTF-8 cannot.
+    """
     for character in name:
-        if unicodedata.category(character) == "Cs":  # how Python holds bytes that are not UTF-8
+        if unicodedata.category(character) == "Cs":  # surrogates, with which Python represents bytes that are not UTF-8
             return "is not UTF-8"
         if unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in BIDI:
             return f"has the control character {printable(character)}"
@@ -44,7 +47,11 @@ def unwritable(name: str) -> str | None:
 
 
 def find_classes(folder: Path) -> tuple[str, ...]:
-    """The names of the sub-folders, sorted: one a class. Raises FileNotFoundError where there is none."""
+    """Returns the sorted names of the sub-folders, one for each class.
+
+    Raises:
+        FileNotFoundError: The folder has no sub-folders.
+    """
     classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     if not classes:
         raise FileNotFoundError(f"{folder} has no sub-folders; it must have one a class")
@@ -52,7 +59,7 @@ def find_classes(folder: Path) -> tuple[str, ...]:
 
 
 def photo_names(folder: Path) -> Iterator[str]:
-    """Every photo by its suffix, as its path below the folder, in the order of torchvision's ImageFolder."""
+    """Yields the path below the folder of each file with a photo's suffix, as ImageFolder orders them."""
     for root, _, names in sorted(os.walk(folder)):
         below = os.path.relpath(root, folder)
         for name in sorted(names):
@@ -61,25 +68,28 @@ def photo_names(folder: Path) -> Iterator[str]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """The same as whole paths."""
+    """Returns the paths of all photos below the folder, in the order of `photo_names`."""
     return [folder / name for name in photo_names(folder)]
 
 
 def photo_pixels(path: Path) -> int:
-    """Width × height as the file's header tells, which may lie; 0 where it is no photo. Decodes nothing."""
+    """Returns width × height from the file's header, which may be wrong, without decoding; 0 if it is no photo."""
     from PIL import Image
 
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.width * image.height
-    except Exception:  # every decoder of Pillow's has its own
+    except Exception:  # each of Pillow's decoders raises its own errors
         return 0
 
 
 def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
-    """A photo, turned upright by its EXIF tag, in colour or grey. Raises PhotoError.
+    """Reads a photo, turned upright by its EXIF tag, in colour or grey.
 
-    The first picture of an animation; what is transparent becomes white; 16 bits are cut to their upper 8.
+    An animation gives its first picture. Transparent areas become white. Of 16 bits the upper 8 are kept.
+
+    Raises:
+        PhotoError: The file is not a photo of these formats, is damaged, or has more than MOST_PIXELS pixels.
     """
     from PIL import Image, ImageOps
 
@@ -91,7 +101,7 @@ def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             upright: Image.Image = image
-    except Exception as error:  # every decoder of Pillow's has its own
+    except Exception as error:  # each of Pillow's decoders raises its own errors
         reason = "it is no picture of these formats: " + ", ".join(FORMATS)
         if type(error).__name__ != "UnidentifiedImageError":
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -105,7 +115,7 @@ def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
 
 
 def to_array(image: Image.Image, size: int) -> np.ndarray:
-    """A picture → (channels, size, size) uint8; bilinear with antialiasing, as torchvision resizes PIL images."""
+    """Returns a picture as (channels, size, size) uint8, resized as torchvision does: bilinear with antialiasing."""
     from PIL import Image
 
     if image.size != (size, size):

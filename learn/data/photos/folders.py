@@ -1,6 +1,7 @@
 """A folder of photos as a map-style dataset, twice: torchvision's ImageFolder, and the same by hand (chapter 4).
 
-Trackway itself decodes every photo once, in the transform stage; these decode at every access, as the course does.
+Both decode a photo at every access, as the course does. Trackway's stages do not use them: the transform stage decodes
+every photo once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ Transform = Callable[[Image.Image], Any]
 
 
 class PhotoFolder(Dataset[tuple[Any, int]]):
-    """FOLDER/CLASS/PHOTO → (photo, index of its class). transform: from an upright RGB picture to what is returned."""
+    """Gives (photo, index of its class) for each file FOLDER/CLASS/PHOTO.
+
+    Args:
+        folder: Has one sub-folder for each class.
+        transform: Applied to each upright RGB picture; None returns the picture itself.
+    """
 
     def __init__(self, folder: Path, transform: Transform | None = None) -> None:
         self.classes = find_classes(folder)
@@ -37,5 +43,5 @@ class PhotoFolder(Dataset[tuple[Any, int]]):
 
 
 def image_folder(folder: Path, transform: Transform | None = None) -> ImageFolder:
-    """torchvision's, with our reader: upright, whatever the format."""
+    """Returns torchvision's ImageFolder with Trackway's reader, which turns photos of any format upright."""
     return ImageFolder(str(folder), transform, loader=lambda path: open_photo(Path(path)))

@@ -1,1 +1,1 @@
-"""Layers that several models share. All models depend on this folder: a change of it trains every model again."""
+"""Layers that several models share; all models depend on this folder, so a change of it trains every model again."""

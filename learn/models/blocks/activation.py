@@ -6,7 +6,14 @@ from torch import nn
 
 
 def activation_layers(name: str | None) -> list[nn.Module]:
-    """One layer, or none for None. name: a class of torch.nn (ReLU, Tanh, ...); ValueError for any other."""
+    """Returns a list with one activation layer; an empty list for None.
+
+    Args:
+        name: An activation class of torch.nn, such as ReLU or Tanh.
+
+    Raises:
+        ValueError: The name is not that of an activation.
+    """
     if name is None:
         return []
     cls = getattr(nn, name, None)

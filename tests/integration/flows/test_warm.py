@@ -218,7 +218,7 @@ def test_the_trackway_command_is_a_fork_while_the_servers_are_up(served: Served)
     """Its log looks the same, and its flow is on the page of the server that runs."""
     wait_until(lambda: "ready" in served.read(".servers/warm.log"), 60)
     before = len(served.ask("flow_runs/filter", {}))
-    logs = [served.run(*TRACKWAY, "run", "blobs", **switch).stdout for switch in ({}, {"TRACKWAY_WARM": "off"})]
+    logs = [served.run(*TRACKWAY, "run", "blobs", TRACKWAY_WARM=switch).stdout for switch in ("", "off")]
     assert "flows.cli run blobs" in served.read(".servers/warm.log")
     assert len(served.ask("flow_runs/filter", {})) == before + 2
     time_or_id = re.compile(r"\d\d:\d\d:\d\d\.\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
