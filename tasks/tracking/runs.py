@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
 from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
+from tasks.tracking.tags import STAGE, STATE_DICT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
-from typing import TYPE_CHECKING
-
-from tasks.tracking.tags import STAGE, STATE_DICT
 
 
 def find_run(client: MlflowClient, dataset: str, name: str, digest: str) -> Run | None:
