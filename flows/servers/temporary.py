@@ -90,9 +90,9 @@ def _is_told(home: Path) -> bool:
         return True
     if not any(file.is_file() and b"api" in file.read_bytes().lower() for file in files):
         return False
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import Settings
 
-    return bool(PREFECT_API_URL.value())
+    return bool(Settings().api.url)  # as they are now; a fork of the warm process has those of its start
 
 
 def _answers(api: str) -> bool:

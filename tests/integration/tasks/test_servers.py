@@ -131,7 +131,7 @@ def test_a_server_that_was_silent_and_then_refuses_costs_no_training(away: Proje
         gateway.shutdown()
     assert training.returncode == 0, said
     assert "the next stage that uses MLflow delivers it, or `trackway relog`" in said
-    assert '"end": "FINISHED"' in kept(away)[0].read_text()
+    assert '"status": "FINISHED"' in kept(away)[0].read_text()
     assert (away.folder / "models/digits-mlp/model.pt").is_file()
 
 
@@ -221,7 +221,7 @@ def test_the_writer_ends_when_asked_once_training_is_gone(away: Project, door: D
     door.close()
     with away.start("python", "-m", "tasks.train", "line-parameters", TRACKWAY_PATIENCE="600") as training:
         (writer,) = wait_until(lambda: away.processes("tasks.tracking"), 60)
-        wait_until(lambda: kept(away) and '"end": "FINISHED"' in kept(away)[0].read_text(), 120)
+        wait_until(lambda: kept(away) and '"status": "FINISHED"' in kept(away)[0].read_text(), 120)
         training.kill()
         training.wait()
         writer.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from tests.support.project import ROOT, Project
 WRITER = """
 import os, sys
 from pathlib import Path
-from tasks.stage import atomic_folder
+from tasks.workspace.files import atomic_folder
 
 renames = 0
 

@@ -83,7 +83,7 @@ from learn.errors import DeviceError
 from learn.training.loop import FitOptions, fit
 from learn.training.state import State
 from learn.training.splits import load_split, split_bytes
-from tasks.stage import is_streamed
+from tasks.memory import is_streamed
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -158,7 +158,7 @@ WEIGHTED = {
 PREDICT = """
 from pathlib import Path
 import numpy as np, torch
-from tasks.tracking import load_model
+from tasks.tracking.registry import load_model
 for dataset, scale in (("digits", 16), ("circles", 1)):
     model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
     (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
@@ -373,7 +373,7 @@ experiments:
 
 PREDICT_WAVES = """
 import numpy as np, torch
-from tasks.tracking import load_model
+from tasks.tracking.registry import load_model
 model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
 inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
