@@ -30,7 +30,7 @@ from learn.training.device import use_device
 from learn.training.loop import FitOptions, fit
 from learn.training.splits import load_split
 from learn.training.state import State
-from tasks.params import Champion, Dataset, Split, Transform
+from tasks.params import ChampionConfig, DatasetConfig, SplitConfig, TransformConfig
 from tasks.photos import transform_photos
 
 TIMES = 5
@@ -61,11 +61,11 @@ def _photos(files: Path, folder: Path) -> list[list[str]]:
     raw.mkdir(parents=True)
     made.mkdir()
     gather(files / "pizza_steak_sushi.zip", raw)
-    dataset = Dataset(
+    dataset = DatasetConfig(
         source=SOURCE,
-        split=Split(test="official", shuffle=False, seed=42),
-        transform=Transform(resize=SIZE, mode="RGB", broken="stop"),
-        champion=Champion(metric="accuracy"),
+        split=SplitConfig(test="official", shuffle=False, seed=42),
+        transform=TransformConfig(resize=SIZE, mode="RGB", broken="stop"),
+        champion=ChampionConfig(metric="accuracy"),
     )
     parts = {"train": np.arange(225), "test": np.arange(225, 300)}
     here = Path.cwd()
@@ -156,7 +156,7 @@ def _augment(raw: Path, made: Path) -> list[str]:
     return _row("TrivialAugmentWide of 225 photos: in a DataLoader, sample by sample", *in_turns(TIMES, usual, ours))
 
 
-def _transform(dataset: Dataset, parts: dict[str, np.ndarray], raw: Path, made: Path) -> list[list[str]]:
+def _transform(dataset: DatasetConfig, parts: dict[str, np.ndarray], raw: Path, made: Path) -> list[list[str]]:
     """Decoding and resizing all photos; ours also checks and hashes them."""
     assert dataset.transform.resize
 

@@ -39,7 +39,7 @@ from tasks.params import PARAMS_FILE, Params
 from tasks.stage import checked_params
 
 SLUG = str(PARAMS_FILE)  # beginning of the slugs of schedules from params.yaml, unlike those added on Prefect's page
-BETWEEN_LOOKS = 10  # seconds between two searches for flow runs that were killed
+POLL_SECONDS = 10  # seconds between two searches for flow runs that were killed
 FLOWS: dict[str, Flow[..., Any]] = {"pipeline": pipeline, "retrain": retrain}
 
 
@@ -126,7 +126,7 @@ def _forget_old_schedules(ready: list[RunnerDeployment]) -> None:
 def _look_for_dead_runs() -> None:
     """Looks for killed runs of `trackway run`, for ever; Prefect itself watches the runs of deployments."""
     while True:
-        time.sleep(BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
         try:
             end_dead_runs(deployments=False)
         except Exception as error:  # for example while the server is started again

@@ -25,7 +25,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.alive import end_dead_runs, hold
-from flows.executors import WORTH_IT, preloaded
+from flows.executors import MIN_STAGES_FOR_WARM, preloaded
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
@@ -138,7 +138,9 @@ def _walk(
     waiting = graph.order(targets)
     get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time")
     with ExitStack() as meanwhile:
-        if _how_many_run(waiting, graph, changed, force) >= WORTH_IT and meanwhile.enter_context(preloaded()):
+        if _how_many_run(waiting, graph, changed, force) >= MIN_STAGES_FOR_WARM and meanwhile.enter_context(
+            preloaded()
+        ):
             get_run_logger().info("loading PyTorch, MLflow and DVC once for all stages")
         states = _run_stages(waiting, workers, graph, changed, force, params)
     try:

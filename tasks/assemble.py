@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from learn.data.transformed import Info
 from learn.errors import only_data
 from tasks.memory import is_streamed
-from tasks.params import Experiment, Params
+from tasks.params import ExperimentConfig, Params
 from tasks.workspace.paths import evaluation_folder, state_dict_file, training_folder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Assembled:
     """What an experiment is trained or measured with, on its device."""
 
     name: str
-    experiment: Experiment
+    experiment: ExperimentConfig
     device: torch.device
     info: Info  # describes the data that a training reads
     folders: dict[str, Path]  # split → the folder of its files

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.workspace.environment import LIFELINE
 
 BY_DVC = "DVC_STAGE"  # the environment variable in which DVC names the stage that it runs
-BETWEEN_LOOKS = 0.5  # seconds between two looks at whether DVC, which started the stage, has ended
+POLL_SECONDS = 0.5  # seconds between two looks at whether DVC, which started the stage, has ended
 
 
 def end_with_starter() -> None:
@@ -41,7 +41,7 @@ def _wait_for_dvc() -> None:
         shell = parent if parent.name() == Path(os.environ.get("SHELL") or "/bin/sh").name else None
         dvc = shell.ppid() if shell else parent.pid
         while os.getppid() == parent.pid and (shell is None or shell.ppid() == dvc):
-            time.sleep(BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
     with suppress(OSError):
         print("error: DVC, which started this stage, has ended; so does the stage", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -26,7 +26,7 @@ from learn.data.datasets.images import Images
 from learn.data.photos.decode import Mode, PhotoError, open_photo, photo_pixels, to_array
 from learn.data.source import Photos
 from learn.errors import DataError
-from tasks.params import Dataset
+from tasks.params import DatasetConfig
 from tasks.workspace.files import save_array
 from tasks.workspace.paths import REPORT, raw_folder
 
@@ -76,7 +76,7 @@ class Problem:
 
 
 def transform_photos(
-    name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]
+    name: str, dataset: DatasetConfig, parts: dict[str, np.ndarray], folders: dict[str, Path]
 ) -> dict[str, Any]:
     """Writes each split's inputs and targets into its folder, and returns the report of the checks.
 
@@ -138,7 +138,7 @@ def _print_problems(name: str, found: list[Problem]) -> None:
 
 
 def _write_inputs(
-    dataset: Dataset, folder: Path, names: list[str], index: np.ndarray, file: Path, tick: Callable[[], object]
+    dataset: DatasetConfig, folder: Path, names: list[str], index: np.ndarray, file: Path, tick: Callable[[], object]
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Decodes the photos of one split into its .npy file.
 
@@ -189,14 +189,16 @@ def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | B
     """
     todo, room = iter(paths), Room(AT_ONCE)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        ahead = deque(pool.submit(_decode, path, mode, size, room) for path in islice(todo, AHEAD * cpu_count()))
+        ahead = deque(
+            pool.submit(_decode, path, mode, size, room) for path in islice(todo, PHOTOS_AHEAD_PER_CORE * cpu_count())
+        )
         while ahead:
             found = ahead.popleft().result()
             ahead.extend(pool.submit(_decode, path, mode, size, room) for path in islice(todo, 1))
             yield found
 
 
-AHEAD = 8  # number of photos decoded ahead, for each core
+PHOTOS_AHEAD_PER_CORE = 8  # number of photos decoded ahead, for each core
 AT_ONCE = 64 * 2**20  # largest number of pixels decoded at the same time; Pillow needs 4 bytes for each, 256 MB in all
 
 

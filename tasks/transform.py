@@ -21,7 +21,7 @@ from learn.data.source import Photos, Source
 from learn.data.transformed import EVALUATION, INFO, TRAINING, Info, folder_of, resize
 from learn.errors import only_data
 from tasks.inputs import watched
-from tasks.params import Dataset, Params
+from tasks.params import DatasetConfig, Params
 from tasks.photos import transform_photos
 from tasks.stage import run_stage
 from tasks.workspace.files import atomic_folder, save_array
@@ -62,7 +62,9 @@ def _write_info(source: Source, partial: Path, folders: dict[str, Path]) -> tupl
     return shape, {part: size for part, (size, *_) in inputs.items()}
 
 
-def _transform_arrays(name: str, dataset: Dataset, parts: dict[str, np.ndarray], folders: dict[str, Path]) -> None:
+def _transform_arrays(
+    name: str, dataset: DatasetConfig, parts: dict[str, np.ndarray], folders: dict[str, Path]
+) -> None:
     """Writes each split's inputs and targets into its folder."""
     with watched("transform", name, raw_folder(name)):
         inputs, targets = dataset.source.read(raw_folder(name))

@@ -10,11 +10,11 @@ from typing import Any
 
 from flows.edits.catalog import merge, open_params, write_params
 from learn.data.datasets.images import Images
-from learn.data.photos.archives import Gathered, gather, tree_digest
+from learn.data.photos.archives import PhotoCollection, gather, tree_digest
 from learn.data.photos.decode import Mode, unwritable
 from learn.errors import DataError, ParamsError
 from tasks.params import load_params
-from tasks.params.dataset import Dataset
+from tasks.params.dataset import DatasetConfig
 from tasks.workspace.files import atomic_folder
 from tasks.workspace.paths import raw_folder
 
@@ -103,7 +103,7 @@ def add_images(name: str, path: Path, params_file: Path, *, size: int | None, mo
     )
 
 
-def _known(name: str, path: Path, params_file: Path, asked: dict[str, Any]) -> Dataset | None:
+def _known(name: str, path: Path, params_file: Path, asked: dict[str, Any]) -> DatasetConfig | None:
     """The dataset of photos that has this name already, if there is one. Raises DataError or ParamsError.
 
     asked: settings of its transform that the user has given.
@@ -124,7 +124,9 @@ def _known(name: str, path: Path, params_file: Path, asked: dict[str, Any]) -> D
     return known
 
 
-def _add(name: str, values: dict[str, object], found: Gathered, params_file: Path, *, size: int, mode: Mode) -> None:
+def _add(
+    name: str, values: dict[str, object], found: PhotoCollection, params_file: Path, *, size: int, mode: Mode
+) -> None:
     text = SECTIONS.substitute(
         name=name,
         path=json.dumps(values["path"]),

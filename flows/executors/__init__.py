@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tasks.warm import connect, place
 
-WORTH_IT = 3  # smallest number of stages for which a warm process saves time
-PATIENCE = 5.0  # seconds to wait until the warm process listens
+MIN_STAGES_FOR_WARM = 3  # smallest number of stages for which a warm process saves time
+SECONDS_UNTIL_LISTENING = 5.0  # seconds to wait until the warm process listens
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def preloaded() -> Iterator[bool]:
             start_new_session=True,
         ),
     ):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + SECONDS_UNTIL_LISTENING
         while not socket.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         yield True

@@ -47,8 +47,8 @@ LIBRARIES = (
     "pydantic", "ruamel.yaml", "PIL.Image", "filelock", "tenacity", "tqdm", "psutil", "requests",
 )  # fmt: skip
 THREADS = {"jemalloc_bg_thd"}  # harmless threads: pyarrow's, which waits for memory to return, and survives a fork
-MOST = 64  # largest number of forks at a time; further stages run cold
-BETWEEN_LOOKS = 0.5  # seconds between two looks at whether the process must end
+MAX_FORKS = 64  # largest number of forks at a time; further stages run cold
+POLL_SECONDS = 0.5  # seconds between two looks at whether the process must end
 
 
 class Server(ForkingMixIn, UnixStreamServer):
@@ -58,7 +58,7 @@ class Server(ForkingMixIn, UnixStreamServer):
     """
 
     request_queue_size = 128
-    timeout = BETWEEN_LOOKS
+    timeout = POLL_SECONDS
 
     def __init__(self, place: Path) -> None:
         """Starts to listen, for this user only; clients wait until all libraries are imported."""
@@ -84,7 +84,7 @@ class Server(ForkingMixIn, UnixStreamServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Returns whether another fork is allowed; otherwise the client does its work itself."""
-        return len(self.active_children or ()) < MOST
+        return len(self.active_children or ()) < MAX_FORKS
 
 
 class Keeper(BaseRequestHandler):

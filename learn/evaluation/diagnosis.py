@@ -11,9 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORSE = 1.1  # factor by which a loss must rise: the held-out loss for overfitting, the training loss for divergence
-LITTLE = 0.01  # smallest fraction of the loss that counts as an improvement over the last epochs
-CHANCE = 0.9  # training loss divided by the loss of guessing, log(number of classes), above which the model underfits
+OVERFITTING_RATIO = (
+    1.1  # factor by which a loss must rise: the held-out loss for overfitting, the training loss for divergence
+)
+IMPROVEMENT_SHARE = 0.01  # smallest fraction of the loss that counts as an improvement over the last epochs
+CHANCE_LOSS_SHARE = (
+    0.9  # training loss divided by the loss of guessing, log(number of classes), above which the model underfits
+)
 
 REMEDIES = {
     "constant": "a lower optimizer.lr, more epochs, more model.hidden_units, or inputs that differ",
@@ -52,9 +56,9 @@ def diagnose(
     if len(chosen) == 1:
         name = classes[chosen.pop()]
         return _found("constant", f"always {name}", f"it predicts {name} for all of the {held_out} part's samples")
-    if not math.isfinite(held[-1]) or train[-1] > WORSE * train[0]:
+    if not math.isfinite(held[-1]) or train[-1] > OVERFITTING_RATIO * train[0]:
         return _found("diverged", "diverged", f"the training loss rose from {train[0]:.4f} to {train[-1]:.4f}")
-    if held[-1] > WORSE * held[best - 1] and train[-1] < train[best - 1]:
+    if held[-1] > OVERFITTING_RATIO * held[best - 1] and train[-1] < train[best - 1]:
         return _found(
             "overfitting",
             f"overfits from {best}",
@@ -63,7 +67,7 @@ def diagnose(
         )
     window = max(1, len(history) // 10)
     before = train[-1 - window] if len(history) > window else math.inf
-    improving = train[-1] < (1 - LITTLE) * before and held[-1] <= (1 + LITTLE) * held[best - 1]
+    improving = train[-1] < (1 - IMPROVEMENT_SHARE) * before and held[-1] <= (1 + IMPROVEMENT_SHARE) * held[best - 1]
     if improving and len(history) > 1:
         return _found(
             "improving",
@@ -71,7 +75,7 @@ def diagnose(
             f"the {held_out} loss, {held[-1]:.4f}, was still falling when training ended",
         )
     # A binary loss and cross entropy both give log(classes) if the model predicts every class with equal probability.
-    if classes and train[-1] > CHANCE * math.log(len(classes)):
+    if classes and train[-1] > CHANCE_LOSS_SHARE * math.log(len(classes)):
         return _found(
             "underfitting",
             "underfits",

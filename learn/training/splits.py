@@ -24,7 +24,7 @@ from learn.errors import only_data
 if TYPE_CHECKING:
     import torch
 
-AHEAD = 3  # number of batches to prefetch
+PREFETCHED_BATCHES = 3  # number of batches to prefetch
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class StreamedSplit(Split):
     file: np.ndarray  # (N, *shape), memory-mapped
 
     def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields batches as `Split.batches` does, while a thread reads the next AHEAD batches from the file."""
+        """Yields batches as `Split.batches` does; a thread reads the next PREFETCHED_BATCHES from the file meanwhile."""
         import torch
 
         def read(index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,7 +95,7 @@ class StreamedSplit(Split):
 
         todo, ahead = iter(order), deque[Future[tuple[torch.Tensor, torch.Tensor]]]()
         with ThreadPoolExecutor(1) as reader:
-            ahead.extend(reader.submit(read, index) for index in islice(todo, AHEAD))
+            ahead.extend(reader.submit(read, index) for index in islice(todo, PREFETCHED_BATCHES))
             while ahead:
                 inputs, targets = ahead.popleft().result()
                 ahead.extend(reader.submit(read, index) for index in islice(todo, 1))

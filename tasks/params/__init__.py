@@ -7,8 +7,8 @@ Each section has its own file; load.py reads the whole file, preflight.py checks
 package uses pydantic.
 """
 
-from tasks.params.dataset import Champion, Dataset, Split, Transform
-from tasks.params.experiment import PLATEAU, EarlyStopping, Experiment
+from tasks.params.dataset import ChampionConfig, DatasetConfig, SplitConfig, TransformConfig
+from tasks.params.experiment import PLATEAU, EarlyStoppingConfig, ExperimentConfig
 from tasks.params.load import PARAMS_FILE, STORES, Params, load_params, parse_params, read_yaml
 from tasks.params.section import Section
 
@@ -16,14 +16,14 @@ __all__ = [
     "PARAMS_FILE",
     "PLATEAU",
     "STORES",
-    "Champion",
-    "Dataset",
-    "EarlyStopping",
-    "Experiment",
+    "ChampionConfig",
+    "DatasetConfig",
+    "EarlyStoppingConfig",
+    "ExperimentConfig",
     "Params",
     "Section",
-    "Split",
-    "Transform",
+    "SplitConfig",
+    "TransformConfig",
     "load_params",
     "parse_params",
     "read_yaml",

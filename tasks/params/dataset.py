@@ -22,7 +22,7 @@ def _test_part(value: Any) -> Any:
     return value
 
 
-class Split(Section):
+class SplitConfig(Section):
     """How a dataset is split; fractions are of all samples that are not in an official test set."""
 
     test: Annotated[
@@ -63,13 +63,13 @@ class Split(Section):
         return ["train", *(["validation"] if self.validation else []), "test"]
 
     @model_validator(mode="after")
-    def _agrees(self) -> Split:
+    def _agrees(self) -> SplitConfig:
         if self.stratify and not self.shuffle:
             raise ValueError("stratify: true needs shuffle: true")
         return self
 
 
-class Transform(Section):
+class TransformConfig(Section):
     """The deterministic part of the input pipeline, done once."""
 
     resize: Annotated[int, Field(ge=1)] | None = RESIZE
@@ -80,7 +80,7 @@ class Transform(Section):
     """Photos only, and required for them: if files cannot be read, `stop` or `leave_out` these files."""
 
 
-class Champion(Section):
+class ChampionConfig(Section):
     """What decides which experiment's model is registered."""
 
     metric: str
@@ -96,16 +96,16 @@ else:
     ]
 
 
-class Dataset(Section):
+class DatasetConfig(Section):
     """One entry of `datasets`."""
 
     source: AnySource
     """Where the data comes from."""
-    split: Split
+    split: SplitConfig
     """Which samples are for training, validation and testing."""
-    transform: Transform
+    transform: TransformConfig
     """What is done once to all inputs before training; `{}` for nothing."""
-    champion: Champion
+    champion: ChampionConfig
     """Which experiment's model becomes the dataset's champion in MLflow."""
 
     @property

@@ -16,9 +16,9 @@ from typing import Any
 
 from learn.data.datasets import DATASETS
 from learn.evaluation.metrics import METRICS
-from tasks.params.dataset import Champion, Dataset, Split, Transform
-from tasks.params.experiment import EarlyStopping, Experiment, Optimizer
-from tasks.params.flow import Flow, Schedule, Timeouts
+from tasks.params.dataset import ChampionConfig, DatasetConfig, SplitConfig, TransformConfig
+from tasks.params.experiment import EarlyStoppingConfig, ExperimentConfig, OptimizerConfig
+from tasks.params.flow import FlowConfig, ScheduleConfig, TimeoutsConfig
 from tasks.params.load import Params
 from tasks.params.section import Named, Section
 
@@ -37,17 +37,17 @@ line.
 # Heading → the class described below it, in the page's order.
 MAPPINGS: dict[str, type[Section]] = {
     "The top level": Params,
-    "`flow`": Flow,
-    "`flow.timeouts`": Timeouts,
-    "`flow.schedules`, each entry": Schedule,
-    "`datasets.NAME`": Dataset,
-    "`datasets.NAME.split`": Split,
-    "`datasets.NAME.transform`": Transform,
-    "`datasets.NAME.champion`": Champion,
-    "`experiments.NAME`": Experiment,
+    "`flow`": FlowConfig,
+    "`flow.timeouts`": TimeoutsConfig,
+    "`flow.schedules`, each entry": ScheduleConfig,
+    "`datasets.NAME`": DatasetConfig,
+    "`datasets.NAME.split`": SplitConfig,
+    "`datasets.NAME.transform`": TransformConfig,
+    "`datasets.NAME.champion`": ChampionConfig,
+    "`experiments.NAME`": ExperimentConfig,
     "`experiments.NAME.model`, `loss`, `scheduler`, and each entry of `augmentation`": Named,
-    "`experiments.NAME.optimizer`": Optimizer,
-    "`experiments.NAME.early_stopping`": EarlyStopping,
+    "`experiments.NAME.optimizer`": OptimizerConfig,
+    "`experiments.NAME.early_stopping`": EarlyStoppingConfig,
 }
 
 
@@ -71,9 +71,9 @@ def page() -> str:
     for heading, section in MAPPINGS.items():
         mapping = defs[section.__name__]
         parts.append(f"## {heading}\n\n{mapping['description']}\n\n{_table(mapping)}")
-        if section is Dataset:
+        if section is DatasetConfig:
             parts.append(_sources(defs))
-        if section is Champion:
+        if section is ChampionConfig:
             parts.append(_metrics())
     return "\n".join(parts)
 

@@ -20,7 +20,7 @@ from tasks.params.section import Named, Section
 PLATEAU = "ReduceLROnPlateau"  # the only scheduler that needs a loss at each step
 
 
-class Optimizer(Named):
+class OptimizerConfig(Named):
     """A class of torch.optim; its learning rate is always written out."""
 
     lr: Annotated[float, Field(gt=0)]
@@ -38,14 +38,14 @@ def _batch_size(value: Any) -> Any:
     return value
 
 
-class EarlyStopping(Section):
+class EarlyStoppingConfig(Section):
     """Training ends once the validation loss has not improved for `patience` epochs; the best epoch is kept."""
 
     patience: Annotated[int, Field(ge=1)]
     """Number of epochs without a lower validation loss after which training ends."""
 
 
-class Experiment(Section):
+class ExperimentConfig(Section):
     """One entry of `experiments`: one training run."""
 
     dataset: str
@@ -54,7 +54,7 @@ class Experiment(Section):
     """The model, by its name in `MODELS` (its file in learn/models/), with its arguments."""
     loss: Named
     """The loss, a class of `torch.nn`, with its arguments."""
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     """The optimizer, a class of `torch.optim`, with its arguments; the learning rate `lr` must be given."""
     scheduler: Named | None = SCHEDULER
     """A class of `torch.optim.lr_scheduler` with its arguments, stepped once an epoch. `ReduceLROnPlateau` needs a
@@ -80,5 +80,5 @@ class Experiment(Section):
     the other, such as `[{name: RandomHorizontalFlip}]`. null: none."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = CLIP_GRAD_NORM
     """Largest norm of all gradients together; larger gradients are scaled down to it. null: no limit."""
-    early_stopping: EarlyStopping | None = EARLY_STOPPING
+    early_stopping: EarlyStoppingConfig | None = EARLY_STOPPING
     """End the training early and keep the best epoch; needs a validation part. null: train all epochs."""

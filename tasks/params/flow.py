@@ -11,7 +11,7 @@ from tasks.params.section import Section
 Seconds = Annotated[int, Field(ge=1)]
 
 
-class Timeouts(Section):
+class TimeoutsConfig(Section):
     """Seconds that a stage of a flow may take; null for no limit."""
 
     transform: Seconds | None
@@ -20,7 +20,7 @@ class Timeouts(Section):
     """Seconds that a training may take before it is stopped, without the time it waits for a GPU; null for no limit."""
 
 
-class Schedule(Section):
+class ScheduleConfig(Section):
     """When a deployment starts by itself: at the times of a cron line, or at a fixed interval."""
 
     deployment: Literal["pipeline", "retrain"]
@@ -39,7 +39,7 @@ class Schedule(Section):
     """True: nothing starts by itself until the schedule is switched on, here or on Prefect's page."""
 
     @model_validator(mode="after")
-    def _agrees(self) -> Schedule:
+    def _agrees(self) -> ScheduleConfig:
         if (self.cron is None) == (self.interval is None):
             raise ValueError("it must have either cron or interval")
         allowed = {"pipeline": {"targets", "workers", "force"}, "retrain": {"dataset", "workers"}}[self.deployment]
@@ -53,13 +53,13 @@ class Schedule(Section):
         return self
 
 
-class Flow(Section):
+class FlowConfig(Section):
     """What the Prefect flows need to know; no stage depends on it."""
 
-    timeouts: Timeouts
+    timeouts: TimeoutsConfig
     """How long stages may take."""
     notify: list[str]
     """Who is told of failures and new champions: webhooks, which get JSON, and Apprise addresses (Slack, mail, ...).
     `$NAME` is taken from the environment."""
-    schedules: list[Schedule]
+    schedules: list[ScheduleConfig]
     """When deployments start by themselves while `trackway up` runs."""

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema
 
 from learn.errors import ParamsError, did_you_mean
-from tasks.params.dataset import Dataset
-from tasks.params.experiment import PLATEAU, Experiment
-from tasks.params.flow import Flow
+from tasks.params.dataset import DatasetConfig
+from tasks.params.experiment import PLATEAU, ExperimentConfig
+from tasks.params.flow import FlowConfig
 from tasks.params.messages import explain
 from tasks.params.section import Section
 
@@ -63,18 +63,18 @@ class Params(Section):
     tracking: Annotated[str | None, AfterValidator(_tracking), WithJsonSchema(STORE_SCHEMA)]
     """Address of the MLflow store: `sqlite:///FILE`, a server (`http://HOST:5000`) or a database; `$NAME` is taken from
     the environment. null: train without MLflow."""
-    flow: Flow
+    flow: FlowConfig
     """Settings of the Prefect flows (`trackway run` and `trackway up`)."""
-    datasets: dict[Name, Dataset]
+    datasets: dict[Name, DatasetConfig]
     """The datasets: a name for each, and its mapping. Each must be used by an experiment."""
-    experiments: dict[Name, Experiment]
+    experiments: dict[Name, ExperimentConfig]
     """The experiments, one training run each: a name for each, and its mapping."""
 
-    def dataset(self, name: str) -> Dataset:
+    def dataset(self, name: str) -> DatasetConfig:
         """Returns a dataset by its name; raises ParamsError if there is none."""
         return self._entry("datasets", name)
 
-    def experiment(self, name: str) -> Experiment:
+    def experiment(self, name: str) -> ExperimentConfig:
         """Returns an experiment by its name; raises ParamsError if there is none."""
         return self._entry("experiments", name)
 

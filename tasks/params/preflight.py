@@ -36,7 +36,7 @@ from learn.training.build import (
     schedulers,
 )
 from learn.training.criterion import Criterion
-from tasks.params import PARAMS_FILE, PLATEAU, Dataset, Experiment, Params, parse_params, read_yaml
+from tasks.params import PARAMS_FILE, PLATEAU, DatasetConfig, ExperimentConfig, Params, parse_params, read_yaml
 
 
 def check(path: Path = PARAMS_FILE) -> Params:
@@ -66,8 +66,8 @@ def _torch_problems(data: Any) -> Iterator[str]:
         problems = list(_name_problems(experiment))
         if not problems:
             try:
-                parsed = Experiment.model_validate_json(json.dumps(experiment, default=str))
-                dataset = Dataset.model_validate_json(json.dumps(datasets.get(parsed.dataset), default=str))
+                parsed = ExperimentConfig.model_validate_json(json.dumps(experiment, default=str))
+                dataset = DatasetConfig.model_validate_json(json.dumps(datasets.get(parsed.dataset), default=str))
             except ValidationError:
                 continue  # reported already
             problems = list(filter(None, [_batch_check(parsed, dataset)]))
@@ -91,7 +91,7 @@ def _name_problems(experiment: Any) -> Iterator[str]:
                     yield _located(section, error)
 
 
-def _batch_check(experiment: Experiment, dataset: Dataset) -> str | None:
+def _batch_check(experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
     """Builds an experiment without memory and runs a batch; returns a message about what does not fit, or None.
 
     A model that looks at values, in its constructor or when it runs, is built on the CPU instead and gets two samples.
@@ -102,7 +102,7 @@ def _batch_check(experiment: Experiment, dataset: Dataset) -> str | None:
         return _batch_check_on("cpu", experiment, dataset)
 
 
-def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> str | None:
+def _batch_check_on(device: str, experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
     if 0 in dataset.shape:
         return None  # photos without a size: reported already
     if problem := _settings_problem(experiment, dataset):
@@ -127,7 +127,7 @@ def _batch_check_on(device: str, experiment: Experiment, dataset: Dataset) -> st
     return None
 
 
-def _settings_problem(experiment: Experiment, dataset: Dataset) -> str | None:
+def _settings_problem(experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
     """What does not fit and needs no model to be built."""
     classes = dataset.source.classes
     if experiment.memory_format == "channels_last" and len(dataset.shape) != 3:
@@ -137,7 +137,7 @@ def _settings_problem(experiment: Experiment, dataset: Dataset) -> str | None:
     return _augmentation_problem(experiment, dataset)
 
 
-def _build(device: str, experiment: Experiment, dataset: Dataset) -> tuple[Criterion, nn.Module] | str:
+def _build(device: str, experiment: ExperimentConfig, dataset: DatasetConfig) -> tuple[Criterion, nn.Module] | str:
     """The criterion and the model; or what cannot be built, of the optimizer and the scheduler, too."""
     section = "loss"
     try:
@@ -161,7 +161,7 @@ def _build(device: str, experiment: Experiment, dataset: Dataset) -> tuple[Crite
 
 
 def _batch_problem(
-    device: str, experiment: Experiment, dataset: Dataset, criterion: Criterion, model: nn.Module
+    device: str, experiment: ExperimentConfig, dataset: DatasetConfig, criterion: Criterion, model: nn.Module
 ) -> str | None:
     """What does not fit if a batch goes through model and loss."""
     try:
@@ -184,7 +184,7 @@ def _batch_problem(
     return None
 
 
-def _build_model(experiment: Experiment, shape: tuple[int, ...], criterion: Criterion) -> nn.Module:
+def _build_model(experiment: ExperimentConfig, shape: tuple[int, ...], criterion: Criterion) -> nn.Module:
     return build_model(experiment.model.name, experiment.model.arguments, shape, criterion.output_size)
 
 
@@ -198,7 +198,7 @@ def _samples(criterion: Criterion, shape: tuple[int, ...]) -> tuple[torch.Tensor
     return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if criterion.classes else torch.zeros(2, 1)
 
 
-def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
+def _scheduler_problem(experiment: ExperimentConfig, scheduler: Any) -> str | None:
     """Steps the scheduler as training will, once per epoch; returns a message about a step that fails, or None."""
     assert experiment.scheduler
     with warnings.catch_warnings(action="ignore"):  # torch warns that the optimizer was not stepped first
@@ -217,7 +217,7 @@ def _scheduler_problem(experiment: Experiment, scheduler: Any) -> str | None:
 LARGEST = 256  # largest image size in pixels that is tried to suggest one
 
 
-def _size_that_fits(experiment: Experiment, dataset: Dataset, criterion: Criterion) -> str:
+def _size_that_fits(experiment: ExperimentConfig, dataset: DatasetConfig, criterion: Criterion) -> str:
     """Returns the end of a message about images of a wrong size, with the nearest size that the model takes."""
     if len(dataset.shape) != 3:
         return ""
@@ -231,7 +231,7 @@ def _size_that_fits(experiment: Experiment, dataset: Dataset, criterion: Criteri
     return ""
 
 
-def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | None:
+def _augmentation_problem(experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
     """Tries each transform on two images; returns a message about the first that does not fit, or None."""
     for number, step in enumerate(experiment.augmentation or []):
         key = f"augmentation.{number}"
@@ -258,7 +258,7 @@ def _augmentation_problem(experiment: Experiment, dataset: Dataset) -> str | Non
 CLASSIFICATION_LOSSES = ("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "MultiMarginLoss", "NLLLoss")
 
 
-def _loss_does_not_fit(experiment: Experiment, classes: tuple[str, ...], reason: str) -> str:
+def _loss_does_not_fit(experiment: ExperimentConfig, classes: tuple[str, ...], reason: str) -> str:
     kind = f"{len(classes)} classes" if classes else "numbers, not classes"
     name, arguments = experiment.loss.name, experiment.loss.arguments
     usual = _usual_loss(classes)

@@ -41,7 +41,7 @@ COLUMNS = ("file", "label", "part")
 
 
 @dataclass(frozen=True)
-class Gathered:
+class PhotoCollection:
     """What `gather` found; a class whose folder has no photos is listed too."""
 
     classes: tuple[str, ...]
@@ -50,7 +50,7 @@ class Gathered:
     ignored: int  # number of files whose suffix is not that of a photo
 
 
-def gather(path: Path, into: Path) -> Gathered:
+def gather(path: Path, into: Path) -> PhotoCollection:
     """Copies photos into a folder as CLASS/PHOTO, or as train/CLASS/PHOTO and test/CLASS/PHOTO.
 
     Args:
@@ -70,7 +70,7 @@ def gather(path: Path, into: Path) -> Gathered:
         ) from error
 
 
-def _gather(path: Path, into: Path) -> Gathered:
+def _gather(path: Path, into: Path) -> PhotoCollection:
     if path.is_dir():
         return _gather_folder(path, into)
     if not path.is_file():
@@ -98,7 +98,7 @@ def tree_digest(folder: Path) -> str:
 # ---- folders and tables
 
 
-def _gather_folder(folder: Path, into: Path, named: str | None = None) -> Gathered:
+def _gather_folder(folder: Path, into: Path, named: str | None = None) -> PhotoCollection:
     named = named or str(folder)
     folder, names = _unwrap(folder)
     if "train" in names:
@@ -157,7 +157,7 @@ def _folders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(hidden))
 
 
-def _gather_table(table: Path, into: Path) -> Gathered:
+def _gather_table(table: Path, into: Path) -> PhotoCollection:
     """Copies the photos listed in a CSV table with the columns file, label and, optionally, part (train or test).
 
     The paths in the column file are relative to the table's folder.
@@ -197,7 +197,7 @@ def _gather_table(table: Path, into: Path) -> Gathered:
     return _checked([dict(count) for count in counts], 0, str(table), "part test in the table")
 
 
-def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) -> Gathered:
+def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) -> PhotoCollection:
     """Checks that there are enough photos in enough classes, and sums them up.
 
     Args:
@@ -226,7 +226,7 @@ def _checked(counts: list[dict[str, int]], ignored: int, named: str, test: str) 
             raise DataError(
                 f"{named} has photos of {', '.join(untrained)} for testing and none for training; put some there too"
             )
-    return Gathered(classes, sizes[0], sum(sizes[1:]), ignored)
+    return PhotoCollection(classes, sizes[0], sum(sizes[1:]), ignored)
 
 
 def _copy(pairs: Iterable[tuple[Path, Path]], root: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learn.evaluation.diagnosis import REMEDIES, diagnose
-from tasks.params import Experiment
+from tasks.params import ExperimentConfig
 
 CLASSES = ("pizza", "steak", "sushi")
 MIXED = np.array([0, 1, 2, 1])
@@ -51,5 +51,5 @@ def test_regression_has_no_constant_predictor() -> None:
 def test_the_remedies_are_settings_that_exist() -> None:
     words = " ".join(REMEDIES.values())
     for key in ("augmentation", "clip_grad_norm", "early_stopping", "scheduler", "epochs", "optimizer"):
-        assert key in Experiment.model_fields
+        assert key in ExperimentConfig.model_fields
         assert key in words

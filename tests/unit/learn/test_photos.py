@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from learn.data.photos import archives
-from learn.data.photos.archives import Gathered, gather, tree_digest
+from learn.data.photos.archives import PhotoCollection, gather, tree_digest
 from learn.data.photos.decode import PhotoError, find_classes, open_photo, to_array
 from learn.data.photos.folders import PhotoFolder, image_folder
 from learn.errors import DataError
@@ -146,7 +146,7 @@ def test_a_folder_and_its_archives_give_the_same_files(folder: Path, tmp_path: P
     for number, path in enumerate((folder, tmp_path / "pets.zip", tmp_path / "pets.tar.gz")):
         into = tmp_path / f"into{number}"
         into.mkdir()
-        assert gather(path, into) == Gathered(("cat", "dog"), 6, 0, ignored=2)
+        assert gather(path, into) == PhotoCollection(("cat", "dog"), 6, 0, ignored=2)
         digests.add(tree_digest(into))
         assert sorted(p.name for p in (into / "dog").iterdir()) == ["a.PNG", "b.jpg", "old"]
     assert len(digests) == 1
@@ -170,7 +170,7 @@ def test_a_folder_with_parts_has_the_classes_of_both(folder: Path, tmp_path: Pat
     save(halves(), tmp_path / "all/test/cat/1.jpg")
     (tmp_path / "all/test/bird").mkdir()
     found = gather(tmp_path / "all", tmp_path / "into")
-    assert found == Gathered(("bird", "cat", "dog"), 6, 1, ignored=2)
+    assert found == PhotoCollection(("bird", "cat", "dog"), 6, 1, ignored=2)
     (tmp_path / "all/valid").mkdir()
     with pytest.raises(DataError, match="valid/ beside train/"):
         gather(tmp_path / "all", tmp_path / "into2")
@@ -179,10 +179,10 @@ def test_a_folder_with_parts_has_the_classes_of_both(folder: Path, tmp_path: Pat
 def test_a_table_names_files_and_labels(folder: Path, tmp_path: Path) -> None:
     table = folder / "labels.csv"
     table.write_text("file,label,part\ndog/b.jpg,good,train\ncat/1.jpg,bad dog,train\ncat/2.webp,good,test\n")
-    assert gather(table, tmp_path / "into") == Gathered(("bad dog", "good"), 2, 1, 0)
+    assert gather(table, tmp_path / "into") == PhotoCollection(("bad dog", "good"), 2, 1, 0)
     assert (tmp_path / "into/test/good/cat/2.webp").is_file()
     table.write_text("file,label\ndog/b.jpg,good\ncat/1.jpg,bad\n")
-    assert gather(table, tmp_path / "into2") == Gathered(("bad", "good"), 2, 0, 0)
+    assert gather(table, tmp_path / "into2") == PhotoCollection(("bad", "good"), 2, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def test_the_committed_files_are_those_that_are_generated(tmp_path: Path) -> Non
 
 def test_every_key_has_a_description() -> None:
     mappings = schema()["$defs"] | {"Params": schema()}
-    sources = {choice["$ref"].rpartition("/")[2] for choice in mappings["Dataset"]["properties"]["source"]["oneOf"]}
+    sources = {
+        choice["$ref"].rpartition("/")[2] for choice in mappings["DatasetConfig"]["properties"]["source"]["oneOf"]
+    }
     for name, mapping in mappings.items():
         assert name in sources or all("description" in field for field in mapping["properties"].values()), name
 
