@@ -84,7 +84,7 @@ class StreamedSplit(Split):
     file: np.ndarray  # (N, *shape), memory-mapped
 
     def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields batches as `Split.batches` does; a thread reads the next PREFETCHED_BATCHES from the file meanwhile."""
+        """Yields batches as `Split.batches` does; a thread reads the next PREFETCHED_BATCHES from the file."""
         import torch
 
         def read(index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
