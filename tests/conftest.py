@@ -63,10 +63,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold. So does Prefect's server."""
-    for name in (WARM, *PREFECT):
+def own_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands ask the Prefect server of their project's folder, as a user's do, and not that of all tests."""
+    for name in PREFECT:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def as_shipped(monkeypatch: pytest.MonkeyPatch, own_prefect: None) -> None:
+    """Stages start as a user's do: in a flow warm, by a flow's own process, and else cold. So does Prefect's server."""
+    monkeypatch.delenv(WARM, raising=False)
 
 
 @pytest.fixture

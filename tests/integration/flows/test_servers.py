@@ -24,6 +24,8 @@ from tests.support.project import TRACKWAY, Project, Served, Webhook, free_port,
 
 LONG = "    epochs: 30\n", "    epochs: 30000\n"
 
+pytestmark = pytest.mark.usefixtures("own_prefect")
+
 
 def test_up_says_what_runs_already_and_status_what_answers(served: Served) -> None:
     for command in ("up", "status"):
