@@ -17,6 +17,7 @@ from learn.training.build import build_loss, build_model, build_optimizer, build
 from learn.training.criterion import Criterion
 from learn.training.device import use_device
 from learn.training.evaluate import evaluate_split
+from learn.training.early_stopping import EarlyStopping
 from learn.training.loop import Epoch, FitOptions, fit
 from learn.training.order import shuffled
 from learn.training.splits import Split
@@ -152,6 +153,30 @@ def test_going_on_from_a_state_dict_is_equal_to_the_bit() -> None:
     rest = trained(resumed, 4)
     assert [e.metrics for e in rest] == [e.metrics for e in expected[2:]]
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
+
+
+def test_early_stopping_goes_on_where_it_was() -> None:
+    """A learning rate that is too large for long: the best epoch comes early, and the patience ends the training."""
+
+    def state() -> State:
+        made = new_state(Plain, "Adam", lr=0.3)
+        made.early_stopping = EarlyStopping(made.model, patience=3)
+        return made
+
+    whole, half, resumed = state(), state(), state()
+    torch.manual_seed(42)
+    expected = trained(whole, 40)
+    torch.manual_seed(42)
+    trained(half, 2)
+    resumed.load_state_dict(half.state_dict())
+    rest = trained(resumed, 40)
+    assert 3 < len(expected) < 40
+    assert [epoch.metrics for epoch in rest] == [epoch.metrics for epoch in expected[2:]]
+    assert whole.early_stopping
+    assert resumed.early_stopping
+    assert resumed.early_stopping.epoch == whole.early_stopping.epoch == len(expected) - 3
+    best = whole.early_stopping.state_dict
+    assert all(torch.equal(value, best[key]) for key, value in resumed.early_stopping.state_dict.items())
 
 
 class Plain(nn.Sequential):
