@@ -16,8 +16,8 @@ from learn.errors import DeviceError
 from learn.training.build import build_loss, build_model, build_optimizer, build_scheduler
 from learn.training.criterion import Criterion
 from learn.training.device import use_device
-from learn.training.evaluate import evaluate_split
 from learn.training.early_stopping import EarlyStopping
+from learn.training.evaluate import evaluate_split
 from learn.training.loop import Epoch, FitOptions, fit
 from learn.training.order import shuffled
 from learn.training.splits import Split
