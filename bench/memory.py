@@ -53,11 +53,11 @@ def status(key):
 
 classes, photos, size = ("cat", "dog"), int(sys.argv[1]), int(sys.argv[2])
 source = learn.data.datasets.images.Images("images", "there", "0", classes, photos, 0)
-dataset = tasks.params.Dataset(
+dataset = tasks.params.DatasetConfig(
     source=source,
-    split=tasks.params.Split(test=0.2, shuffle=True, seed=0),
-    transform=tasks.params.Transform(resize=size, mode="RGB", broken="stop"),
-    champion=tasks.params.Champion(metric="accuracy"),
+    split=tasks.params.SplitConfig(test=0.2, shuffle=True, seed=0),
+    transform=tasks.params.TransformConfig(resize=size, mode="RGB", broken="stop"),
+    champion=tasks.params.ChampionConfig(metric="accuracy"),
 )
 index = numpy.random.default_rng(0).permutation(photos)
 parts = {"train": index[: photos * 4 // 5], "test": index[photos * 4 // 5 :]}
