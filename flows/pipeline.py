@@ -25,7 +25,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.alive import end_dead_runs, hold
-from flows.executors import MIN_STAGES_FOR_WARM, preloaded
+from flows.executors import MIN_STAGES_FOR_WARM, PRELOADING, preloaded
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
@@ -137,11 +137,7 @@ def _walk(
     workers = workers or max(1, cpu_count() // params.threads)
     waiting = graph.order(targets)
     get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time")
-    with ExitStack() as meanwhile:
-        if _how_many_run(waiting, graph, changed, force) >= MIN_STAGES_FOR_WARM and meanwhile.enter_context(
-            preloaded()
-        ):
-            get_run_logger().info("loading PyTorch, MLflow and DVC once for all stages")
+    with _warm_if_many(waiting, graph, changed, force, get_run_logger().info):
         states = _run_stages(waiting, workers, graph, changed, force, params)
     try:
         publish(params)
@@ -150,6 +146,29 @@ def _walk(
     if branch:
         publish_results(branch)
     return _final_state(states)
+
+
+@contextmanager
+def _warm_if_many(
+    stages: list[str],
+    graph: Graph,
+    changed: set[str],
+    force: Callable[[str], bool],
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """Has a warm process at hand in the block if so many stages run that it saves time.
+
+    Args:
+        stages: Each after those that it needs.
+        graph: DVC's graph.
+        changed: The stages that are not up to date.
+        force: Whether a stage runs even if it is up to date.
+        say: Tells the user that one is started.
+    """
+    with ExitStack() as meanwhile:
+        if _how_many_run(stages, graph, changed, force) >= MIN_STAGES_FOR_WARM and meanwhile.enter_context(preloaded()):
+            say(PRELOADING)
+        yield
 
 
 def _how_many_run(stages: list[str], graph: Graph, changed: set[str], force: Callable[[str], bool]) -> int:
@@ -272,16 +291,17 @@ def run_pipeline(
     params = checked_params()
     graph = Graph(Path.cwd())
     graph.check(params)
-    graph.order(targets)
+    stages = graph.order(targets)
     if params.tracking:
         address(params.tracking)  # reports an environment variable that is not set before any work
     if branch:
         check_publishable(params, graph, branch)
     # Publishing the results needs this import; meanwhile Prefect's server starts, which takes seconds, too.
     Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
-    wait_for_server()
-    end_dead_runs(deployments=False)
-    return pipeline(targets, workers, force, branch, return_state=True)
+    with _warm_if_many(stages, graph, graph.changed(), lambda _: force, print):  # it is ready when the server answers
+        wait_for_server()
+        end_dead_runs(deployments=False)
+        return pipeline(targets, workers, force, branch, return_state=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -12,14 +13,15 @@ from pathlib import Path
 import learn
 from learn.errors import TrackwayError
 from tasks.inputs import DVC_YAML, check_imports, helpers
-from tasks.params import PARAMS_FILE, Params, load_params
+from tasks.params import PARAMS_FILE, Params, parse_params, read_yaml
 from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.locks import one_process_per_stage
 from tasks.workspace.outcome import Outcome, tell
 from tasks.workspace.processes import collect_garbage_rarely, end_at_once
 
-# Holds a hash of what passed tasks/params/preflight.py, so that the next stage need not import torch to check it again.
-CHECKED = Path(".dvc/tmp/params-checked")
+# Holds what passed tasks/params/preflight.py: a hash, and params.yaml as JSON. So the next stage need not import torch
+# to check it again, and reads in milliseconds what takes a second as YAML if there are 200 experiments.
+CHECKED = Path(".dvc/tmp/params-checked.json")
 
 
 def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
@@ -59,24 +61,39 @@ def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
     end_at_once()
 
 
-def checked_params(path: Path = PARAMS_FILE) -> Params:
+def checked_params() -> Params:
     """Reads params.yaml and makes every check that needs no work; slow checks run only once after a change.
 
     Raises:
         ParamsError: The file has mistakes.
         GraphError: A stage would run code that dvc.yaml does not list.
     """
-    code = (Path(learn.__file__).parent, Path(__file__).parent / "params")
-    files = [path, DVC_YAML, *sorted(file for folder in code for file in folder.rglob("*.py")), *sorted(helpers())]
-    digest = hashlib.sha256(version("torch").encode())
-    for file in files:
-        digest.update(file.read_bytes() if file.is_file() else b"")
-    if CHECKED.is_file() and CHECKED.read_text() == digest.hexdigest():
-        return load_params(path)
+    if CHECKED.is_file():
+        checked = json.loads(CHECKED.read_bytes())
+        if checked["digest"] == _digest(checked["helpers"]):
+            return parse_params(checked["data"], PARAMS_FILE)
     from tasks.params.preflight import check
 
-    params = check(path)
+    imported = sorted(map(str, helpers()))
+    digest = _digest(imported)
+    params = check()
     check_imports(params)
-    if CHECKED.parent.is_dir():
-        write_atomically(CHECKED, digest.hexdigest().encode())
+    checked = {"digest": digest, "helpers": imported, "data": read_yaml(PARAMS_FILE)}
+    if CHECKED.parent.is_dir() and digest == _digest(imported):  # otherwise a file has changed meanwhile
+        write_atomically(CHECKED, json.dumps(checked, default=str).encode())
     return params
+
+
+def _digest(imported: list[str]) -> str:
+    """Returns a hash of what the checks of params.yaml depend on.
+
+    Args:
+        imported: The project's files outside `learn` that users' files import; they change only together with a file in
+            `learn` or one of them.
+    """
+    code = (Path(learn.__file__).parent, Path(__file__).parent / "params")
+    files = [PARAMS_FILE, DVC_YAML, *sorted(file for folder in code for file in folder.rglob("*.py"))]
+    digest = hashlib.sha256(version("torch").encode())
+    for file in (*files, *map(Path, imported)):
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()

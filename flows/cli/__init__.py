@@ -8,17 +8,21 @@ from flows.cli import data, predict, run, serve  # noqa: F401  importing them ad
 from flows.cli.app import app
 from learn.errors import TrackwayError
 from tasks.workspace.files import DISK_ERRORS, cannot_write
-from tasks.workspace.processes import collect_garbage_rarely
+from tasks.workspace.processes import collect_garbage_rarely, end_after_threads
 
 
 def main() -> None:
     """Runs the command line; an error that a user can mend is printed without a traceback, with exit code 1."""
     collect_garbage_rarely()
+    code: object = None
     try:
         app()
+    except SystemExit as error:
+        code = error.code
     except TrackwayError as error:
-        sys.exit(error.as_message())
+        code = error.as_message()
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        sys.exit(f"error: {cannot_write('trackway ' + ' '.join(sys.argv[1:2]), error)}")
+        code = f"error: {cannot_write('trackway ' + ' '.join(sys.argv[1:2]), error)}"
+    end_after_threads(code)

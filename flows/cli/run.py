@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.app import app, console, in_project
+from flows.executors import PRELOADING, preloaded
 from flows.servers import lifecycle, state
 from flows.servers.access import for_clients
 from flows.servers.temporary import start_temporary_server
@@ -68,12 +69,15 @@ def run(
         print("loading DVC, Prefect and MLflow")
         if (running := state.running()) and running.password:
             os.environ |= for_clients(running.password)
-        with _ended_by_ctrl_c():
-            server = start_temporary_server()
-            _renew_prefect()
-            from flows.pipeline import run_pipeline
+        with ExitStack() as meanwhile:
+            with _ended_by_ctrl_c():
+                server = start_temporary_server()
+                if not Path("dvc.lock").exists() and meanwhile.enter_context(preloaded()):  # everything must run
+                    print(PRELOADING)
+                _renew_prefect()
+                from flows.pipeline import run_pipeline
 
-        final = run_pipeline(targets, workers, force, publish, server.wait)
+            final = run_pipeline(targets, workers, force, publish, server.wait)
         if final.is_cancelled():
             raise KeyboardInterrupt
     _print_results()  # its result is ignored: the run has succeeded even if MLflow does not answer now

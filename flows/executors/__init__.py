@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.warm import connect, place
 
 MIN_STAGES_FOR_WARM = 3  # smallest number of stages for which a warm process saves time
+PRELOADING = "loading PyTorch, MLflow and DVC once for all stages"
 SECONDS_UNTIL_LISTENING = 5.0  # seconds to wait until the warm process listens
 
 
@@ -30,6 +31,7 @@ def preloaded() -> Iterator[bool]:
     socket = Path(where)
     socket.unlink(missing_ok=True)  # a warm process that was killed may have left it
     log = Path(".dvc/tmp/warm.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as output,
         subprocess.Popen(

@@ -40,11 +40,24 @@ LIBRARIES = (
     "torch._dynamo", "torch.export", "torchvision.transforms.v2", "torchinfo",
     "sklearn.datasets", "sklearn.metrics", "sklearn.model_selection",
     "matplotlib.figure", "matplotlib.backends.backend_agg",
-    "mlflow.pytorch", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
-    "mlflow.store.artifact.local_artifact_repo", "mlflow.store.db.utils",
-    "dvc.cli", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache",
-    "dvc_data.index", "networkx",
-    "pydantic", "ruamel.yaml", "PIL.Image", "filelock", "tenacity", "tqdm", "psutil", "requests",
+    "mlflow.pytorch", "mlflow.pyfunc.scoring_server", "mlflow.tracing.processor.base_mlflow", "mlflow.store.db.utils",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.store.artifact.local_artifact_repo", "sqlalchemy.dialects.sqlite", "alembic.command", "alembic.config",
+    "git",     "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.repo.plots",
+    "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.stage", "dvc.stage.cache", "dvc.data_cloud", "dvc.cachemgr",
+    "dvc.utils.strictyaml", "dvc_data.index", "dvc_data.hashfile.status", "dvc_data.hashfile.db.local",
+    "dvc.repo.open_repo", "configobj", "platformdirs", "dulwich.ignore", "dulwich.index", "dulwich.worktree",
+    "fsspec.implementations.memory", "networkx",
+    "pydantic", "ruamel.yaml", "PIL.Image", "PIL.JpegImagePlugin", "filelock", "tenacity", "tqdm", "psutil", "requests",
+)  # fmt: skip
+# What torch.export and mlflow.pytorch import when they are first used. If another release lacks one, forks import it.
+IMPORTED_LATE = (
+    "torch.export._trace", "torch.export.pt2_archive", "torch._export.non_strict_utils",
+    "torch._functorch.aot_autograd", "torch._inductor.ir", "torch._inductor.codecache",
+    "torch._subclasses.schema_check_mode",
+    "torch._export.passes.replace_autocast_with_hop_pass", "torch._export.passes.replace_set_grad_with_hop_pass",
+    "torch._inductor.fx_passes.dedupe_symint_uses", "torch.fx.experimental.validator", "sympy.tensor.tensor",
+    "torch.utils.serialization.config", "mlflow.models.display_utils", "mlflow.utils.search_logged_model_utils",
 )  # fmt: skip
 THREADS = {"jemalloc_bg_thd"}  # harmless threads: pyarrow's, which waits for memory to return, and survives a fork
 MAX_FORKS = 64  # largest number of forks at a time; further stages run cold
@@ -145,7 +158,6 @@ def _read(client: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 def _work(request: dict[str, Any], streams: list[int], lifeline: int) -> NoReturn:
     """Turns this fork into `python -m MODULE ARGUMENTS`, as if it had been started where the client was."""
-    code = 1
     try:
         os.setsid()
         for number, stream in enumerate(streams):
@@ -165,9 +177,9 @@ def _work(request: dict[str, Any], streams: list[int], lifeline: int) -> NoRetur
         _as_if_new()
         sys.path[0] = request["folder"]
         sys.argv = [request["module"], *request["arguments"]]
-        code = _run(request["module"])
+        _run(request["module"])
     finally:
-        os._exit(code)
+        os._exit(1)
 
 
 def _end_with_keeper(lifeline: int) -> None:
@@ -193,10 +205,10 @@ def _as_if_new() -> None:
         library.set_num_threads(threads)
 
 
-def _run(module: str) -> int:
-    """Runs a module and everything that Python does at the end of a process, and returns the exit code."""
+def _run(module: str) -> NoReturn:
+    """Runs a module, and ends the process as Python would."""
     code: object = None
-    from tasks.workspace.processes import run_exit_functions
+    from tasks.workspace.processes import end_after_threads
 
     try:
         if module == "dvc":
@@ -209,16 +221,7 @@ def _run(module: str) -> int:
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    with suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
-    run_exit_functions()
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    return code or 0
+    end_after_threads(code)
 
 
 BLAS: list[tuple[Any, int]] = []  # the libraries for linear algebra, and the number of threads for each
@@ -238,6 +241,10 @@ def preload(further: list[str]) -> None:
     gc.disable()  # imports create millions of objects and no garbage
     for name in (*LIBRARIES, *further):
         importlib.import_module(name)
+    for name in IMPORTED_LATE:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    sys.modules["dvc.cli.parser"].get_main_parser()  # DVC keeps it
     os.environ.clear()
     os.environ.update(before)
     from threadpoolctl import ThreadpoolController

@@ -29,6 +29,7 @@ import requests
 
 from flows.servers import access
 from flows.servers.config import CONFIG, inherited_environment, supervisor_config
+from flows.servers.database import copy_tables
 from flows.servers.state import FOLDER, STATE, Servers, last, log_file, running
 from learn.errors import ServerError
 from tasks.params import Params
@@ -37,6 +38,7 @@ from tasks.tracking.delivery import prepare_store
 from tasks.warm import own_place, place
 from tasks.workspace.files import write_atomically
 
+PREFECT_HOME = Path(".prefect")  # as in pyproject.toml
 SECONDS_BETWEEN_LINES = 4  # time between two lines that say what is waited for
 SECONDS_UNTIL_UP = 120  # time in which all must answer; the first start creates Prefect's and MLflow's tables
 
@@ -66,7 +68,8 @@ def up(params: Params, *, host: str, prefect_port: int, mlflow_port: int) -> Ser
     socket_file = str(home / "supervisor.sock")
     warm = place() == own_place()
     servers = Servers(secrets.token_hex(8), socket_file, prefect_port, mlflow_port, store.page, host, warm)
-    make_private(FOLDER, Path(".prefect"))
+    make_private(FOLDER, PREFECT_HOME)
+    copy_tables(PREFECT_HOME)
     umask = os.umask(0o077)
     try:
         write_atomically(STATE, json.dumps(asdict(servers)).encode())

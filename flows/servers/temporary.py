@@ -19,6 +19,7 @@ from pathlib import Path
 import requests
 
 from flows.servers.access import LOCAL, for_clients, for_server
+from flows.servers.database import copy_tables
 from flows.servers.lifecycle import make_private
 from learn.errors import ServerError
 from tasks.workspace.environment import HOST, LIFELINE
@@ -67,7 +68,8 @@ def start_temporary_server() -> TemporaryServer:
     command = ["-m", "uvicorn", "--factory", "flows.servers.guard:prefect", "--host", LOCAL, "--port", port]
     password = secrets.token_hex(16)
     ours = {LIFELINE: "stdin", HOST: LOCAL, "PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
-    make_private(log.parent)
+    make_private(home)
+    copy_tables(home)
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, *command, "--log-level", "warning", "--timeout-graceful-shutdown", "2"],

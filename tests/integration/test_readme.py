@@ -38,6 +38,7 @@ RUN_BY = {
     "DATA_MIRROR=path/to/folder dvc repro": "test_the_stages_of_fashion_mnist_leave_the_project_up_to_date",
     "prefect deployment run pipeline/pipeline --param 'targets=[\"digits\"]'": "test_its_prefect_commands_start_runs",
     "prefect deployment run retrain/retrain --param dataset=digits": "test_its_prefect_commands_start_runs",
+    "python -m flows.servers.database": "test_prefect_s_tables_come_from_a_database_made_once",
     "python -m tasks.atomic_dvc": "test_dvc_writes_its_lock_whole_after_the_command_shown",
     "trackway add food": "test_tiny_vgg_gives_the_course_s_digits",
     "trackway add-images pets path/to/pets": "test_new_photos_are_a_new_version",
