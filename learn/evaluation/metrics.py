@@ -24,6 +24,49 @@ def _sklearn(name: str, **arguments: Any) -> Callable[[np.ndarray, np.ndarray], 
     return score
 
 
+Weighted = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def _mean(of_sample: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Weighted:
+    """Returns the weighted form of a metric that is a mean over the samples."""
+
+    def weighted(targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return weights @ of_sample(targets, predictions).ravel() / weights.sum(axis=1)
+
+    return weighted
+
+
+def _macro(of_class: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Weighted:
+    """Returns the weighted form of a metric that is a mean over the classes.
+
+    Args:
+        of_class: Maps the weights of the samples that are right, predicted and actual in a class to its value.
+    """
+
+    def weighted(targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        classes = np.arange(max(targets.max(), predictions.max()) + 1)
+        is_target, is_predicted = targets[:, None] == classes, predictions[:, None] == classes
+        right, actual, predicted = (
+            weights @ of.astype(float) for of in (is_target & is_predicted, is_target, is_predicted)
+        )
+        present = actual + predicted > 0
+        return np.where(present, of_class(right, predicted, actual), 0).sum(axis=1) / present.sum(axis=1)
+
+    return weighted
+
+
+def _share(of: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(of, whole, out=np.zeros_like(of), where=whole > 0)
+
+
+def _r2(targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    truth = targets.ravel().astype(float)
+    errors = weights @ (truth - predictions.ravel()) ** 2
+    mean = weights @ truth / weights.sum(axis=1)
+    spread = weights @ truth**2 - weights.sum(axis=1) * mean**2
+    return 1 - errors / np.maximum(spread, np.finfo(float).tiny)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric: the datasets it is for, which values are better, and how to compute it."""
@@ -31,6 +74,24 @@ class Metric:
     kind: Literal["classification", "regression", "any"]
     better: Literal["higher", "lower"]
     score: Callable[[np.ndarray, np.ndarray], float] | None  # of (targets, predictions); None: the loop measures it
+    weighted: Weighted | None = None  # computes many values at once for intervals; without it they take a second
+
+    def of_weights(self, targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Returns the metric for each of several weightings of the samples.
+
+        Args:
+            targets: (G,) or (G, 1).
+            predictions: The same shape.
+            weights: (R, G): how often each sample counts; whole numbers.
+
+        Returns:
+            (R,) float64.
+        """
+        if self.weighted:
+            return self.weighted(targets, predictions, weights)
+        assert self.score
+        times = weights.astype(int)
+        return np.array([self.score(np.repeat(targets, n, axis=0), np.repeat(predictions, n, axis=0)) for n in times])
 
     def beats(self, value: float, other: float) -> bool:
         """Returns whether a value is strictly better than another one."""
@@ -41,13 +102,28 @@ _MACRO = {"average": "macro", "zero_division": 0.0}
 
 METRICS: dict[str, Metric] = {
     "loss": Metric("any", "lower", None),
-    "accuracy": Metric("classification", "higher", _sklearn("accuracy_score")),
-    "precision_macro": Metric("classification", "higher", _sklearn("precision_score", **_MACRO)),
-    "recall_macro": Metric("classification", "higher", _sklearn("recall_score", **_MACRO)),
-    "f1_macro": Metric("classification", "higher", _sklearn("f1_score", **_MACRO)),
-    "mae": Metric("regression", "lower", _sklearn("mean_absolute_error")),
-    "mse": Metric("regression", "lower", _sklearn("mean_squared_error")),
-    "r2": Metric("regression", "higher", _sklearn("r2_score")),
+    "accuracy": Metric("classification", "higher", _sklearn("accuracy_score"), _mean(np.equal)),
+    "precision_macro": Metric(
+        "classification",
+        "higher",
+        _sklearn("precision_score", **_MACRO),
+        _macro(lambda right, predicted, actual: _share(right, predicted)),
+    ),
+    "recall_macro": Metric(
+        "classification",
+        "higher",
+        _sklearn("recall_score", **_MACRO),
+        _macro(lambda right, predicted, actual: _share(right, actual)),
+    ),
+    "f1_macro": Metric(
+        "classification",
+        "higher",
+        _sklearn("f1_score", **_MACRO),
+        _macro(lambda right, predicted, actual: _share(2 * right, predicted + actual)),
+    ),
+    "mae": Metric("regression", "lower", _sklearn("mean_absolute_error"), _mean(lambda t, p: np.abs(t - p))),
+    "mse": Metric("regression", "lower", _sklearn("mean_squared_error"), _mean(lambda t, p: (t - p) ** 2)),
+    "r2": Metric("regression", "higher", _sklearn("r2_score"), _r2),
 }
 
 

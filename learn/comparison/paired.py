@@ -1,0 +1,146 @@
+"""Whether two models differ by more than chance, on the same samples.
+
+Accuracy is compared by McNemar's exact test (Dietterich, Approximate Statistical Tests for Comparing Supervised
+Classification Learning Algorithms, 1998), every other metric by approximate randomization: if the models are equally
+good, it does not matter which of the two made which prediction (Noreen, Computer-Intensive Methods for Testing
+Hypotheses, 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from learn.evaluation.intervals import (
+    CELLS,
+    LEVEL,
+    SEED,
+    Grouped,
+    Interval,
+    bca,
+    grouped,
+    resamples_for,
+)
+from learn.evaluation.metrics import METRICS
+
+POWER = 0.8  # the usual probability of finding a difference that is there
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one model's metric differs from another one's, on the same samples."""
+
+    difference: float  # the first model's metric less the second one's
+    interval: Interval | None  # of the difference; None if not asked for
+    p: float  # how often equally good models would differ at least that much
+    discordant: float  # share of the samples on which just one of the two is right; for regression NaN
+    samples: int
+
+
+def compare(
+    metric: str,
+    targets: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    classes: int,
+    stratified: bool = False,
+    level: float | None = LEVEL,
+    resamples: int | None = None,
+) -> Comparison:
+    """Compares the predictions of two models.
+
+    Args:
+        metric: A name in METRICS, of a metric that is computed from predictions.
+        targets: (N,) int64 class indices, or (N, 1) float32 for regression.
+        first: The first model's predictions; the same shape and dtype.
+        second: The second model's.
+        classes: Number of classes; 0 for regression.
+        stratified: Whether the split is stratified.
+        level: Share of cases in which the interval contains the true difference; None for no interval.
+        resamples: Number of resamples; None for the default.
+    """
+    score, samples = METRICS[metric], grouped(targets, first, second, classes=classes, stratified=stratified)
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        return np.subtract(*(score.of_weights(samples.targets, each, weights) for each in samples.predictions))
+
+    discordant = float(((first == targets) != (second == targets)).mean()) if classes else math.nan
+    resamples = resamples or resamples_for(metric)
+    return Comparison(
+        float(difference(samples.counts[None].astype(float))[0]),
+        bca(difference, samples, resamples, level) if level else None,
+        mcnemar(targets, first, second) if metric == "accuracy" else _randomization(metric, samples, resamples),
+        discordant,
+        len(targets),
+    )
+
+
+def mcnemar(targets: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the two-sided p-value of McNemar's exact test, which looks at samples on which just one model is right.
+
+    Args:
+        targets: (N,) int64 class indices.
+        first: The first model's predictions; the same shape and dtype.
+        second: The second model's.
+    """
+    from scipy.stats import binomtest
+
+    only_first = int(((first == targets) & (second != targets)).sum())
+    only_second = int(((first != targets) & (second == targets)).sum())
+    both = only_first + only_second
+    return float(binomtest(only_first, both).pvalue) if both else 1.0
+
+
+def _randomization(metric: str, samples: Grouped, resamples: int) -> float:
+    """Returns the two-sided p-value of the metric's difference if predictions are exchanged at random."""
+    score, random = METRICS[metric], np.random.default_rng(SEED)
+    first, second = samples.predictions
+    targets = np.concatenate([samples.targets, samples.targets])
+    one, other = np.concatenate([first, second]), np.concatenate([second, first])
+
+    def difference(kept: np.ndarray) -> np.ndarray:
+        weights = np.concatenate([kept, samples.counts - kept], axis=1).astype(float)
+        return score.of_weights(targets, one, weights) - score.of_weights(targets, other, weights)
+
+    observed = abs(difference(samples.counts[None])[0])
+    rows = max(1, CELLS // (2 * len(samples.counts)))
+    as_large = 0
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start), len(samples.counts)
+        differences = difference(random.binomial(samples.counts, 0.5, size=size))
+        as_large += int((np.abs(differences) >= observed * (1 - 1e-9)).sum())
+    return (1 + as_large) / (1 + resamples)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for being several, in the order given.
+
+    The procedure is Holm's (A Simple Sequentially Rejective Multiple Test Procedure, 1979). SciPy lacks it, and the
+    import of statsmodels takes a second.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def samples_needed(difference: float, discordant: float, level: float = 0.05, power: float = POWER) -> int:
+    """Returns how many samples tell a difference in accuracy by McNemar's test (Connor, 1987).
+
+    Args:
+        difference: The true difference in accuracy.
+        discordant: Share of the samples on which just one of the two models is right.
+        level: How often equally good models may be told apart.
+        power: How often the difference is to be found.
+    """
+    from scipy.stats import norm
+
+    discordant = max(discordant, abs(difference))
+    chance, found = norm.ppf(1 - level / 2), norm.ppf(power)
+    spread = chance * math.sqrt(discordant) + found * math.sqrt(discordant - difference**2)
+    return math.ceil((spread / difference) ** 2)

@@ -1,0 +1,169 @@
+"""Intervals: between which values a metric lies, given that a split has only so many samples.
+
+Accuracy has Wilson's interval; every other metric has the bias-corrected and accelerated bootstrap (BCa; Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14). Resampled metrics are computed all at once from
+weights: a sample that was drawn twice has the weight 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from learn.evaluation.metrics import METRICS
+
+LEVEL = 0.95  # an interval contains the metric of all possible samples in so many of 100 cases
+RESAMPLES = 10_000
+RESAMPLES_ONE_BY_ONE = 1_000  # for a metric of a user's own, which is computed resample by resample
+SEED = 0  # the same samples give the same interval
+CELLS = 2**22  # weights in memory at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Samples of which equal ones are counted: with classes there are few different ones.
+
+    Attributes:
+        targets: (G,) or (G, 1), one for each group of equal samples.
+        predictions: A model's predictions for each group; one array for each model.
+        counts: (G,) int64, number of samples in each group.
+        strata: (G,) int64: resampling keeps the number of samples of each stratum.
+    """
+
+    targets: np.ndarray
+    predictions: tuple[np.ndarray, ...]
+    counts: np.ndarray
+    strata: np.ndarray
+
+    def weights(self, resamples: int, seed: int = SEED) -> Iterator[np.ndarray]:
+        """Yields (R, G) float64 arrays, R rows at a time: how often each group was drawn in a resample."""
+        random = np.random.default_rng(seed)
+        rows = max(1, CELLS // len(self.counts))
+        for start in range(0, resamples, rows):
+            drawn = np.empty((min(rows, resamples - start), len(self.counts)))
+            for stratum in np.unique(self.strata):
+                chosen = np.flatnonzero(self.strata == stratum)
+                drawn[:, chosen] = _drawn(random, self.counts[chosen], len(drawn))
+            yield drawn
+
+
+def grouped(targets: np.ndarray, *predictions: np.ndarray, classes: int, stratified: bool) -> Grouped:
+    """Counts equal samples.
+
+    Args:
+        targets: (N,) int64 class indices, or (N, 1) float32 for regression.
+        predictions: The same shape and dtype, one array for each model.
+        classes: Number of classes; 0 for regression, where no two samples are equal.
+        stratified: Whether the split has the same share of each class as all data, so that resampling keeps it.
+    """
+    if not classes:
+        ones = np.ones(len(targets), dtype=np.int64)
+        return Grouped(targets, predictions, ones, np.zeros_like(ones))
+    rows, counts = np.unique(np.stack([targets, *predictions], axis=1), axis=0, return_counts=True)
+    strata = rows[:, 0] if stratified else np.zeros(len(rows), dtype=np.int64)
+    return Grouped(rows[:, 0], tuple(rows[:, 1:].T), counts, strata)
+
+
+def interval(
+    metric: str,
+    targets: np.ndarray,
+    predictions: np.ndarray,
+    *,
+    classes: int,
+    stratified: bool = False,
+    level: float = LEVEL,
+    resamples: int | None = None,
+) -> Interval | None:
+    """Returns a metric's interval; None if it is not computed from predictions, or if one sample is too few.
+
+    Args:
+        metric: A name in METRICS.
+        targets: (N,) int64 class indices, or (N, 1) float32 for regression.
+        predictions: The same shape and dtype.
+        classes: Number of classes; 0 for regression.
+        stratified: Whether the split is stratified.
+        level: Share of cases in which the interval contains the metric of all possible samples.
+        resamples: Number of resamples; None for the default.
+    """
+    if METRICS[metric].score is None or len(targets) < 2:
+        return None
+    if metric == "accuracy":
+        return wilson(int((targets == predictions).sum()), len(targets), level)
+    samples = grouped(targets, predictions, classes=classes, stratified=stratified)
+
+    def of_weights(weights: np.ndarray) -> np.ndarray:
+        return METRICS[metric].of_weights(samples.targets, samples.predictions[0], weights)
+
+    return bca(of_weights, samples, resamples or resamples_for(metric), level)
+
+
+def resamples_for(metric: str) -> int:
+    """Returns how many resamples a metric's interval takes: fewer if each is computed by itself."""
+    return RESAMPLES if METRICS[metric].weighted else RESAMPLES_ONE_BY_ONE
+
+
+def wilson(right: int, total: int, level: float = LEVEL) -> Interval:
+    """Returns the interval of a share, here of the accuracy (Wilson, 1927), as SciPy computes it."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, total).proportion_ci(confidence_level=level, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def bca(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped, resamples: int, level: float) -> Interval:
+    """Returns the BCa bootstrap interval of a statistic.
+
+    Args:
+        statistic: Maps weights (R, G) to R values.
+        samples: The samples.
+        resamples: Number of resamples.
+        level: Share of cases in which the interval contains the true value.
+    """
+    from scipy.stats import norm
+
+    observed = statistic(samples.counts[None].astype(float))[0]
+    values = np.concatenate([statistic(weights) for weights in samples.weights(resamples)])
+    below = ((values < observed).sum() + 0.5 * (values == observed).sum()) / len(values)
+    if below in (0, 1):  # all resamples are alike
+        return Interval(float(values.min()), float(values.max()))
+    bias, acceleration = norm.ppf(below), _acceleration(statistic, samples)
+    ends = norm.ppf([(1 - level) / 2, (1 + level) / 2]) + bias
+    low, high = np.quantile(values, norm.cdf(bias + ends / (1 - acceleration * ends)))
+    return Interval(float(low), float(high))
+
+
+def _acceleration(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped) -> float:
+    """Returns how fast the statistic's spread changes with its value, from its values without one sample each."""
+    counts = samples.counts.astype(float)
+    rows = max(1, CELLS // len(counts))
+    without = []
+    for start in range(0, len(counts), rows):
+        left_out = np.arange(start, min(start + rows, len(counts)))
+        weights = np.repeat(counts[None], len(left_out), axis=0)
+        weights[np.arange(len(left_out)), left_out] -= 1
+        without.append(statistic(weights))
+    values = np.concatenate(without)
+    from_mean = np.average(values, weights=counts) - values
+    spread = (counts * from_mean**2).sum() ** 1.5
+    return float((counts * from_mean**3).sum() / (6 * spread)) if spread else 0.0
+
+
+def _drawn(random: np.random.Generator, counts: np.ndarray, rows: int) -> np.ndarray:
+    """Returns (rows, G): how often each group is drawn if as many samples are drawn as there are, with replacement."""
+    total = int(counts.sum())
+    if 8 * len(counts) < total:  # few groups
+        return random.multinomial(total, counts / total, size=rows)
+    group_of = np.repeat(np.arange(len(counts)), counts)
+    chosen = group_of[random.integers(total, size=(rows, total), dtype=np.int32)]
+    chosen += np.arange(rows)[:, None] * len(counts)
+    return np.bincount(chosen.ravel(), minlength=rows * len(counts)).reshape(rows, len(counts))

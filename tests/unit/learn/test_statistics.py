@@ -1,0 +1,148 @@
+"""Intervals and paired tests tell the truth: simulations, in which the truth is known, and SciPy's own results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, bootstrap
+
+from learn.comparison.paired import compare, holm, mcnemar, samples_needed
+from learn.evaluation.intervals import Interval, grouped, interval, wilson
+from learn.evaluation.metrics import METRICS, Metric, metrics_for
+
+CLASSES = ("a", "b", "c")
+SAMPLES = 120
+
+
+def predicted(random: np.random.Generator, targets: np.ndarray, accuracy: float) -> np.ndarray:
+    """Predictions that are right with this probability, and else another class."""
+    wrong = (targets + random.integers(1, len(CLASSES), size=len(targets))) % len(CLASSES)
+    return np.where(random.random(len(targets)) < accuracy, targets, wrong)
+
+
+def plausible(found: int, trials: int, probability: float) -> bool:
+    """Whether so many of the trials may come out if each does with this probability, in all but 1 of 1,000 cases."""
+    return bool(binomtest(found, trials, probability).pvalue > 0.001)
+
+
+@pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.weighted])
+def test_a_weighted_metric_is_scikit_learn_s(metric: str) -> None:
+    random = np.random.default_rng(0)
+    if metric in metrics_for(CLASSES):
+        targets = random.integers(3, size=SAMPLES)
+        predictions = np.minimum(predicted(random, targets, 0.7), 1)  # never the last class
+    else:
+        targets = random.normal(size=(SAMPLES, 1)).astype(np.float32)
+        predictions = targets + random.normal(size=(SAMPLES, 1)).astype(np.float32)
+    times = random.integers(3, size=(4, SAMPLES))
+    score = METRICS[metric].score
+    assert score
+    one_by_one = [score(np.repeat(targets, n, axis=0), np.repeat(predictions, n, axis=0)) for n in times]
+    np.testing.assert_allclose(METRICS[metric].of_weights(targets, predictions, times.astype(float)), one_by_one, 1e-5)
+
+
+def test_a_resample_keeps_the_number_of_samples_and_of_each_class_if_the_split_is_stratified() -> None:
+    random = np.random.default_rng(0)
+    targets = random.integers(3, size=SAMPLES)
+    for stratified in (False, True):
+        samples = grouped(targets, predicted(random, targets, 0.8), classes=3, stratified=stratified)
+        (weights,) = samples.weights(100)
+        assert (weights.sum(axis=1) == SAMPLES).all()
+        of_class = np.stack([weights[:, samples.targets == i].sum(axis=1) for i in range(3)], axis=1)
+        assert (of_class == np.bincount(targets)).all() == stratified
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mae"])
+def test_intervals_cover_as_they_say(metric: str) -> None:
+    random, trials = np.random.default_rng(1), 400
+    covered = 0
+    for _ in range(trials):
+        if metric == "mae":
+            targets = np.zeros((SAMPLES, 1), dtype=np.float32)
+            predictions = random.normal(size=(SAMPLES, 1)).astype(np.float32)
+            truth, classes = np.sqrt(2 / np.pi), 0
+        else:  # with balanced classes and errors, F1 is the accuracy
+            targets = np.arange(SAMPLES) % 3
+            predictions, truth, classes = predicted(random, targets, 0.85), 0.85, 3
+        found = interval(metric, targets, predictions, classes=classes, level=0.9, resamples=500)
+        assert found
+        covered += found.low <= truth <= found.high
+    assert covered / trials > 0.86
+    assert plausible(covered, trials, 0.9)
+
+
+def test_the_bootstrap_is_scipy_s() -> None:
+    errors = np.random.default_rng(2).exponential(size=(80, 1)).astype(np.float32)
+    ours = interval("mae", np.zeros_like(errors), errors, classes=0)
+    theirs = bootstrap((errors.ravel().astype(float),), np.mean, n_resamples=10_000, rng=3).confidence_interval
+    assert ours
+    np.testing.assert_allclose([ours.low, ours.high], theirs, rtol=0.02)
+    assert interval("mae", np.zeros_like(errors), errors, classes=0) == ours, "the same samples, the same interval"
+
+
+def test_what_has_no_interval_and_what_has_an_empty_one() -> None:
+    one = np.zeros(1, dtype=np.int64)
+    assert interval("loss", one, one, classes=2) is None
+    assert interval("f1_macro", one, one, classes=2) is None
+    same = np.arange(SAMPLES) % 3
+    assert interval("f1_macro", same, same, classes=3) == Interval(1, 1)
+    assert wilson(SAMPLES, SAMPLES).low > 0.96
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mae"])
+def test_equally_good_models_are_told_apart_in_at_most_so_many_cases(metric: str) -> None:
+    random = np.random.default_rng(3)
+    trials = 1000 if metric == "accuracy" else 300
+    told = 0
+    for _ in range(trials):
+        if metric == "mae":
+            targets = random.normal(size=(SAMPLES, 1)).astype(np.float32)
+            first, second = (targets + random.normal(size=targets.shape).astype(np.float32) for _ in range(2))
+        else:
+            targets = random.integers(3, size=SAMPLES)
+            first, second = (predicted(random, targets, 0.85) for _ in range(2))
+        classes = 0 if metric == "mae" else 3
+        told += compare(metric, targets, first, second, classes=classes, level=None, resamples=300).p <= 0.05
+    assert binomtest(told, trials, 0.05, alternative="greater").pvalue > 0.001
+
+
+def test_a_better_model_is_found_as_often_as_its_number_of_samples_promises() -> None:
+    random, trials, better, worse = np.random.default_rng(4), 300, 0.92, 0.84
+    discordant = better * (1 - worse) + worse * (1 - better)
+    samples = samples_needed(better - worse, discordant)
+    found = 0
+    for _ in range(trials):
+        targets = random.integers(3, size=samples)
+        found += mcnemar(targets, predicted(random, targets, better), predicted(random, targets, worse)) <= 0.05
+    assert 0.7 < found / trials < 0.9
+
+
+def test_a_comparison_says_how_much_and_how_sure() -> None:
+    targets = np.arange(SAMPLES) % 3
+    first, second = targets.copy(), targets.copy()
+    second[:12] = (targets[:12] + 1) % 3
+    found = compare("accuracy", targets, first, second, classes=3)
+    assert found.difference == pytest.approx(0.1)
+    assert found.interval
+    assert 0.04 < found.interval.low < 0.1 < found.interval.high < 0.17
+    assert found.p == pytest.approx(2 * 0.5**12)
+    assert found.discordant == pytest.approx(0.1)
+    alike = compare("accuracy", targets, second, second, classes=3)
+    assert (alike.difference, alike.p, alike.interval) == (0, 1, Interval(0, 0))
+
+
+def test_several_comparisons_are_corrected() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_a_metric_of_ones_own_has_an_interval_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worst(targets: np.ndarray, predictions: np.ndarray) -> float:
+        return float(np.abs(targets - predictions).max())
+
+    monkeypatch.setitem(METRICS, "worst", Metric("regression", "lower", worst))
+    errors = np.linspace(0, 1, 50, dtype=np.float32)[:, None]
+    found = interval("worst", np.zeros_like(errors), errors, classes=0)
+    assert found
+    assert 0.8 < found.low < found.high <= 1
