@@ -27,6 +27,7 @@ def plausible(found: int, trials: int, probability: float) -> bool:
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.weighted])
 def test_a_weighted_metric_is_scikit_learn_s(metric: str) -> None:
+    targets: np.ndarray
     random = np.random.default_rng(0)
     if metric in metrics_for(CLASSES):
         targets = random.integers(3, size=SAMPLES)
@@ -54,6 +55,7 @@ def test_a_resample_keeps_the_number_of_samples_and_of_each_class_if_the_split_i
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mae"])
 def test_intervals_cover_as_they_say(metric: str) -> None:
+    targets: np.ndarray
     random, trials = np.random.default_rng(1), 400
     covered = 0
     for _ in range(trials):
@@ -91,6 +93,7 @@ def test_what_has_no_interval_and_what_has_an_empty_one() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mae"])
 def test_equally_good_models_are_told_apart_in_at_most_so_many_cases(metric: str) -> None:
+    targets: np.ndarray
     random = np.random.default_rng(3)
     trials = 1000 if metric == "accuracy" else 300
     told = 0
