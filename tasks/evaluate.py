@@ -9,25 +9,31 @@ python -m tasks.evaluate digits-mlp
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from learn.errors import NotFiniteError, StoreUnreachable
+from learn.evaluation.predictions import Predictions, as_file
 from tasks.assemble import HELD_OUT, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import run_stage
 from tasks.tracking.models import log_evaluation
-from tasks.tracking.tags import NO_MODEL, STATE_DICT, TEST_DATA, VALIDATION_DATA
-from tasks.workspace.files import sha256, write_atomically
-from tasks.workspace.paths import history_file, metrics_file, predictions_file, report_file, state_dict_file
+from tasks.tracking.tags import NO_MODEL, PREDICTIONS, STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.workspace.files import samples_md5, sha256, write_atomically
+from tasks.workspace.paths import (
+    history_file,
+    metrics_file,
+    predictions_file,
+    report_file,
+    scored_file,
+    state_dict_file,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +60,7 @@ class Evaluation:
     test: Split
     criterion: Criterion
     model: nn.Module
-    predictions: np.ndarray  # on the test split: (N,) classes, or (N, 1) for regression
+    predictions: dict[str, Predictions]  # on each split
 
 
 def evaluate(params: Params, name: str) -> str:
@@ -66,9 +72,9 @@ def evaluate(params: Params, name: str) -> str:
     memory = f"free its memory, set memory: streamed, or a smaller experiments.{name}.batch_size"
     with alone_on_gpu(f"evaluate {name}", device), memory_told(f"evaluate {name}", device, lambda: memory):
         found = measured(params, name)
-    dataset, criterion = params.experiment(name).dataset, found.criterion
-    targets = found.test.targets.cpu().numpy()
-    write_atomically(predictions_file(name), _as_csv(targets, found.predictions, criterion.classes))
+    dataset, test = params.experiment(name).dataset, found.predictions["test"]
+    write_atomically(predictions_file(name), _as_csv(test.targets, test.predictions, found.criterion.classes))
+    write_atomically(scored_file(dataset, name), as_file(found.predictions))
     write_atomically(report_file(dataset, name), _as_json(found.report))
     write_atomically(metrics_file(dataset, name), _as_json(as_row(found)))
     for part, values in found.metrics.items():
@@ -102,8 +108,14 @@ def measured(params: Params, name: str) -> Evaluation:
         part: _scored(model, split, criterion, assembled.batch_size, info.classes)
         for part, split in assembled.splits.items()
     }
-    metrics, predictions = {part: values for part, (values, _) in scored.items()}, scored["test"][1]
-    targets = test.targets.cpu().numpy()
+    metrics = {part: values for part, (values, _) in scored.items()}
+    predicted = {
+        part: Predictions(
+            split.targets.cpu().numpy(), scored[part][1], samples_md5(folders[part], part), len(info.classes)
+        )
+        for part, split in assembled.splits.items()
+    }
+    targets, predictions = predicted["test"].targets, predicted["test"].predictions
     history = _history(name)
     counts = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": len(history)}
     diagnosis = diagnose(history, info.held_out, info.classes, scored[info.held_out][1])
@@ -111,17 +123,17 @@ def measured(params: Params, name: str) -> Evaluation:
         "experiment": name,
         "dataset": assembled.experiment.dataset,
         STATE_DICT: sha256(state_dict_file(name)),
-        TEST_DATA: _md5(folders["test"], "test"),
+        TEST_DATA: predicted["test"].data,
         "diagnosis": vars(diagnosis),
     }
     if info.held_out != "test":
-        details[VALIDATION_DATA] = _md5(folders["validation"], "validation")
+        details[VALIDATION_DATA] = predicted["validation"].data
     texts = {}
     if info.classes:
         details["per_class"] = per_class(targets, predictions, info.classes)
         details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
         texts["classification_report.txt"] = report(targets, predictions, info.classes)
-    return Evaluation(metrics, diagnosis, counts, details, texts, test, criterion, model, predictions)
+    return Evaluation(metrics, diagnosis, counts, details, texts, test, criterion, model, predicted)
 
 
 def _scored(
@@ -184,6 +196,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
+        files={PREDICTIONS: as_file(found.predictions)},
         figures=figures,
         model=None if reason else model,
         about={"classes": list(found.criterion.classes), "loss": experiment.loss.name},
@@ -203,7 +216,7 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
     from learn import plots
     from learn.evaluation.metrics import confusion
 
-    test, model, predictions = found.test, found.model, found.predictions
+    test, model, predictions = found.test, found.model, found.predictions["test"].predictions
     figures = {"loss_curves": plots.loss_curves(_history(name))}
     targets, classes = test.targets.cpu().numpy(), found.criterion.classes
     if not classes:
@@ -256,16 +269,6 @@ def _as_csv(targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ..
 
 def _as_json(data: dict[str, Any]) -> bytes:
     return (json.dumps(data, indent=1) + "\n").encode()
-
-
-def _md5(folder: Path, part: str) -> str:
-    """Returns the md5 of a split's inputs and targets."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for kind in ("inputs", "targets"):
-        with (folder / f"{part}-{kind}.npy").open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

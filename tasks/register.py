@@ -13,23 +13,43 @@ import io
 import json
 from typing import Any
 
-from learn.comparison.gate import Candidate, why_never_champion
+import numpy as np
+
+from learn.comparison.gate import Candidate, Rule, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
 from learn.evaluation.metrics import METRICS
+from learn.evaluation.predictions import Predictions, read
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
 from tasks.tracking.queries import missing_parts
-from tasks.tracking.registry import DATA_TAGS, Verdict, lacks_champion, register_champion, why_champion_broken
+from tasks.tracking.registry import (
+    DATA_TAGS,
+    ModelMetadata,
+    Verdict,
+    lacks_champion,
+    register_champion,
+    why_champion_broken,
+)
 from tasks.tracking.tags import STATE_DICT
-from tasks.workspace.files import sha256, write_atomically
+from tasks.workspace.files import samples_md5, sha256, write_atomically
 from tasks.workspace.outcome import Outcome
-from tasks.workspace.paths import comparison_file, metrics_file, report_file, state_dict_file
+from tasks.workspace.paths import (
+    comparison_file,
+    evaluation_folder,
+    metrics_file,
+    report_file,
+    scored_file,
+    state_dict_file,
+    training_folder,
+)
+
+BATCH = 1000  # samples that a registered model predicts at a time
 
 
 def register(params: Params, name: str) -> Outcome:
     """Compares the experiments of a dataset and registers the best one's model, if it beats the present champion."""
-    keep = {path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)}
+    keep = {path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file, scored_file)}
     for file in metrics_file(name, "*").parent.glob("*"):
         if file not in keep:  # it belongs to an experiment that params.yaml no longer has
             print(f"register {name}: {file} is of no experiment of {name} and was deleted")
@@ -121,17 +141,65 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
             learned.append(row)
     if not learned:
         return Verdict("no champion: no experiment can be")
-    best = learned[0]["experiment"]
-    report = json.loads(report_file(name, best).read_bytes())
-    candidate = Candidate(
-        best,
+    champion = dataset.champion
+    return register_champion(
+        params.tracking,
+        name,
+        [_candidate(name, row, part, metric) for row in learned],
+        params.experiments_of(name),
+        Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
+        lambda model, about: predicted_by(params, name, part, model, about),
+    )
+
+
+def _candidate(name: str, row: dict[str, Any], part: str, metric: str) -> Candidate:
+    """Returns an experiment as the gate needs it.
+
+    Args:
+        name: The dataset's name.
+        row: The experiment's row of `compared`.
+        part: The split that decides.
+        metric: The metric that decides.
+    """
+    report = json.loads(report_file(name, row["experiment"]).read_bytes())
+    return Candidate(
+        row["experiment"],
         part,
         metric,
-        _by_part(learned[0]),
+        _by_part(row),
         report[STATE_DICT],
         {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
+        read(scored_file(name, row["experiment"]), part),
     )
-    return register_champion(params.tracking, name, candidate, params.experiments_of(name))
+
+
+def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelMetadata) -> Predictions | None:
+    """Returns what a registered model predicts on a split of a dataset as it is now; None if it does not fit the data.
+
+    Args:
+        params: The parameters.
+        name: The dataset's name.
+        part: The split.
+        model: Maps float32 tensors (B, *shape) to logits.
+        about: What is stored with the model.
+    """
+    import torch
+
+    from learn.data.transformed import Info
+    from learn.training.build import build_loss
+    from learn.training.splits import load_split
+
+    folder = training_folder(name) if part in Info.read(training_folder(name)).samples else evaluation_folder(name)
+    info = Info.read(training_folder(name))
+    if about.classes != info.classes or about.shape != info.shape:
+        return None
+    print(f"register {name}: the champion is measured anew on the {part} part, which is other data now")
+    split = load_split(folder, part)
+    criterion = build_loss(about.loss, {}, about.classes)
+    batches = [slice(start, start + BATCH) for start in range(0, len(split), BATCH)]
+    with torch.inference_mode():
+        found = [criterion.predict(model(split.prepare(inputs))).numpy() for inputs, _ in split.batches(batches)]
+    return Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
 
 
 def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
@@ -139,7 +207,8 @@ def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
     diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
-    return why_never_champion(diagnosis, split, metric, metric_of(row, split, metric))
+    value, most = metric_of(row, split, metric), dataset.champion.max_parameters
+    return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
 
 
 def _by_part(row: dict[str, Any]) -> dict[str, float]:

@@ -1,18 +1,33 @@
-"""Decides from two records, without a store, whether an experiment becomes its dataset's champion."""
+"""Decides from records, without a store, whether one of a dataset's experiments becomes its champion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
+from learn.comparison.defaults import LEVEL, MARGIN, REQUIRE, Require
+from learn.comparison.paired import Comparison, compare, holm, samples_needed
 from learn.comparison.ranking import is_number
 from learn.evaluation.metrics import METRICS
+from learn.evaluation.predictions import Predictions
+
+POINT = 0.01  # the difference in accuracy for which a message says how many samples would tell it
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a candidate must have to replace the champion: `champion` of a dataset in params.yaml."""
+
+    require: Require = REQUIRE
+    level: float = LEVEL
+    margin: float = MARGIN
+    stratified: bool = False  # whether the split that decides is
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A dataset's best experiment, as its evaluation describes it."""
+    """An experiment of the dataset, as its evaluation describes it."""
 
     experiment: str
     split: str  # the one that decides: validation, or test if there is no validation split
@@ -20,6 +35,7 @@ class Candidate:
     metrics: dict[str, float]  # all measured metrics by their full name, such as `validation/accuracy`
     state_dict: str  # sha256 of the file with the weights
     data: dict[str, str]  # split → md5 of the samples that it was measured on
+    predicted: Predictions | None = None  # on the split that decides
 
     @property
     def value(self) -> float:
@@ -42,62 +58,133 @@ class Champion:
     experiment: str | None  # None: a user registered it by hand
     metrics: dict[str, float]
     data: dict[str, str]  # split → md5 of the samples that it was measured on
-    is_candidate: bool  # the version is the candidate's own model
-    is_broken: bool  # the version cannot be loaded
+    own: str | None = None  # the candidate whose model it is
+    is_broken: bool = False  # it cannot be loaded
+    predicted: Predictions | None = None  # on the split that decides, as it is now
 
     def value_for(self, candidate: Candidate) -> float | None:
-        """The champion's value of the candidate's metric; None if it was measured on other data, or is NaN."""
-        if self.data.get(candidate.split) != candidate.data[candidate.split]:
-            return None
-        value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
-        return value if is_number(value) else None
+        """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
+        data = candidate.data[candidate.split]
+        if self.data.get(candidate.split) == data:
+            value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
+            return value if is_number(value) else None
+        score = METRICS[candidate.metric].score
+        if score and self.predicted and self.predicted.data == data:  # it was evaluated anew
+            return score(self.predicted.targets, self.predicted.predictions)
+        return None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the alias `champion` moves to the candidate, and the text that reports it."""
+    """To which candidate the aliases go, and the text that reports it."""
 
-    promote: bool
+    champion: Candidate | None  # None: the alias stays
     text: str  # a sentence that says why the alias stays, or the end of the message that reports the promotion
+    challenger: Candidate | None = None  # the best one that did not become champion, although it is better
+    facts: dict[str, str] = field(default_factory=dict)  # the numbers that decided
 
 
-def judge(candidate: Candidate, champion: Champion | None, experiments: Collection[str]) -> Decision:
-    """Decides whether the candidate replaces the champion.
+def judge(
+    candidates: Sequence[Candidate], champion: Champion | None, experiments: Collection[str], rule: Rule
+) -> Decision:
+    """Decides whether a candidate replaces the champion.
 
-    It does if there is no champion, if its metric on the split that decides is better, or if the champion cannot be
-    loaded, was measured on other data, or belongs to an experiment that the dataset no longer has.
+    One does if there is no champion, if the champion cannot be loaded, belongs to an experiment that the dataset no
+    longer has, or was measured on other data and cannot be measured anew. Otherwise it must be better on the split that
+    decides and, by default, the difference must be more than chance explains.
 
     Args:
-        candidate: The dataset's best experiment.
+        candidates: The dataset's experiments that can be champion, best first; at least one.
         champion: The present champion; None if there is none.
         experiments: Names of all experiments of the dataset.
+        rule: What a candidate must have.
     """
+    best = candidates[0]
     if champion is None:
-        return Decision(True, "")
+        return Decision(best, "")
     if champion.is_broken:
-        return Decision(True, f"; version {champion.version} was, and cannot be loaded")
-    if champion.is_candidate:
-        return Decision(False, f"{candidate.experiment} stays champion (version {champion.version})")
+        return Decision(best, f"; version {champion.version} was, and cannot be loaded")
+    if champion.own == best.experiment:
+        return Decision(None, f"{best.experiment} stays champion (version {champion.version})")
     if champion.experiment is None:
         return Decision(
-            False,
+            None,
             f"version {champion.version} stays champion: it was registered by hand and cannot be compared; "
-            f"to let {candidate.experiment} be it, take the alias away on MLflow's page, then trackway relog",
+            f"to let {best.experiment} be it, take the alias away on MLflow's page, then trackway relog",
         )
     if champion.experiment not in experiments:
         was = f"{champion.experiment} (version {champion.version}) was"
-        return Decision(True, f"; {was}, and is no experiment of {champion.dataset} any more")
-    value = champion.value_for(candidate)
-    if value is None or METRICS[candidate.metric].beats(candidate.value, value):
-        return Decision(True, "")
-    return Decision(
-        False,
-        f"{champion.experiment} (version {champion.version}, {candidate.split} {candidate.metric} {value:.4f}) "
-        f"stays champion; {candidate.experiment} has {candidate.value:.4f}",
+        return Decision(best, f"; {was}, and is no experiment of {champion.dataset} any more")
+    value = champion.value_for(best)
+    if value is None:
+        return Decision(best, f"; {champion.experiment} was, and cannot be measured on this data")
+    return _compared([each for each in candidates if each.experiment != champion.own], champion, value, rule)
+
+
+def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: Rule) -> Decision:
+    """Decides by the metric and, if the rule says so, by a paired test of each rival, corrected for being several."""
+    found = [_comparison(rival, champion, rule) for rival in rivals]
+    corrected = iter(holm([each.p for each in found if each]))
+    p_values = [next(corrected) if each else None for each in found]
+    metric, best = METRICS[rivals[0].metric], rivals[0]
+    for rival, p in zip(rivals, p_values, strict=True):
+        ahead = metric.beats(rival.value, value) and abs(rival.value - value) > rule.margin
+        if rule.require == "any" or (ahead and (p is None or p <= rule.level)):
+            facts = _facts(rival, champion, value, p)
+            told = f"; {champion.experiment} has {value:.4f} there" + (f" (p = {p:.2g})" if p is not None else "")
+            return Decision(rival, told, facts=facts)
+    stays = (
+        f"{champion.experiment} (version {champion.version}, {best.split} {best.metric} {value:.4f}) stays champion; "
+        f"{best.experiment} has {best.value:.4f}"
+    )
+    if not metric.beats(best.value, value):
+        return Decision(None, stays)
+    comparison, p = found[0], p_values[0]
+    facts = _facts(best, champion, value, p)
+    if abs(best.value - value) <= rule.margin:
+        return Decision(None, f"{stays}, which is not ahead by more than the margin, {rule.margin}", best, facts)
+    assert comparison
+    assert p is not None
+    why = f", which is not separable from it (p = {p:.2g})"
+    if best.metric == "accuracy":
+        needed = samples_needed(POINT, comparison.discordant, rule.level)
+        why += f"; {needed:,} samples would tell a difference of 1 point"
+    return Decision(None, stays + why, best, facts)
+
+
+def _comparison(rival: Candidate, champion: Champion, rule: Rule) -> Comparison | None:
+    """Compares a rival's predictions with the champion's; None if the rule asks for none, or if they are not known."""
+    ours, theirs = rival.predicted, champion.predicted
+    if rule.require != "separable" or METRICS[rival.metric].score is None:
+        return None
+    if ours is None or theirs is None or ours.data != theirs.data or ours.classes != theirs.classes:
+        return None
+    return compare(
+        rival.metric,
+        ours.targets,
+        ours.predictions,
+        theirs.predictions,
+        classes=ours.classes,
+        stratified=rule.stratified,
+        level=None,
     )
 
 
-def why_never_champion(diagnosis: dict[str, str], split: str, metric: str, value: float | None) -> str | None:
+def _facts(rival: Candidate, champion: Champion, value: float, p: float | None) -> dict[str, str]:
+    """Returns the numbers that decided, for the version's tags."""
+    name = f"{rival.split} {rival.metric}"
+    facts = {"compared_with": f"{champion.experiment} (version {champion.version}, {name} {value:.4f})"}
+    return facts | ({"p": f"{p:.3g}"} if p is not None else {})
+
+
+def why_never_champion(
+    diagnosis: dict[str, str],
+    split: str,
+    metric: str,
+    value: float | None,
+    parameters: int = 0,
+    max_parameters: int | None = None,
+) -> str | None:
     """Returns why an experiment cannot be champion, even if it is the only one; None if it can.
 
     Args:
@@ -106,7 +193,11 @@ def why_never_champion(diagnosis: dict[str, str], split: str, metric: str, value
         split: The split that decides.
         metric: The metric that decides.
         value: The measured value of that metric.
+        parameters: The model's number of parameters.
+        max_parameters: The largest number allowed; None for any.
     """
     if diagnosis["kind"] == "constant":
         return f"it says {diagnosis['summary']}"
+    if max_parameters is not None and parameters > max_parameters:
+        return f"it has {parameters:,} parameters, more than champion.max_parameters allows ({max_parameters:,})"
     return None if is_number(value) else f"its {split} {metric} is not a number"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from learn.comparison.defaults import LEVEL, MARGIN, MAX_PARAMETERS, REQUIRE, Require
 from learn.data.datasets import DATASETS
 from learn.data.indices import STRATIFY, VALIDATION, split_sizes
 from learn.data.photos.decode import CHANNELS, Mode
@@ -85,6 +86,15 @@ class ChampionConfig(Section):
 
     metric: str
     """The metric that ranks the dataset's experiments, by its name in `METRICS`."""
+    require: Require = REQUIRE
+    """What an experiment must be to replace the champion: `separable`, better by more than chance explains; `better`,
+    by however little; or `any`, the best one of the table in any case."""
+    level: Annotated[float, Field(gt=0, lt=1)] = LEVEL
+    """How often equally good models may be told apart, if `require` is `separable`."""
+    margin: Annotated[float, Field(ge=0)] = MARGIN
+    """By how much more than this an experiment must be better, in the metric's unit."""
+    max_parameters: Annotated[int, Field(ge=1)] | None = MAX_PARAMETERS
+    """Models with more parameters cannot be champion; null allows any number."""
 
 
 if TYPE_CHECKING:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
@@ -26,6 +28,7 @@ def log_evaluation(
     tags: dict[str, str],
     report: dict[str, Any],
     texts: dict[str, str],
+    files: dict[str, bytes],
     figures: dict[str, Figure],
     model: Any,
     about: dict[str, Any],
@@ -40,6 +43,7 @@ def log_evaluation(
         tags: Tags for the run.
         report: Content of the artifact report.json.
         texts: File → content of other artifacts.
+        files: The same for artifacts that are no text.
         figures: Name → figure.
         model: An nn.Module on the CPU, or None.
         about: What a prediction must know and the model's signature does not say: classes and loss.
@@ -62,6 +66,10 @@ def log_evaluation(
         client.log_dict(run_id, report, "report.json")
         for name, text in texts.items():
             client.log_text(run_id, text, name)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                Path(folder, name).write_bytes(content)
+                client.log_artifact(run_id, str(Path(folder, name)))
         for name, figure in figures.items():
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if model is not None and not whole_model(client, run):

@@ -59,7 +59,7 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 continue
             version = champions[dataset]
             of_dataset = [name for other, name in state_dicts if other == dataset]
-            champion = version is not None and is_model_of(version, run, of_dataset)
+            champion = version is not None and is_model_of(client, version, experiment, digest, of_dataset)
             page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
             found[dataset, experiment] = RunSummary(page, run.data.metrics.get("train/seconds"), champion)
     return found

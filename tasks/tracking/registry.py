@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.comparison.gate import Candidate, Champion, judge
+from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
 from learn.errors import TrackingError
+from learn.evaluation.predictions import Predictions, read
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model, why_broken
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import ALREADY_EXISTS, if_there, patiently, store_lock
-from tasks.tracking.tags import CHAMPION, EXPERIMENT, NO_MODEL, STAGE, STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import (
+    CHALLENGER,
+    CHAMPION,
+    DECISION,
+    EXPERIMENT,
+    NO_MODEL,
+    PREDICTIONS,
+    PREVIOUS,
+    STATE_DICT,
+    TEST_DATA,
+    VALIDATION_DATA,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -32,58 +45,125 @@ class Verdict:
 
 
 @patiently
-def register_champion(uri: str | None, dataset: str, best: Candidate, experiments: Collection[str]) -> Verdict:
-    """Gives the alias `champion` to the candidate if learn/comparison/gate.py allows it.
+def register_champion(
+    uri: str | None,
+    dataset: str,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    rule: Rule,
+    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+) -> Verdict:
+    """Gives the alias `champion` to the candidate that learn/comparison/gate.py chooses, and `challenger` to the next.
 
     Idempotent: if it is stopped anywhere and called again, the result is the same.
 
     Args:
         uri: Address of the store; None does nothing.
         dataset: Name of the dataset.
-        best: The candidate.
+        candidates: The experiments that can be champion, best first; at least one.
         experiments: Names of all experiments of the dataset.
+        rule: What a candidate must have to replace the champion.
+        evaluate: Returns what a registered model predicts on the split that decides; None if it does not fit the data.
     """
     if not uri:
         return Verdict("no champion: tracking is off")
     with open_store(uri) as client, store_lock(uri):
-        run = find_run(client, dataset, best.experiment, best.state_dict)
-        if run is None or not (model_id := whole_model(client, run)):
-            kept = run is None or NO_MODEL not in run.data.tags
-            why = "next: trackway relog" if kept else "evaluate says why it cannot be kept"
-            return Verdict(f"no new champion: MLflow has no model of {best.experiment}; {why}")
         current = champion_of(client, dataset)
-        champion = _as_record(client, current, run, experiments) if current else None
-        decision = judge(best, champion, experiments)
-        if not decision.promote:
-            if current and champion and champion.is_candidate:
-                _describe(client, current, best)
+        champion = _as_record(client, current, candidates, experiments, rule, evaluate) if current else None
+        decision = judge(candidates, champion, experiments, rule)
+        if current and champion and champion.own == candidates[0].experiment and not champion.is_broken:
+            _describe(client, current, candidates[0])
+        if decision.champion is None:
+            if decision.challenger and (version := _version_of(client, dataset, decision.challenger, experiments)):
+                _tag(client, version, {DECISION: decision.text, **_prefixed(decision.facts)})
+                client.set_registered_model_alias(dataset, CHALLENGER, version.version)
             return Verdict(decision.text)
-        version = _version_of(client, dataset, run, model_id, best, experiments)
-        _describe(client, version, best)
-        client.set_registered_model_alias(dataset, CHAMPION, version.version)
-        text = f"{best.experiment} is champion (version {version.version}, {best.result}){decision.text}"
-        return Verdict(text, is_new=True)
+        return _promote(client, dataset, decision.champion, decision, experiments, current)
 
 
-def _as_record(client: MlflowClient, version: ModelVersion, run: Run, experiments: Collection[str]) -> Champion:
-    """Returns a registered version as the gate needs it.
+def _promote(
+    client: MlflowClient,
+    dataset: str,
+    best: Candidate,
+    decision: Decision,
+    experiments: Collection[str],
+    current: ModelVersion | None,
+) -> Verdict:
+    """Gives a candidate the alias `champion`, and the version that had it the alias `previous-champion`."""
+    version = _version_of(client, dataset, best, experiments)
+    if version is None:
+        run = find_run(client, dataset, best.experiment, best.state_dict)
+        kept = run is None or NO_MODEL not in run.data.tags
+        why = "next: trackway relog" if kept else "evaluate says why it cannot be kept"
+        return Verdict(f"no new champion: MLflow has no model of {best.experiment}; {why}")
+    text = f"{best.experiment} is champion (version {version.version}, {best.result}){decision.text}"
+    _describe(client, version, best)
+    _tag(client, version, {DECISION: text, **_prefixed(decision.facts)})
+    if current and current.version != version.version:
+        client.set_registered_model_alias(dataset, PREVIOUS, current.version)
+    client.set_registered_model_alias(dataset, CHAMPION, version.version)
+    if _aliases(client, dataset).get(CHALLENGER) == str(version.version):
+        client.delete_registered_model_alias(dataset, CHALLENGER)
+    return Verdict(text, is_new=True)
 
-    Args:
-        client: A client of the store.
-        version: The version.
-        run: The candidate's run.
-        experiments: Names of all experiments of the dataset.
-    """
-    tags = version.tags
-    return Champion(
+
+def _as_record(
+    client: MlflowClient,
+    version: ModelVersion,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    rule: Rule,
+    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+) -> Champion:
+    """Returns a registered version as the gate needs it; its arguments are those of `register_champion`."""
+    tags, best = version.tags, candidates[0]
+    champion = Champion(
         version.name,
         version.version,
         tags.get(EXPERIMENT, "") if STATE_DICT in tags else None,
         {name: float(value) for name, value in tags.items() if name.startswith(("test/", "validation/"))},
         {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
-        is_candidate=is_model_of(version, run, experiments),
         is_broken=_why_version_broken(client, version) is not None,
     )
+    for each in candidates:
+        if is_model_of(client, version, each.experiment, each.state_dict, experiments):
+            return replace(
+                champion, own=each.experiment, metrics=each.metrics, data=each.data, predicted=each.predicted
+            )
+    if champion.is_broken or champion.experiment not in experiments:
+        return champion
+    same_data = champion.data.get(best.split) == best.data[best.split]
+    predicted = None
+    if same_data and rule.require == "separable":
+        predicted = _predictions_of(client, version, best.split)
+    if (not same_data) or (rule.require == "separable" and (not predicted or predicted.data != best.data[best.split])):
+        model, about, broken = _loaded(version)
+        predicted = None if broken else evaluate(model, about)
+    return replace(champion, predicted=predicted)
+
+
+def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
+    """Returns what a version's run says that it predicted; None if it does not say so."""
+    if not version.run_id or PREDICTIONS not in {item.path for item in client.list_artifacts(version.run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)
+
+
+def _prefixed(facts: dict[str, str]) -> dict[str, str]:
+    return {f"{DECISION}.{name}": value for name, value in facts.items()}
+
+
+def _tag(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _aliases(client: MlflowClient, dataset: str) -> dict[str, str]:
+    """Returns alias → version of a dataset's registered model."""
+    registered = if_there(lambda: client.get_registered_model(dataset))
+    return {alias: str(version) for alias, version in registered.aliases.items()} if registered else {}
 
 
 def _tags_of(candidate: Candidate) -> dict[str, str]:
@@ -101,33 +181,35 @@ def _tags_of(candidate: Candidate) -> dict[str, str]:
 
 def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:
     """Updates a version's tags, since its experiment may have been renamed, or measured again on other data."""
-    for key, value in _tags_of(best).items():
-        if version.tags.get(key) != value:
-            client.set_model_version_tag(version.name, version.version, key, value)
+    _tag(client, version, _tags_of(best))
 
 
 def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
     """Returns the version that has the alias `champion`; None if there is none."""
-    if not (registered := if_there(lambda: client.get_registered_model(dataset))):
+    if (version := _aliases(client, dataset).get(CHAMPION)) is None:
         return None
-    if (version := registered.aliases.get(CHAMPION)) is None:
-        return None
-    return if_there(lambda: client.get_model_version(dataset, str(version)))
+    return if_there(lambda: client.get_model_version(dataset, version))
 
 
-def is_model_of(version: ModelVersion, run: Run, experiments: Collection[str]) -> bool:
-    """Returns whether a registered version is the model of a run, or of another run of its experiment with equal bytes.
+def is_model_of(
+    client: MlflowClient, version: ModelVersion, experiment: str, state_dict: str, experiments: Collection[str]
+) -> bool:
+    """Returns whether a registered version is an experiment's model, or one with equal bytes of the same experiment.
 
     A version whose experiment is not one of the dataset's is taken for one of a renamed experiment.
 
     Args:
+        client: A client of the store.
         version: The version.
-        run: The run.
+        experiment: Name of the experiment.
+        state_dict: sha256 of its state_dict.
         experiments: Names of all experiments of the dataset.
     """
     name, digest = version.tags.get(EXPERIMENT), version.tags.get(STATE_DICT)
-    same_name = run.data.tags[STAGE] == f"train@{name}" or name not in experiments
-    return version.run_id == run.info.run_id or (same_name and run.data.tags[STATE_DICT] == digest)
+    if digest is None:  # registered by hand, maybe from the experiment's run
+        run = find_run(client, version.name, experiment, state_dict) if version.run_id else None
+        return run is not None and version.run_id == run.info.run_id
+    return digest == state_dict and (name == experiment or name not in experiments)
 
 
 def _why_version_broken(client: MlflowClient, version: ModelVersion) -> str | None:
@@ -147,19 +229,27 @@ def _source(version: ModelVersion) -> str | None:
 
 
 def _version_of(
-    client: MlflowClient, dataset: str, run: Run, model_id: str, best: Candidate, experiments: Collection[str]
-) -> ModelVersion:
-    """Returns the registered version of a run's model; creates one if there is none that can be loaded."""
+    client: MlflowClient, dataset: str, candidate: Candidate, experiments: Collection[str]
+) -> ModelVersion | None:
+    """Returns the registered version of a candidate's model; creates one if there is none that can be loaded.
+
+    Returns:
+        None if MLflow has no model of the candidate.
+    """
+    run = find_run(client, dataset, candidate.experiment, candidate.state_dict)
+    if run is None or not (model_id := whole_model(client, run)):
+        return None
     _create_registered_model(client, dataset)
     for version in client.search_model_versions(f"name = '{dataset}'"):
-        if is_model_of(version, run, experiments) and not _why_version_broken(client, version):
+        its = is_model_of(client, version, candidate.experiment, candidate.state_dict, experiments)
+        if its and not _why_version_broken(client, version):
             return version
     return client.create_model_version(
         dataset,
         f"models:/{model_id}",
         run.info.run_id,
         model_id=model_id,
-        tags=_tags_of(best),
+        tags=_tags_of(candidate),
     )
 
 
@@ -178,18 +268,21 @@ def _registered(client: MlflowClient, name: str) -> ModelVersion:
     raise TrackingError(f"{name} is no registered model; there is {there}")
 
 
-def _loaded(version: ModelVersion) -> tuple[Any, Any, str | None]:
+def _loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
     """Returns a version's model, what is stored with it, and, if it cannot be loaded, the reason."""
     import mlflow.pytorch
     from mlflow.exceptions import MlflowException
 
     uri = f"models:/{version.name}/{version.version}"
     try:
-        return mlflow.pytorch.load_model(uri), mlflow.models.get_model_info(uri), None
+        model, info = mlflow.pytorch.load_model(uri), mlflow.models.get_model_info(uri)
     except MlflowException:
         raise  # the store failed, not the model
     except Exception as error:  # torch raises many kinds of errors for a damaged file
-        return None, None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return None, ModelMetadata("", (), ()), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    about = info.metadata or {}
+    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
+    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape)), None
 
 
 @patiently
@@ -262,12 +355,10 @@ def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
         version = _registered(client, name)
         broken = _why_version_broken(client, version)
         if not broken:
-            model, info, broken = _loaded(version)
+            model, about, broken = _loaded(version)
         if broken:
             raise TrackingError(
                 f"{name} is version {version.version} of {version.name}, which cannot be loaded: {broken}; "
                 "next: trackway relog, which logs the champion again"
             )
-    about = info.metadata or {}
-    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
-    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape))
+    return model, about

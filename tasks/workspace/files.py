@@ -152,3 +152,13 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
 def sha256(file: Path) -> str:
     """Returns the sha256 of a file's content."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def samples_md5(folder: Path, part: str) -> str:
+    """Returns the md5 of a split's inputs and targets."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for kind in ("inputs", "targets"):
+        with (folder / f"{part}-{kind}.npy").open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -59,8 +59,13 @@ def report_file(dataset: str, experiment: str) -> Path:
     return Path("metrics") / dataset / f"{experiment}.report.json"
 
 
+def scored_file(dataset: str, experiment: str) -> Path:
+    """Returns the file with an experiment's predictions for each sample of the held-out splits."""
+    return Path("metrics") / dataset / f"{experiment}.predictions.npz"
+
+
 def predictions_file(experiment: str) -> Path:
-    """Returns the file with an experiment's predictions on the test split."""
+    """Returns the file with an experiment's predictions on the test split, for DVC's plot."""
     return Path("plots/predictions") / f"{experiment}.csv"
 
 

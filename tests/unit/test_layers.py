@@ -13,7 +13,7 @@ from tests.support.project import ROOT
 
 ALLOWED = {"learn": {"learn"}, "tasks": {"tasks", "learn"}, "flows": {"flows", "tasks", "learn"}}
 LAYERS = set(ALLOWED)
-LIGHT = {"torch", "torchvision", "numpy", "sklearn", "PIL", "matplotlib", "tqdm"}
+LIGHT = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "matplotlib", "tqdm"}
 MORE = {"archives.py": {"backports"}}  # imported before Python 3.11.4 only
 
 

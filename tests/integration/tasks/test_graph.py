@@ -30,7 +30,10 @@ PLUMBING = {
 }
 # tasks/params/ knows the names in DATASETS, MODELS and METRICS, so every stage imports these lists and what they list:
 # a new dataset or model must run nothing again, nor a new metric train anything.
-FOR_NAMES_ONLY = ("learn/data/", "learn/models/", "learn/evaluation/metrics.py", "learn/training/defaults.py")
+FOR_NAMES_ONLY = (
+    "learn/data/", "learn/models/", "learn/evaluation/metrics.py", "learn/training/defaults.py",
+    "learn/comparison/defaults.py",
+)  # fmt: skip
 READ_ONLY = {"train": ("learn/data/transformed.py",), "evaluate": ("learn/data/transformed.py",)}  # as it was written
 
 TRACE = """
@@ -126,7 +129,7 @@ def test_an_experiment_that_is_gone_leaves_the_comparison_and_the_championship(f
         "digits-mlp",
     ]
     left = {file.name for file in (finished.folder / "metrics/digits").iterdir()}
-    assert left == {"digits-mlp.json", "digits-mlp.report.json"}
+    assert left == {"digits-mlp.json", "digits-mlp.predictions.npz", "digits-mlp.report.json"}
     assert "up to date" in finished.run("dvc", "status").stdout
     finished.run("python", "-c", LOAD_CHAMPION)
 
@@ -159,6 +162,7 @@ CHANGES = {
     "a changed block": ("learn/models/blocks/activation.py", *COMMENT, "train evaluate"),
     "the loop": ("learn/training/loop.py", *COMMENT, "train evaluate"),
     "a default of training": ("learn/training/defaults.py", "RESEED = True", "RESEED = False", "train evaluate"),
+    "a default of champions": ("learn/comparison/defaults.py", "MARGIN = 0.0", "MARGIN = 0.1", "register"),
     "a default of splits": ("learn/data/indices.py", "STRATIFY = False", "STRATIFY = True", "split"),
     "a default of transforms": (
         "learn/data/transformed.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         "state_dict/model.pt",
         f"history/{name}.csv",
         "report.json",
+        "predictions.npz",
         "diagnosis.txt",
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
@@ -182,6 +184,7 @@ def test_a_worse_experiment_does_not_take_the_championship(finished: Project) ->
 
 def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Project) -> None:
     """By the test part digits-cnn is better. Then the validation part is one picture: digits-mlp sees one class."""
+    decides(finished, "digits", "require: better")
     file = finished.folder / "metrics/digits/digits-mlp.json"
     numbers = json.loads(file.read_bytes())
     best = json.loads(finished.read("metrics/digits/digits-cnn.json"))
@@ -212,12 +215,55 @@ assert mlflow.pytorch.load_model("models:/digits@champion")(torch.rand(3, 1, 8, 
 """
 
 
-def test_other_test_data_opens_the_championship_again(finished: Project) -> None:
+def decides(project: Project, dataset: str, rule: str) -> None:
+    """Adds to what `champion` of a dataset says."""
+    text = project.read("params.yaml")
+    before, entry, after = text.partition(f"  {dataset}:\n    source")
+    (project.folder / "params.yaml").write_text(
+        before + entry + after.replace("champion: {metric: accuracy", f"champion: {{metric: accuracy, {rule}", 1)
+    )
+
+
+def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
+    """It stays if it is better there than two that learned nothing; then it loses its place to a better one."""
     finished.edit("params.yaml", "stratify: true, seed: 42}", "stratify: true, seed: 43}")
     finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")
     finished.edit("params.yaml", "lr: 0.1}\n    epochs: 30", "lr: 0.001}\n    epochs: 1")
     log = finished.run("dvc", "repro").stdout
-    assert " is champion (version 2, validation accuracy 0." in log
+    assert "register digits: the champion is measured anew on the validation part, which is other data now" in log
+    assert re.search(r"digits-cnn \(version 1, validation accuracy 0\.9\d+\) stays champion; digits-\w+ has 0\.", log)
+    finished.edit("params.yaml", "cluster_std: 1.5, seed: 42", "cluster_std: 1.5, seed: 43")
+    log = finished.run("dvc", "repro", "register@blobs").stdout
+    assert re.search(r"blobs-linear is champion \(version 2, .*; blobs-linear has 0\.\d+ there \(p = \S+e-\d+\)", log)
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    assert str(client.get_model_version_by_alias("blobs", "previous-champion").version) == "1"
+
+
+def test_one_that_chance_could_have_made_better_is_challenger(finished: Project) -> None:
+    """The other way round: digits-mlp is champion, and digits-cnn has three of 180 more samples right."""
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.00003")
+    decides(finished, "digits", "require: any")
+    assert "digits-mlp is champion (version 2" in finished.run("dvc", "repro").stdout
+    finished.edit("params.yaml", "lr: 0.00003", "lr: 0.003")
+    finished.edit("params.yaml", "require: any", "require: separable")
+    log = finished.run("dvc", "repro").stdout
+    told = re.search(
+        r"digits-mlp \(version 2, validation accuracy 0\.9556\) stays champion; digits-cnn has 0\.9722, which is not "
+        r"separable from it \(p = 0\.\d+\); [\d,]+ samples would tell a difference of 1 point",
+        log,
+    )
+    assert told, log
+    challenger = client.get_model_version_by_alias("digits", "challenger")
+    assert (challenger.tags["experiment"], challenger.tags["trackway.decision"]) == ("digits-cnn", told[0])
+    assert 0.05 < float(challenger.tags["trackway.decision.p"]) <= 1
+    finished.run("python", "-c", LOAD_CHAMPION)
+    finished.edit("params.yaml", "require: separable", "max_parameters: 3000")
+    log = finished.run("dvc", "repro").stdout
+    assert "digits-cnn cannot be champion: it has 3,240 parameters, more than champion.max_parameters allows" in log
+    finished.edit("params.yaml", "max_parameters: 3000", "require: better")
+    assert "digits-cnn is champion (version 1, " in finished.run("dvc", "repro").stdout
+    assert "challenger" not in client.get_registered_model("digits").aliases
 
 
 def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
