@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -38,6 +39,8 @@ from tasks.register import is_complete
 from tasks.stage import checked_params
 from tasks.tracking.address import address
 from tasks.workspace.locks import one_at_a_time
+
+LARGE_GRAPH = 100  # stages; in a larger graph those that are up to date have no task: Prefect takes 25 ms for each
 
 
 def _name(flow: str, parameters: dict[str, Any]) -> str:
@@ -166,25 +169,10 @@ def _warm_if_many(
         say: Tells the user that one is started.
     """
     with ExitStack() as meanwhile:
-        if _how_many_run(stages, graph, changed, force) >= MIN_STAGES_FOR_WARM and meanwhile.enter_context(preloaded()):
+        idle = without_work(stages, graph.needs, lambda name: name in changed or force(name))
+        if len(stages) - len(idle) >= MIN_STAGES_FOR_WARM and meanwhile.enter_context(preloaded()):
             say(PRELOADING)
         yield
-
-
-def _how_many_run(stages: list[str], graph: Graph, changed: set[str], force: Callable[[str], bool]) -> int:
-    """Returns how many stages must run or may have to, because a stage that they need must.
-
-    Args:
-        stages: Each after those that it needs.
-        graph: DVC's graph.
-        changed: The stages that are not up to date.
-        force: Whether a stage runs even if it is up to date.
-    """
-    run: set[str] = set()
-    for name in stages:
-        if name in changed or force(name) or not run.isdisjoint(graph.needs(name)):
-            run.add(name)
-    return len(run)
 
 
 def _run_stages(
@@ -193,13 +181,18 @@ def _run_stages(
     """Runs each stage as soon as the stages that it needs are done, and returns the final state of each."""
     timeouts = params.flow.timeouts.model_dump()
     mlflow = _Mlflow(params)
+    skipped: set[str] = set()  # they have no task
     futures: dict[str, PrefectFuture[Any]] = {}
     running: dict[PrefectFuture[Any], str] = {}
+    if len(waiting) > LARGE_GRAPH:
+        skipped = without_work(waiting, graph.needs, lambda name: name in changed or force(name) or mlflow.lacks(name))
+        waiting = [name for name in waiting if name not in skipped]
+        get_run_logger().info(f"{len(skipped)} stages are up to date and need no task")
 
     while waiting or running:
-        done = set(futures) - set(running.values())
+        done = skipped | set(futures) - set(running.values())
         for name in ready(waiting, done, graph.needs, workers - len(running)):
-            needs = [futures[need] for need in graph.needs(name)]
+            needs = [futures[need] for need in graph.needs(name) if need not in skipped]
             # If a needed stage has run, DVC is asked again; if one has failed, Prefect ends the task as NotReady.
             ran = any(need.state.name != "Cached" for need in needs)
             unchanged = name not in changed and not (ran and graph.changed([name]))
@@ -213,7 +206,23 @@ def _run_stages(
             first = next(as_completed(list(running)))
             first.wait()  # before this, its state may be out of date
             running.pop(first)
-    return {name: future.state for name, future in futures.items()}
+    up_to_date: dict[str, State[Any]] = dict.fromkeys(skipped, Completed(name="Cached", message="up to date"))
+    return up_to_date | {name: future.state for name, future in futures.items()}
+
+
+def without_work(stages: list[str], needs: Callable[[str], list[str]], has_work: Callable[[str], bool]) -> set[str]:
+    """Returns the stages that need not run, because neither they nor any stage that they need, however far, have work.
+
+    Args:
+        stages: Each after those that it needs.
+        needs: Returns the stages that a stage needs.
+        has_work: Returns whether a stage itself must run.
+    """
+    found: set[str] = set()
+    for name in stages:
+        if all(need in found for need in needs(name)) and not has_work(name):
+            found.add(name)
+    return found
 
 
 def ready(waiting: list[str], done: Collection[str], needs: Callable[[str], list[str]], free: int) -> list[str]:
@@ -225,7 +234,8 @@ def ready(waiting: list[str], done: Collection[str], needs: Callable[[str], list
         needs: Returns the stages that a stage needs.
         free: Number of free workers, the largest number of stages returned.
     """
-    return [name for name in waiting if all(need in done for need in needs(name))][: max(free, 0)]
+    able = (name for name in waiting if all(need in done for need in needs(name)))
+    return list(islice(able, max(free, 0)))
 
 
 class _Mlflow:
@@ -298,7 +308,9 @@ def run_pipeline(
         check_publishable(params, graph, branch)
     # Publishing the results needs this import; meanwhile Prefect's server starts, which takes seconds, too.
     Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
-    with _warm_if_many(stages, graph, graph.changed(), lambda _: force, print):  # it is ready when the server answers
+    # So it is ready when the server answers. In a large graph looking takes longer than that.
+    changed = graph.changed() if len(stages) <= LARGE_GRAPH else set()
+    with _warm_if_many(stages, graph, changed, lambda _: force, print):
         wait_for_server()
         end_dead_runs(deployments=False)
         return pipeline(targets, workers, force, branch, return_state=True)

@@ -98,6 +98,7 @@ def measured(params: Params, name: str) -> Evaluation:
         NotFiniteError: A loss, a logit or a metric is NaN or infinite.
     """
     from learn.evaluation.diagnosis import diagnose
+    from learn.evaluation.intervals import intervals
     from learn.evaluation.metrics import confusion, per_class, report
 
     assembled = assemble(params, name, HELD_OUT, "test")
@@ -125,6 +126,7 @@ def measured(params: Params, name: str) -> Evaluation:
         STATE_DICT: sha256(state_dict_file(name)),
         TEST_DATA: predicted["test"].data,
         "diagnosis": vars(diagnosis),
+        "intervals": {part: intervals(each) for part, each in predicted.items()},
     }
     if info.held_out != "test":
         details[VALIDATION_DATA] = predicted["validation"].data

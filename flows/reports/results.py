@@ -25,7 +25,10 @@ REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the stat
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
 LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
-CAPTION = "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part"
+CAPTION = (
+    "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
+    "± is half of the 95 % interval"
+)
 
 
 def results(params: Params) -> tuple[list[dict[str, Any]], str]:
@@ -47,6 +50,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
                     **numbers,
                     "metric": params.datasets[experiment.dataset].champion.metric,
                     "diagnosis": report["diagnosis"]["summary"],
+                    "intervals": report.get("intervals", {}),
                     STATE_DICT: report[STATE_DICT],
                 }
             )
@@ -164,11 +168,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _value(row: dict[str, Any], part: str) -> str:
-    """Returns the dataset's metric on a split as text."""
+    """Returns the dataset's metric on a split as text, with half of its 95 % interval."""
     value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
-    return f"{value:.2%}" if row["metric"] == "accuracy" else f"{value:.5f}"
+    low, high = row.get("intervals", {}).get(part, {}).get(row["metric"], (value, value))
+    half = (high - low) / 2
+    if row["metric"] == "accuracy":
+        return f"{value:.2%} ±{half:.1%}".removesuffix("%") if half else f"{value:.2%}"
+    return f"{value:.5f} ±{half:.1g}" if half else f"{value:.5f}"
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:

@@ -26,6 +26,7 @@ from learn.evaluation.intervals import (
 )
 from learn.evaluation.metrics import METRICS
 
+EXCHANGES = 10_000  # random exchanges of predictions; 1,000 if a metric is computed for one at a time
 POWER = 0.8  # the usual probability of finding a difference that is there
 
 
@@ -61,7 +62,7 @@ def compare(
         classes: Number of classes; 0 for regression.
         stratified: Whether the split is stratified.
         level: Share of cases in which the interval contains the true difference; None for no interval.
-        resamples: Number of resamples; None for the default.
+        resamples: Number of resamples and of exchanges; None for the defaults.
     """
     score, samples = METRICS[metric], grouped(targets, first, second, classes=classes, stratified=stratified)
 
@@ -69,11 +70,12 @@ def compare(
         return np.subtract(*(score.of_weights(samples.targets, each, weights) for each in samples.predictions))
 
     discordant = float(((first == targets) != (second == targets)).mean()) if classes else math.nan
-    resamples = resamples or resamples_for(metric)
     return Comparison(
         float(difference(samples.counts[None].astype(float))[0]),
-        bca(difference, samples, resamples, level) if level else None,
-        mcnemar(targets, first, second) if metric == "accuracy" else _randomization(metric, samples, resamples),
+        bca(difference, samples, resamples or resamples_for(metric), level) if level else None,
+        mcnemar(targets, first, second)
+        if metric == "accuracy"
+        else _randomization(metric, samples, resamples or (EXCHANGES if score.weighted else 1_000)),
         discordant,
         len(targets),
     )

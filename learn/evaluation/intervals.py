@@ -7,15 +7,17 @@ weights: a sample that was drawn twice has the weight 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from learn.evaluation.metrics import METRICS
+from learn.evaluation.predictions import Predictions
 
 LEVEL = 0.95  # an interval contains the metric of all possible samples in so many of 100 cases
-RESAMPLES = 10_000
+RESAMPLES = 2_000  # Efron and Tibshirani's advice
 RESAMPLES_ONE_BY_ONE = 1_000  # for a metric of a user's own, which is computed resample by resample
 SEED = 0  # the same samples give the same interval
 CELLS = 2**22  # weights in memory at a time
@@ -84,7 +86,9 @@ def interval(
     level: float = LEVEL,
     resamples: int | None = None,
 ) -> Interval | None:
-    """Returns a metric's interval; None if it is not computed from predictions, or if one sample is too few.
+    """Returns a metric's interval.
+
+    Returns None if the metric is not computed from predictions, cannot be computed for a resample, or has one sample.
 
     Args:
         metric: A name in METRICS.
@@ -104,12 +108,27 @@ def interval(
     def of_weights(weights: np.ndarray) -> np.ndarray:
         return METRICS[metric].of_weights(samples.targets, samples.predictions[0], weights)
 
-    return bca(of_weights, samples, resamples or resamples_for(metric), level)
+    try:
+        found = bca(of_weights, samples, resamples or resamples_for(metric), level)
+    except (ValueError, ArithmeticError):
+        return None  # a metric of a user's own, which may need samples of each class
+    return found if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 
 def resamples_for(metric: str) -> int:
     """Returns how many resamples a metric's interval takes: fewer if each is computed by itself."""
     return RESAMPLES if METRICS[metric].weighted else RESAMPLES_ONE_BY_ONE
+
+
+def intervals(found: Predictions) -> dict[str, list[float]]:
+    """Returns metric → [low, high] for all metrics that are computed from predictions, rounded to six digits.
+
+    The digits behind them may differ from processor to processor.
+    """
+    kind = "classification" if found.classes else "regression"
+    names = [name for name, metric in METRICS.items() if metric.kind in (kind, "any")]
+    measured = {name: interval(name, found.targets, found.predictions, classes=found.classes) for name in names}
+    return {name: [float(f"{end:.6g}") for end in (each.low, each.high)] for name, each in measured.items() if each}
 
 
 def wilson(right: int, total: int, level: float = LEVEL) -> Interval:

@@ -31,7 +31,7 @@ def test_nothing_has_changed_right_after(door: str, request: pytest.FixtureReque
 def test_it_ends_with_the_comparison_and_the_next_steps(by_flow: Project) -> None:
     log = by_flow.read(".git/first-run.log")
     assert "31 stages: 31 run, 0 up to date" in log
-    row = r"circles +circles-relu +151 +1,000 +0\.57440 +accuracy +– +86\.50% +\d+\.\d +still improving +champion"
+    row = r"circles +circles-relu +151 +1,000 +0\.57440 +accuracy +– +86\.50% ±4\.7 +\d+\.\d +still improving +champion"
     assert re.search(row, log), log[-3000:]
     assert "trackway up (or make up) starts MLflow's and Prefect's pages" in log
     assert "edit params.yaml, then dvc repro" in log
@@ -67,6 +67,17 @@ def test_a_target_brings_what_it_needs_and_nothing_else(finished: Project) -> No
         "train line-linear",
         "evaluate line-linear",
     }
+
+
+def test_in_a_large_graph_only_stages_with_work_have_a_task(finished: Project) -> None:
+    finished.edit("flows/pipeline.py", "LARGE_GRAPH = 100", "LARGE_GRAPH = 30")
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
+    log = finished.run("python", "-m", "flows.cli", "run").stdout
+    assert "27 stages are up to date and need no task" in log
+    ran = set(re.findall(r"Task run '([^']+)' - Finished in state Completed", log))
+    assert ran == {"group experiments", "train digits-cnn", "evaluate digits-cnn", "register digits"}
+    assert "Completed('31 stages: 4 run, 27 up to date')" in log
+    assert "Task run 'split line'" not in log
 
 
 FULL = """\

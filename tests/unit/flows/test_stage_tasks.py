@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows.pipeline import ready
+from flows.pipeline import ready, without_work
 from flows.stage_tasks import TASKS, failed_by_network, final_state, may_succeed_again
 from tasks.workspace.environment import OUTCOME
 from tasks.workspace.outcome import Outcome, tell, told
@@ -66,6 +66,15 @@ def test_stages_start_once_their_needs_are_done_and_a_worker_is_free() -> None:
     assert can_start({"download", "split"}, 2) == ["train@a", "train@b"]
     assert can_start({"download", "split"}, 1) == ["train@a"]
     assert can_start({"download", "split"}, 0) == []
+
+
+def test_a_stage_has_no_work_if_it_and_all_that_it_needs_have_none() -> None:
+    def idle(*work: str) -> set[str]:
+        return without_work([*NEEDS], NEEDS.__getitem__, lambda name: name in work)
+
+    assert idle() == set(NEEDS)
+    assert idle("train@a") == {"download", "split", "train@b"}
+    assert idle("download") == set()
 
 
 def test_an_outcome_comes_back_as_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

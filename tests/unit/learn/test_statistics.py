@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 
 from learn.comparison.paired import compare, holm, mcnemar, samples_needed
-from learn.evaluation.intervals import Interval, grouped, interval, wilson
+from learn.evaluation.intervals import Interval, grouped, interval, intervals, wilson
 from learn.evaluation.metrics import METRICS, Metric, metrics_for
+from learn.evaluation.predictions import Predictions
 
 CLASSES = ("a", "b", "c")
 SAMPLES = 120
@@ -149,3 +150,14 @@ def test_a_metric_of_ones_own_has_an_interval_too(monkeypatch: pytest.MonkeyPatc
     found = interval("worst", np.zeros_like(errors), errors, classes=0)
     assert found
     assert 0.8 < found.low < found.high <= 1
+
+    def picky(targets: np.ndarray, predictions: np.ndarray) -> float:
+        if len(np.unique(targets)) < 3:
+            raise ValueError("a class is missing")
+        return 1.0
+
+    monkeypatch.setitem(METRICS, "picky", Metric("classification", "higher", picky))
+    targets = np.array([0] * 10 + [1] * 10 + [2])
+    assert interval("picky", targets, targets, classes=3) is None
+    all_found = intervals(Predictions(targets, targets, "md5", 3))
+    assert set(all_found) == {"accuracy", "precision_macro", "recall_macro", "f1_macro"}
