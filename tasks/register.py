@@ -152,6 +152,12 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
     )
 
 
+def candidates(params: Params, name: str) -> list[Candidate]:
+    """Returns all experiments of a dataset, best first, also those that cannot be champion by themselves."""
+    dataset = params.dataset(name)
+    return [_candidate(name, row, dataset.split.held_out, dataset.champion.metric) for row in compared(params, name)]
+
+
 def _candidate(name: str, row: dict[str, Any], part: str, metric: str) -> Candidate:
     """Returns an experiment as the gate needs it.
 

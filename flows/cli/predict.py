@@ -1,4 +1,4 @@
-"""The command that uses a registered model."""
+"""The commands that use registered models, and choose the champion by hand."""
 
 from __future__ import annotations
 
@@ -32,3 +32,25 @@ def predict(
     if plot:
         prediction.plot(found, there / plot)
         print(f"written: {plot}")
+
+
+@app.command()
+def rollback(dataset: Annotated[str, typer.Argument(help="whose champion goes")]) -> None:
+    """Make the champion before the present one champion again; the present one does not come back by itself."""
+    in_project()
+    from tasks.champion import rollback as go_back
+
+    print(go_back(load_params(), dataset))
+
+
+@app.command()
+def promote(
+    dataset: Annotated[str, typer.Argument(help="the dataset")],
+    experiment: Annotated[str, typer.Argument(help="one of its experiments, which was evaluated")],
+    because: Annotated[str, typer.Option(help="the reason, which is kept with the version")],
+) -> None:
+    """Make an experiment's model the champion, whatever its metrics are; models of today do not take its place."""
+    in_project()
+    from tasks.champion import promote as choose
+
+    print(choose(load_params(), dataset, experiment, because))

@@ -61,6 +61,8 @@ class Champion:
     own: str | None = None  # the candidate whose model it is
     is_broken: bool = False  # it cannot be loaded
     predicted: Predictions | None = None  # on the split that decides, as it is now
+    refused: frozenset[str] = frozenset()  # sha256 of state_dicts over which a user chose it by hand
+    decision: str = ""  # what was said when it became champion
 
     def value_for(self, candidate: Candidate) -> float | None:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
@@ -115,10 +117,13 @@ def judge(
     if champion.experiment not in experiments:
         was = f"{champion.experiment} (version {champion.version}) was"
         return Decision(best, f"; {was}, and is no experiment of {champion.dataset} any more")
-    value = champion.value_for(best)
+    rivals = [c for c in candidates if c.experiment != champion.own and c.state_dict not in champion.refused]
+    if not rivals:
+        return Decision(None, f"{champion.experiment} (version {champion.version}) stays champion: {champion.decision}")
+    value = champion.value_for(rivals[0])
     if value is None:
-        return Decision(best, f"; {champion.experiment} was, and cannot be measured on this data")
-    return _compared([each for each in candidates if each.experiment != champion.own], champion, value, rule)
+        return Decision(rivals[0], f"; {champion.experiment} was, and cannot be measured on this data")
+    return _compared(rivals, champion, value, rule)
 
 
 def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: Rule) -> Decision:

@@ -23,6 +23,7 @@ from tasks.tracking.tags import (
     NO_MODEL,
     PREDICTIONS,
     PREVIOUS,
+    REFUSED,
     STATE_DICT,
     TEST_DATA,
     VALIDATION_DATA,
@@ -99,12 +100,92 @@ def _promote(
     text = f"{best.experiment} is champion (version {version.version}, {best.result}){decision.text}"
     _describe(client, version, best)
     _tag(client, version, {DECISION: text, **_prefixed(decision.facts)})
+    _move(client, dataset, version, current)
+    return Verdict(text, is_new=True)
+
+
+@patiently
+def promote_by_hand(
+    uri: str,
+    dataset: str,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    experiment: str,
+    because: str,
+) -> str:
+    """Gives an experiment's model the alias `champion`, and keeps the reason and the models that it was preferred to.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        candidates: All experiments of the dataset.
+        experiments: Their names.
+        experiment: The one that becomes champion.
+        because: The reason.
+
+    Raises:
+        TrackingError: MLflow does not have the experiment's model.
+    """
+    (chosen,) = (each for each in candidates if each.experiment == experiment)
+    with open_store(uri) as client, store_lock(uri):
+        current = champion_of(client, dataset)
+        version = _version_of(client, dataset, chosen, experiments)
+        if version is None:
+            raise TrackingError(f"MLflow has no model of {experiment}; next: trackway relog, which says why or logs it")
+        _describe(client, version, chosen)
+        others = {each.state_dict for each in candidates if each is not chosen}
+        if current and STATE_DICT in current.tags and current.version != version.version:
+            others.add(current.tags[STATE_DICT])
+        text = f"{experiment} is champion (version {version.version}, {chosen.result}), chosen by hand: {because}"
+        _tag(client, version, {DECISION: text, REFUSED: " ".join(sorted(others - {chosen.state_dict}))})
+        _move(client, dataset, version, current)
+        return text
+
+
+@patiently
+def roll_back(uri: str, dataset: str, experiments: Collection[str]) -> str:
+    """Exchanges the aliases `champion` and `previous-champion`.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        experiments: Names of all experiments of the dataset.
+
+    Raises:
+        TrackingError: There is no champion before the present one, or it cannot be loaded.
+    """
+    with open_store(uri) as client, store_lock(uri):
+        current, number = champion_of(client, dataset), _aliases(client, dataset).get(PREVIOUS)
+        version = if_there(lambda: client.get_model_version(dataset, str(number))) if number else None
+        if version is None or (current and current.version == version.version):
+            raise TrackingError(
+                f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
+                f"--because TEXT, with one of {', '.join(experiments)}"
+            )
+        if broken := _why_version_broken(client, version):
+            raise TrackingError(f"version {version.version} of {dataset}, champion before, cannot be loaded: {broken}")
+        was = f"; version {current.version} was" if current else ""
+        name = version.tags.get(EXPERIMENT, "a model registered by hand")
+        text = f"{name} (version {version.version}) is champion of {dataset} again{was}, and was rolled back"
+        refused = set(version.tags.get(REFUSED, "").split())
+        if current and STATE_DICT in current.tags:
+            refused.add(current.tags[STATE_DICT])
+        refused.discard(version.tags.get(STATE_DICT, ""))
+        _tag(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused))})
+        _move(client, dataset, version, current)
+        return text
+
+
+def _move(client: MlflowClient, dataset: str, version: ModelVersion, current: ModelVersion | None) -> None:
+    """Gives a version the alias `champion`, and the version that had it `previous-champion`.
+
+    In this order a kill between two steps leaves a champion.
+    """
     if current and current.version != version.version:
         client.set_registered_model_alias(dataset, PREVIOUS, current.version)
     client.set_registered_model_alias(dataset, CHAMPION, version.version)
     if _aliases(client, dataset).get(CHALLENGER) == str(version.version):
         client.delete_registered_model_alias(dataset, CHALLENGER)
-    return Verdict(text, is_new=True)
 
 
 def _as_record(
@@ -124,6 +205,8 @@ def _as_record(
         {name: float(value) for name, value in tags.items() if name.startswith(("test/", "validation/"))},
         {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
         is_broken=_why_version_broken(client, version) is not None,
+        refused=frozenset(tags.get(REFUSED, "").split()),
+        decision=tags.get(DECISION, ""),
     )
     for each in candidates:
         if is_model_of(client, version, each.experiment, each.state_dict, experiments):

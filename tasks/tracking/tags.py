@@ -12,6 +12,7 @@ REBUILT = "trackway.rebuilt"  # the tag of a run that was rebuilt from DVC's out
 PROCESS = "trackway.process"  # the tag that names the process that writes a run: machine, pid, when it was created
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"  # aliases of registered versions
 DECISION = "trackway.decision"  # the tag of a registered version that says why it did or did not become champion
+REFUSED = "trackway.refused"  # the tag of a champion with the state_dicts that do not take its place by themselves
 PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for each sample of the held-out splits
 KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970

@@ -47,6 +47,8 @@ RUN_BY = {
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
+    'trackway promote digits digits-mlp --because "smaller on disk"': "test_a_champion_is_chosen_by_hand_and_goes_back",
+    "trackway rollback digits": "test_a_champion_is_chosen_by_hand_and_goes_back",
     "trackway relog": "test_outputs_reach_another_clone_through_a_remote",
     "trackway remove blobs --with-experiments": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",
     "trackway remove digits-mlp": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",

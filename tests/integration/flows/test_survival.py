@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,9 +301,16 @@ def test_a_download_is_tried_again_where_the_network_failed(finished: Project, s
     assert "download fashion_mnist: 4 files" in log
 
 
-def test_two_flows_in_one_folder_take_turns(undone: Project, run: subprocess.Popen[str], served: Served) -> None:
-    read_until(run, "train digits-mlp: 4,810 parameters")
-    log = undone.run(*RUN, PREFECT_API_URL=f"{served.prefect}/api").stdout
+def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served) -> None:
+    """The first trains for some 30 s, far longer than the second takes to start."""
+    undone.edit("params.yaml", "    epochs: 30\n", "    epochs: 900\n")
+    server = {"PREFECT_API_URL": f"{served.prefect}/api"}
+    with undone.start(*RUN, **server) as first:
+        read_until(first, "/900, train/loss")
+        assert first.stdout
+        threading.Thread(target=first.stdout.read, daemon=True).start()  # it must not wait for a reader
+        log = undone.run(*RUN, check=True, **server).stdout
+        first.wait()
     assert "another flow is at work in this folder; waiting for it to end" in log
     assert "9 stages: 0 run, 9 up to date" in log
 

@@ -23,7 +23,7 @@ from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
-from tests.support.project import ROOT, Project
+from tests.support.project import ROOT, TRACKWAY, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
 
@@ -237,6 +237,48 @@ def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
     assert re.search(r"blobs-linear is champion \(version 2, .*; blobs-linear has 0\.\d+ there \(p = \S+e-\d+\)", log)
     client = mlflow.MlflowClient(finished.tracking_uri)
     assert str(client.get_model_version_by_alias("blobs", "previous-champion").version) == "1"
+
+
+PREDICT = """
+import mlflow.pytorch, torch
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+print(mlflow.pytorch.load_model("models:/digits@champion")(torch.ones(2, 1, 8, 8)).sum().item())
+"""
+
+
+def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
+    """Each time `models:/digits@champion` answers with another model, and a registration changes nothing."""
+    because = ("--because", "smaller on disk")
+    first = finished.run("python", "-c", PREDICT).stdout
+    said = finished.run(*TRACKWAY, "promote", "digits", "digits-mlp", *because).stdout
+    told = r"digits-mlp is champion \(version 2, validation accuracy 0\.9556, .*\), chosen by hand: smaller on disk"
+    assert re.search(told, said), said
+    second = finished.run("python", "-c", PREDICT).stdout
+    assert second != first
+    assert re.search(rf"digits-mlp \(version 2\) stays champion: {told}", finished.stage("register@digits").stdout)
+
+    said = finished.run(*TRACKWAY, "rollback", "digits").stdout
+    assert "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back" in said
+    assert finished.run("python", "-c", PREDICT).stdout == first
+    assert "digits-cnn stays champion (version 1)" in finished.stage("register@digits").stdout
+    finished.run(*TRACKWAY, "rollback", "digits")
+    assert finished.run("python", "-c", PREDICT).stdout == second
+
+    finished.run(*TRACKWAY, "promote", "circles", "circles-linear", *because)
+    assert "circles-linear (version 2) stays champion" in finished.stage("register@circles").stdout
+    finished.edit("params.yaml", "lr: 0.1}\n    epochs: 1000", "lr: 0.1}\n    epochs: 900")
+    log = finished.run("dvc", "repro", "register@circles").stdout  # a model of today was refused, this one is new
+    assert "circles-relu is champion (version 3, " in log
+    for wrong, why in {
+        ("rollback", "line"): "line has no champion before the present one; next: trackway promote line EXPERIMENT",
+        ("rollback", "lines"): "datasets.lines is not in params.yaml",
+        ("promote", "digits", "line-linear", *because): "line-linear is no experiment of digits; it must be one of ",
+        ("promote", "digits", "digits-mlp", "--because", " "): "--because is empty; say why",
+    }.items():
+        done = finished.run(*TRACKWAY, *wrong, check=False)
+        assert done.returncode == 1
+        assert why in done.stdout
+        assert "Traceback" not in done.stdout
 
 
 def test_one_that_chance_could_have_made_better_is_challenger(finished: Project) -> None:

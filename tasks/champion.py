@@ -1,0 +1,57 @@
+"""Moves a dataset's alias `champion` by hand: back to the champion before, or to an experiment of the user's choice."""
+
+from __future__ import annotations
+
+from learn.errors import ParamsError, TrackingError, did_you_mean
+from tasks.params import Params
+from tasks.register import candidates
+from tasks.tracking.registry import promote_by_hand, roll_back
+
+
+def rollback(params: Params, dataset: str) -> str:
+    """Gives the alias `champion` back to the champion before the present one, and returns what was done.
+
+    The model that it is taken from does not become champion again by itself.
+
+    Raises:
+        ParamsError: There is no such dataset.
+        TrackingError: There is no store, or no champion before, or its model cannot be loaded.
+    """
+    params.dataset(dataset)
+    return roll_back(_store(params), dataset, params.experiments_of(dataset))
+
+
+def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
+    """Makes an experiment's model the champion, whatever its metrics are, and returns what was done.
+
+    The dataset's other models of today do not take its place by themselves; one that is trained later may.
+
+    Args:
+        params: The parameters.
+        dataset: Name of the dataset.
+        experiment: Name of one of its experiments, which was evaluated.
+        because: The reason, which is kept with the version.
+
+    Raises:
+        ParamsError: There is no such dataset, or no such experiment of it, or there is no reason.
+        TrackingError: There is no store, or MLflow does not have the experiment's model.
+    """
+    params.dataset(dataset)
+    names = params.experiments_of(dataset)
+    if experiment not in names:
+        known = f"it must be one of {', '.join(names)}{did_you_mean(experiment, names)}"
+        raise ParamsError([f"{experiment} is no experiment of {dataset}; {known}"])
+    if not because.strip():
+        raise ParamsError(["--because is empty; say why, for it is kept with the version"])
+    store = _store(params)
+    try:
+        found = candidates(params, dataset)
+    except FileNotFoundError as error:
+        raise TrackingError(f"{error.filename} is not there; next: dvc repro register@{dataset}") from error
+    return promote_by_hand(store, dataset, found, names, experiment, because.strip())
+
+
+def _store(params: Params) -> str:
+    if not params.tracking:
+        raise TrackingError("tracking is null in params.yaml: there is no store with champions")
+    return params.tracking
