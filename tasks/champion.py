@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from learn.comparison.gate import Candidate
 from learn.errors import ParamsError, TrackingError, did_you_mean
 from tasks.params import Params
-from tasks.register import candidates
+from tasks.register import candidates, compared
 from tasks.tracking.registry import promote_by_hand, roll_back
 
 
@@ -18,7 +19,7 @@ def rollback(params: Params, dataset: str) -> str:
         TrackingError: There is no store, or no champion before, or its model cannot be loaded.
     """
     params.dataset(dataset)
-    return roll_back(_store(params), dataset, params.experiments_of(dataset))
+    return roll_back(_store(params), dataset, _evaluated(params, dataset), params.experiments_of(dataset))
 
 
 def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
@@ -43,12 +44,15 @@ def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
         raise ParamsError([f"{experiment} is no experiment of {dataset}; {known}"])
     if not because.strip():
         raise ParamsError(["--because is empty; say why, for it is kept with the version"])
-    store = _store(params)
+    return promote_by_hand(_store(params), dataset, _evaluated(params, dataset), names, experiment, because.strip())
+
+
+def _evaluated(params: Params, dataset: str) -> list[Candidate]:
+    """Returns all experiments of a dataset; raises TrackingError if one was not evaluated."""
     try:
-        found = candidates(params, dataset)
+        return candidates(params, dataset, compared(params, dataset))
     except FileNotFoundError as error:
         raise TrackingError(f"{error.filename} is not there; next: dvc repro register@{dataset}") from error
-    return promote_by_hand(store, dataset, found, names, experiment, because.strip())
 
 
 def _store(params: Params) -> str:

@@ -130,53 +130,50 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
     if not rows:
         return Verdict("no experiments")
     dataset = params.dataset(name)
-    part, metric = dataset.split.held_out, dataset.champion.metric
+    part = dataset.split.held_out
     if part == "test":
         print(f"register {name}: the test part decides, for there is no validation part")
-    learned = []
-    for row in rows:
-        if reason := why_not(params, name, row):
-            print(f"register {name}: {row['experiment']} cannot be champion: {reason}")
-        else:
-            learned.append(row)
-    if not learned:
+    found = candidates(params, name, rows)
+    for each in found:
+        if each.barred:
+            print(f"register {name}: {each.experiment} cannot be champion: {each.barred}")
+    if all(each.barred for each in found):
         return Verdict("no champion: no experiment can be")
     champion = dataset.champion
     return register_champion(
         params.tracking,
         name,
-        [_candidate(name, row, part, metric) for row in learned],
+        found,
         params.experiments_of(name),
         Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
         lambda model, about: predicted_by(params, name, part, model, about),
     )
 
 
-def candidates(params: Params, name: str) -> list[Candidate]:
-    """Returns all experiments of a dataset, best first, also those that cannot be champion by themselves."""
-    dataset = params.dataset(name)
-    return [_candidate(name, row, dataset.split.held_out, dataset.champion.metric) for row in compared(params, name)]
-
-
-def _candidate(name: str, row: dict[str, Any], part: str, metric: str) -> Candidate:
-    """Returns an experiment as the gate needs it.
+def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Candidate]:
+    """Returns all experiments of a dataset as the gate needs them, also those that cannot be champion.
 
     Args:
+        params: The parameters.
         name: The dataset's name.
-        row: The experiment's row of `compared`.
-        part: The split that decides.
-        metric: The metric that decides.
+        rows: What `compared` returns.
     """
-    report = json.loads(report_file(name, row["experiment"]).read_bytes())
-    return Candidate(
-        row["experiment"],
-        part,
-        metric,
-        _by_part(row),
-        report[STATE_DICT],
-        {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
-        read(scored_file(name, row["experiment"]), part),
-    )
+    dataset, found = params.dataset(name), []
+    for row in rows:
+        report = json.loads(report_file(name, row["experiment"]).read_bytes())
+        found.append(
+            Candidate(
+                row["experiment"],
+                dataset.split.held_out,
+                dataset.champion.metric,
+                _by_part(row),
+                report[STATE_DICT],
+                {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
+                read(scored_file(name, row["experiment"]), dataset.split.held_out),
+                why_not(params, name, row) or "",
+            )
+        )
+    return found
 
 
 def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelMetadata) -> Predictions | None:

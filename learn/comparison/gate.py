@@ -36,6 +36,7 @@ class Candidate:
     state_dict: str  # sha256 of the file with the weights
     data: dict[str, str]  # split → md5 of the samples that it was measured on
     predicted: Predictions | None = None  # on the split that decides
+    barred: str = ""  # why it cannot be champion, even if it is the only one
 
     @property
     def value(self) -> float:
@@ -66,14 +67,13 @@ class Champion:
 
     def value_for(self, candidate: Candidate) -> float | None:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
-        data = candidate.data[candidate.split]
-        if self.data.get(candidate.split) == data:
-            value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
-            return value if is_number(value) else None
-        score = METRICS[candidate.metric].score
-        if score and self.predicted and self.predicted.data == data:  # it was evaluated anew
+        data, score = candidate.data[candidate.split], METRICS[candidate.metric].score
+        if score and self.predicted and self.predicted.data == data:
             return score(self.predicted.targets, self.predicted.predictions)
-        return None
+        if self.data.get(candidate.split) != data:
+            return None
+        value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
+        return value if is_number(value) else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def judge(
     decides and, by default, the difference must be more than chance explains.
 
     Args:
-        candidates: The dataset's experiments that can be champion, best first; at least one.
+        candidates: The dataset's experiments that are not barred, best first; at least one.
         champion: The present champion; None if there is none.
         experiments: Names of all experiments of the dataset.
         rule: What a candidate must have.
@@ -104,8 +104,11 @@ def judge(
     best = candidates[0]
     if champion is None:
         return Decision(best, "")
+    allowed = [each for each in candidates if each.state_dict not in champion.refused]
+    stays = f"{champion.experiment} (version {champion.version}) stays champion: {champion.decision}"
     if champion.is_broken:
-        return Decision(best, f"; version {champion.version} was, and cannot be loaded")
+        own = next((each for each in candidates if each.experiment == champion.own), None)
+        return Decision(own or (allowed or [best])[0], f"; version {champion.version} was, and cannot be loaded")
     if champion.own == best.experiment:
         return Decision(None, f"{best.experiment} stays champion (version {champion.version})")
     if champion.experiment is None:
@@ -116,10 +119,14 @@ def judge(
         )
     if champion.experiment not in experiments:
         was = f"{champion.experiment} (version {champion.version}) was"
-        return Decision(best, f"; {was}, and is no experiment of {champion.dataset} any more")
-    rivals = [c for c in candidates if c.experiment != champion.own and c.state_dict not in champion.refused]
+        gone = f"; {was}, and is no experiment of {champion.dataset} any more"
+        return Decision(allowed[0], gone) if allowed else Decision(None, stays)
+    rivals = [each for each in allowed if each.experiment != champion.own]
+    if rule.require == "any":
+        names = [each.experiment for each in candidates]
+        rivals = [r for r in rivals if champion.own not in names[: names.index(r.experiment)]]
     if not rivals:
-        return Decision(None, f"{champion.experiment} (version {champion.version}) stays champion: {champion.decision}")
+        return Decision(None, stays)
     value = champion.value_for(rivals[0])
     if value is None:
         return Decision(rivals[0], f"; {champion.experiment} was, and cannot be measured on this data")
@@ -164,15 +171,18 @@ def _comparison(rival: Candidate, champion: Champion, rule: Rule) -> Comparison 
         return None
     if ours is None or theirs is None or ours.data != theirs.data or ours.classes != theirs.classes:
         return None
-    return compare(
-        rival.metric,
-        ours.targets,
-        ours.predictions,
-        theirs.predictions,
-        classes=ours.classes,
-        stratified=rule.stratified,
-        level=None,
-    )
+    try:
+        return compare(
+            rival.metric,
+            ours.targets,
+            ours.predictions,
+            theirs.predictions,
+            classes=ours.classes,
+            stratified=rule.stratified,
+            level=None,
+        )
+    except (ValueError, ArithmeticError):  # a metric of a user's own, which cannot be computed for some predictions
+        return Comparison(math.nan, None, 1.0, math.nan, len(ours.targets))
 
 
 def _facts(rival: Candidate, champion: Champion, value: float, p: float | None) -> dict[str, str]:

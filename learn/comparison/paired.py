@@ -72,7 +72,7 @@ def compare(
     discordant = float(((first == targets) != (second == targets)).mean()) if classes else math.nan
     return Comparison(
         float(difference(samples.counts[None].astype(float))[0]),
-        bca(difference, samples, resamples or resamples_for(metric), level) if level else None,
+        bca(difference, samples, resamples or resamples_for(metric, len(targets)), level) if level else None,
         mcnemar(targets, first, second)
         if metric == "accuracy"
         else _randomization(metric, samples, resamples or (EXCHANGES if score.weighted else 1_000)),
@@ -114,7 +114,7 @@ def _randomization(metric: str, samples: Grouped, resamples: int) -> float:
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start), len(samples.counts)
         differences = difference(random.binomial(samples.counts, 0.5, size=size))
-        as_large += int((np.abs(differences) >= observed * (1 - 1e-9)).sum())
+        as_large += int((~(np.abs(differences) < observed * (1 - 1e-9))).sum())  # NaN counts as large
     return (1 + as_large) / (1 + resamples)
 
 

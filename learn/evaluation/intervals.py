@@ -21,6 +21,9 @@ RESAMPLES = 2_000  # Efron and Tibshirani's advice
 RESAMPLES_ONE_BY_ONE = 1_000  # for a metric of a user's own, which is computed resample by resample
 SEED = 0  # the same samples give the same interval
 CELLS = 2**22  # weights in memory at a time
+BLOCKS = 1_000  # at most so many values are computed for the jackknife
+MOST_DRAWN = 200_000_000  # samples drawn at most for an interval, some 3 seconds
+FEWEST_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,16 @@ def interval(
         return METRICS[metric].of_weights(samples.targets, samples.predictions[0], weights)
 
     try:
-        found = bca(of_weights, samples, resamples or resamples_for(metric), level)
+        found = bca(of_weights, samples, resamples or resamples_for(metric, len(targets)), level)
     except (ValueError, ArithmeticError):
         return None  # a metric of a user's own, which may need samples of each class
     return found if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 
-def resamples_for(metric: str) -> int:
-    """Returns how many resamples a metric's interval takes: fewer if each is computed by itself."""
-    return RESAMPLES if METRICS[metric].weighted else RESAMPLES_ONE_BY_ONE
+def resamples_for(metric: str, samples: int) -> int:
+    """Returns how many resamples an interval takes: fewer if each is computed by itself, or with many samples."""
+    usual = RESAMPLES if METRICS[metric].weighted else RESAMPLES_ONE_BY_ONE
+    return max(FEWEST_RESAMPLES, min(usual, MOST_DRAWN // samples))
 
 
 def intervals(found: Predictions) -> dict[str, list[float]]:
@@ -162,19 +166,25 @@ def bca(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped, resampl
 
 
 def _acceleration(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped) -> float:
-    """Returns how fast the statistic's spread changes with its value, from its values without one sample each."""
+    """Returns how fast the statistic's spread changes with its value, by the jackknife.
+
+    One sample is left out at a time or, if there are many, a block of them.
+    """
     counts = samples.counts.astype(float)
-    rows = max(1, CELLS // len(counts))
-    without = []
-    for start in range(0, len(counts), rows):
-        left_out = np.arange(start, min(start + rows, len(counts)))
-        weights = np.repeat(counts[None], len(left_out), axis=0)
-        weights[np.arange(len(left_out)), left_out] -= 1
-        without.append(statistic(weights))
-    values = np.concatenate(without)
-    from_mean = np.average(values, weights=counts) - values
-    spread = (counts * from_mean**2).sum() ** 1.5
-    return float((counts * from_mean**3).sum() / (6 * spread)) if spread else 0.0
+    blocks = np.array_split(np.arange(len(counts)), min(len(counts), BLOCKS))
+    one_by_one = len(blocks) == len(counts)
+    times = counts if one_by_one else np.ones(len(blocks))
+    rows, found = max(1, CELLS // len(counts)), []
+    for start in range(0, len(blocks), rows):
+        some = blocks[start : start + rows]
+        weights = np.repeat(counts[None], len(some), axis=0)
+        for row, block in enumerate(some):
+            weights[row, block] = weights[row, block] - 1 if one_by_one else 0
+        found.append(statistic(weights))
+    values = np.concatenate(found)
+    from_mean = np.average(values, weights=times) - values
+    spread = (times * from_mean**2).sum() ** 1.5
+    return float((times * from_mean**3).sum() / (6 * spread)) if spread else 0.0
 
 
 def _drawn(random: np.random.Generator, counts: np.ndarray, rows: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def register_champion(
     Args:
         uri: Address of the store; None does nothing.
         dataset: Name of the dataset.
-        candidates: The experiments that can be champion, best first; at least one.
+        candidates: All experiments of the dataset, best first, also those that are barred.
         experiments: Names of all experiments of the dataset.
         rule: What a candidate must have to replace the champion.
         evaluate: Returns what a registered model predicts on the split that decides; None if it does not fit the data.
@@ -69,17 +69,37 @@ def register_champion(
     if not uri:
         return Verdict("no champion: tracking is off")
     with open_store(uri) as client, store_lock(uri):
+        able = [each for each in candidates if not each.barred]
+        kept = [each for each in able if not _never_kept(client, dataset, each)]
+        if not kept:
+            best = able[0].experiment
+            return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
         current = champion_of(client, dataset)
-        champion = _as_record(client, current, candidates, experiments, rule, evaluate) if current else None
-        decision = judge(candidates, champion, experiments, rule)
-        if current and champion and champion.own == candidates[0].experiment and not champion.is_broken:
-            _describe(client, current, candidates[0])
-        if decision.champion is None:
-            if decision.challenger and (version := _version_of(client, dataset, decision.challenger, experiments)):
-                _tag(client, version, {DECISION: decision.text, **_prefixed(decision.facts)})
-                client.set_registered_model_alias(dataset, CHALLENGER, version.version)
-            return Verdict(decision.text)
-        return _promote(client, dataset, decision.champion, decision, experiments, current)
+        champion = _as_record(client, current, candidates, kept[0], experiments, rule, evaluate) if current else None
+        decision = judge(kept, champion, experiments, rule)
+        if current and champion and champion.own and not champion.is_broken:
+            _describe(client, current, next(each for each in candidates if each.experiment == champion.own))
+        if decision.champion:
+            verdict = _promote(client, dataset, decision.champion, decision, experiments, current)
+        else:
+            verdict = Verdict(decision.text)
+        _set_challenger(client, dataset, decision, experiments)
+        return verdict
+
+
+def _never_kept(client: MlflowClient, dataset: str, candidate: Candidate) -> bool:
+    run = find_run(client, dataset, candidate.experiment, candidate.state_dict)
+    return run is not None and NO_MODEL in run.data.tags
+
+
+def _set_challenger(client: MlflowClient, dataset: str, decision: Decision, experiments: Collection[str]) -> None:
+    """Gives the alias `challenger` to the model that the decision names, or takes it away."""
+    version = _version_of(client, dataset, decision.challenger, experiments) if decision.challenger else None
+    if version:
+        _tag(client, version, {DECISION: decision.text, **_prefixed(decision.facts)})
+        client.set_registered_model_alias(dataset, CHALLENGER, version.version)
+    elif CHALLENGER in _aliases(client, dataset):
+        client.delete_registered_model_alias(dataset, CHALLENGER)
 
 
 def _promote(
@@ -93,25 +113,19 @@ def _promote(
     """Gives a candidate the alias `champion`, and the version that had it the alias `previous-champion`."""
     version = _version_of(client, dataset, best, experiments)
     if version is None:
-        run = find_run(client, dataset, best.experiment, best.state_dict)
-        kept = run is None or NO_MODEL not in run.data.tags
-        why = "next: trackway relog" if kept else "evaluate says why it cannot be kept"
-        return Verdict(f"no new champion: MLflow has no model of {best.experiment}; {why}")
+        return Verdict(f"no new champion: MLflow has no model of {best.experiment}; next: trackway relog")
     text = f"{best.experiment} is champion (version {version.version}, {best.result}){decision.text}"
+    refused = set(current.tags.get(REFUSED, "").split()) - {best.state_dict} if current else set()
     _describe(client, version, best)
-    _tag(client, version, {DECISION: text, **_prefixed(decision.facts)})
-    _move(client, dataset, version, current)
+    _tag(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused)), **_prefixed(decision.facts)})
+    if current and current.version != version.version:
+        client.set_registered_model_alias(dataset, PREVIOUS, current.version)  # first: a kill leaves a champion
+    client.set_registered_model_alias(dataset, CHAMPION, version.version)
     return Verdict(text, is_new=True)
 
 
-@patiently
 def promote_by_hand(
-    uri: str,
-    dataset: str,
-    candidates: Sequence[Candidate],
-    experiments: Collection[str],
-    experiment: str,
-    because: str,
+    uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], experiment: str, because: str
 ) -> str:
     """Gives an experiment's model the alias `champion`, and keeps the reason and the models that it was preferred to.
 
@@ -127,82 +141,108 @@ def promote_by_hand(
         TrackingError: MLflow does not have the experiment's model.
     """
     (chosen,) = (each for each in candidates if each.experiment == experiment)
-    with open_store(uri) as client, store_lock(uri):
-        current = champion_of(client, dataset)
-        version = _version_of(client, dataset, chosen, experiments)
-        if version is None:
-            raise TrackingError(f"MLflow has no model of {experiment}; next: trackway relog, which says why or logs it")
-        _describe(client, version, chosen)
-        others = {each.state_dict for each in candidates if each is not chosen}
-        if current and STATE_DICT in current.tags and current.version != version.version:
-            others.add(current.tags[STATE_DICT])
-        text = f"{experiment} is champion (version {version.version}, {chosen.result}), chosen by hand: {because}"
-        _tag(client, version, {DECISION: text, REFUSED: " ".join(sorted(others - {chosen.state_dict}))})
-        _move(client, dataset, version, current)
-        return text
+
+    @patiently
+    def prepared(uri: str) -> tuple[str | None, str]:
+        with open_store(uri) as client, store_lock(uri):
+            version = _version_of(client, dataset, chosen, experiments)
+            if version is None:
+                raise TrackingError(
+                    f"MLflow has no model of {experiment}; next: trackway relog, which says why or logs it"
+                )
+            _describe(client, version, chosen)
+            current = champion_of(client, dataset)
+            return current.version if current else None, version.version
+
+    current, version = prepared(uri)
+    text = f"{experiment} is champion (version {version}, {chosen.result}), chosen by hand: {because}"
+    _move_by_hand(uri, dataset, current, version, candidates, text)
+    return text
 
 
-@patiently
-def roll_back(uri: str, dataset: str, experiments: Collection[str]) -> str:
+def roll_back(uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str]) -> str:
     """Exchanges the aliases `champion` and `previous-champion`.
 
     Args:
         uri: Address of the store.
         dataset: Name of the dataset.
+        candidates: The experiments of the dataset that were evaluated.
         experiments: Names of all experiments of the dataset.
 
     Raises:
         TrackingError: There is no champion before the present one, or it cannot be loaded.
     """
-    with open_store(uri) as client, store_lock(uri):
-        current, number = champion_of(client, dataset), _aliases(client, dataset).get(PREVIOUS)
-        version = if_there(lambda: client.get_model_version(dataset, str(number))) if number else None
-        if version is None or (current and current.version == version.version):
-            raise TrackingError(
-                f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
-                f"--because TEXT, with one of {', '.join(experiments)}"
-            )
-        if broken := _why_version_broken(client, version):
-            raise TrackingError(f"version {version.version} of {dataset}, champion before, cannot be loaded: {broken}")
-        was = f"; version {current.version} was" if current else ""
-        name = version.tags.get(EXPERIMENT, "a model registered by hand")
-        text = f"{name} (version {version.version}) is champion of {dataset} again{was}, and was rolled back"
-        refused = set(version.tags.get(REFUSED, "").split())
-        if current and STATE_DICT in current.tags:
-            refused.add(current.tags[STATE_DICT])
-        refused.discard(version.tags.get(STATE_DICT, ""))
-        _tag(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused))})
-        _move(client, dataset, version, current)
-        return text
+
+    @patiently
+    def prepared(uri: str) -> tuple[str | None, ModelVersion]:
+        with open_store(uri) as client:
+            current, number = champion_of(client, dataset), _aliases(client, dataset).get(PREVIOUS)
+            version = if_there(lambda: client.get_model_version(dataset, str(number))) if number else None
+            if version is None or (current and current.version == version.version):
+                raise TrackingError(
+                    f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
+                    f"--because TEXT, with one of {', '.join(experiments)}"
+                )
+            if broken := _why_version_broken(client, version):
+                raise TrackingError(f"version {version.version} of {dataset}, champion before, is broken: {broken}")
+            return current.version if current else None, version
+
+    current, version = prepared(uri)
+    was = f"; version {current} was" if current else ""
+    name = version.tags.get(EXPERIMENT, "a model registered by hand")
+    text = f"{name} (version {version.version}) is champion of {dataset} again{was}, and was rolled back"
+    _move_by_hand(uri, dataset, current, version.version, candidates, text)
+    return text
 
 
-def _move(client: MlflowClient, dataset: str, version: ModelVersion, current: ModelVersion | None) -> None:
-    """Gives a version the alias `champion`, and the version that had it `previous-champion`.
+@patiently
+def _move_by_hand(
+    uri: str, dataset: str, current: str | None, version: str, candidates: Sequence[Candidate], text: str
+) -> None:
+    """Gives a version the alias `champion`, and refuses all other models of today that place. Idempotent.
 
-    In this order a kill between two steps leaves a champion.
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        current: The version that is champion; None for none.
+        version: The version that becomes champion.
+        candidates: The dataset's experiments.
+        text: What is kept as the reason.
     """
-    if current and current.version != version.version:
-        client.set_registered_model_alias(dataset, PREVIOUS, current.version)
-    client.set_registered_model_alias(dataset, CHAMPION, version.version)
-    if _aliases(client, dataset).get(CHALLENGER) == str(version.version):
-        client.delete_registered_model_alias(dataset, CHALLENGER)
+    with open_store(uri) as client, store_lock(uri):
+        chosen = client.get_model_version(dataset, version)
+        refused = {each.state_dict for each in candidates}
+        if current and (before := if_there(lambda: client.get_model_version(dataset, current))):
+            refused.add(before.tags.get(STATE_DICT, ""))
+        refused -= {"", chosen.tags.get(STATE_DICT, "")}
+        _tag(client, chosen, {DECISION: text, REFUSED: " ".join(sorted(refused))})
+        client.set_registered_model_alias(dataset, CHAMPION, version)  # first: a kill leaves what the user asked for
+        if current and current != version:
+            client.set_registered_model_alias(dataset, PREVIOUS, current)
+        if _aliases(client, dataset).get(CHALLENGER) == str(version):
+            client.delete_registered_model_alias(dataset, CHALLENGER)
 
 
 def _as_record(
     client: MlflowClient,
     version: ModelVersion,
     candidates: Sequence[Candidate],
+    best: Candidate,
     experiments: Collection[str],
     rule: Rule,
     evaluate: Callable[[Any, ModelMetadata], Predictions | None],
 ) -> Champion:
-    """Returns a registered version as the gate needs it; its arguments are those of `register_champion`."""
-    tags, best = version.tags, candidates[0]
+    """Returns a registered version as the gate needs it; its arguments are those of `register_champion`.
+
+    best: The best candidate, which says which data and which metric decide.
+    """
+    tags = version.tags
+    ours = STATE_DICT in tags
     champion = Champion(
         version.name,
         version.version,
-        tags.get(EXPERIMENT, "") if STATE_DICT in tags else None,
-        {name: float(value) for name, value in tags.items() if name.startswith(("test/", "validation/"))},
+        tags.get(EXPERIMENT, "") if ours else None,
+        {name: float(value) for name, value in tags.items() if ours and name.startswith(("test/", "validation/"))},
         {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
         is_broken=_why_version_broken(client, version) is not None,
         refused=frozenset(tags.get(REFUSED, "").split()),
@@ -211,15 +251,19 @@ def _as_record(
     for each in candidates:
         if is_model_of(client, version, each.experiment, each.state_dict, experiments):
             return replace(
-                champion, own=each.experiment, metrics=each.metrics, data=each.data, predicted=each.predicted
+                champion,
+                own=each.experiment,
+                experiment=each.experiment,
+                metrics=each.metrics,
+                data=each.data,
+                predicted=each.predicted,
             )
     if champion.is_broken or champion.experiment not in experiments:
         return champion
-    same_data = champion.data.get(best.split) == best.data[best.split]
-    predicted = None
-    if same_data and rule.require == "separable":
-        predicted = _predictions_of(client, version, best.split)
-    if (not same_data) or (rule.require == "separable" and (not predicted or predicted.data != best.data[best.split])):
+    if rule.require != "separable" and champion.value_for(best) is not None:
+        return champion
+    predicted = _predictions_of(client, version, best.split)
+    if not predicted or predicted.data != best.data[best.split]:
         model, about, broken = _loaded(version)
         predicted = None if broken else evaluate(model, about)
     return replace(champion, predicted=predicted)
@@ -227,7 +271,8 @@ def _as_record(
 
 def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
     """Returns what a version's run says that it predicted; None if it does not say so."""
-    if not version.run_id or PREDICTIONS not in {item.path for item in client.list_artifacts(version.run_id)}:
+    items = if_there(lambda: client.list_artifacts(version.run_id)) if version.run_id else None
+    if PREDICTIONS not in {item.path for item in items or ()}:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)

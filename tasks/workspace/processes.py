@@ -21,8 +21,10 @@ def collect_garbage_rarely() -> None:
 
 def end_after_threads(code: object) -> NoReturn:
     """Waits for the process's threads, as Python does at its end, and calls `end_at_once`."""
-    with suppress(BaseException):
+    try:
         threading._shutdown()  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        code = 130
     end_at_once(code)
 
 
@@ -39,6 +41,12 @@ def end_at_once(code: object = None) -> NoReturn:
         print(code, file=sys.stderr)
         code = 1
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        try:
             stream.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # nobody reads it any more
+        except OSError as error:
+            code = code or 1
+            with suppress(OSError):
+                os.write(2, f"error: the output cannot be written: {error.strerror}\n".encode())
     os._exit(code or 0)

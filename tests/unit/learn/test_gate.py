@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from learn.comparison.gate import Candidate, Champion, Rule, judge, why_never_champion
+from learn.evaluation.metrics import METRICS, Metric
 from learn.evaluation.predictions import Predictions, as_file, read
 
 CANDIDATE = Candidate(
@@ -112,6 +113,36 @@ def test_equally_good_models_rarely_replace_each_other() -> None:
 def test_any_lets_the_best_of_the_table_be_champion() -> None:
     worse = candidate(150)
     assert judge([worse], champion(190), EXPERIMENTS, ANY).champion is worse
+
+
+def test_a_model_over_which_a_user_chose_the_champion_does_not_take_its_place() -> None:
+    by_hand = replace(champion(150), refused=frozenset(["abc"]), decision="old is champion, chosen by hand: smaller")
+    for rule in (SEPARABLE, BETTER, ANY):
+        decision = judge([candidate(190)], by_hand, EXPERIMENTS, rule)
+        assert decision.champion is None
+        assert decision.text == "old (version 3) stays champion: old is champion, chosen by hand: smaller"
+        assert judge([candidate(190)], by_hand, ["new"], rule).champion is None, "even if its experiment is gone"
+    later = replace(candidate(190), state_dict="def")
+    assert judge([candidate(195), later], by_hand, EXPERIMENTS, SEPARABLE).champion is later
+    own = replace(candidate(150), experiment="old", state_dict="own")
+    lost = replace(by_hand, is_broken=True, own="old")
+    assert judge([candidate(190), own], lost, EXPERIMENTS, SEPARABLE).champion is own, "it is logged again"
+    worse = replace(candidate(100), experiment="third", state_dict="ghi")
+    kept = judge([candidate(190), own, worse], replace(by_hand, own="old"), [*EXPERIMENTS, "third"], ANY)
+    assert kept.champion is None, "any means the best of the table, not the best that is left"
+
+
+def test_a_metric_that_cannot_be_compared_promotes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(targets: np.ndarray, predictions: np.ndarray) -> float:
+        if len(np.unique(predictions)) != 2 or (predictions[:172] == 1).sum() not in (28, 30, 2, 0):
+            raise ValueError("not these")
+        return float((targets == predictions).mean())
+
+    monkeypatch.setitem(METRICS, "picky", Metric("classification", "higher", picky))
+    close = replace(candidate(172, first=28), metric="picky", metrics={"validation/picky": 0.86, "test/picky": 0.8})
+    decision = judge([close], champion(170), EXPERIMENTS, SEPARABLE)
+    assert decision.champion is None
+    assert "not separable from it (p = 1)" in decision.text
 
 
 def test_of_an_error_a_lower_value_is_better() -> None:
