@@ -108,6 +108,7 @@ def _of_path(entry: Output) -> Iterator[str]:
 def _files(entry: Output) -> list[str]:
     """Returns the files in which a folder differs from what dvc.lock has; none if that is not known any more."""
     _, _, tree = build(entry.cache, entry.fs_path, entry.fs, "md5", dry_run=True, ignore=entry.dvcignore)
+    assert isinstance(tree, Tree)
     now = _by_path(tree)
     before = _before(entry)
     if before is None:

@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
 from ruamel.yaml import YAML
-from tenacity import retry, retry_if_exception_type, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from learn.errors import GraphError, ParamsError, did_you_mean
 from tasks.atomic_dvc import parse_once
@@ -80,7 +80,6 @@ class Graph:
         if problems:
             raise GraphError("\n".join(problems))
 
-    @retry(retry=retry_if_exception_type(LockError), wait=wait_fixed(1))
     def look(self, question: Callable[[PipelineStage], T], names: Iterable[str]) -> dict[str, T]:
         """Returns stage → answer to a question about what DVC knows of it; waits while another process runs stages.
 
@@ -88,8 +87,10 @@ class Graph:
             question: A function that changes nothing.
             names: The stages.
         """
-        with self.repo.lock:
-            return {name: question(self.stages[name]) for name in names}
+        for attempt in Retrying(retry=retry_if_exception_type(LockError), wait=wait_fixed(1)):
+            with attempt, self.repo.lock:
+                return {name: question(self.stages[name]) for name in names}
+        raise AssertionError("tenacity tries without end")
 
     def changed(self, names: Iterable[str] | None = None) -> set[str]:
         """Returns the stages that DVC does not consider up to date; waits while another process runs stages.

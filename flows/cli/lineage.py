@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app, in_project
+from tasks.params import load_params
 
 
 @app.command()
@@ -22,3 +23,19 @@ def why(
     from flows.reports.why import why as answer
 
     print(answer(Graph(Path.cwd()), stage))
+
+
+@app.command()
+def lineage(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="a run's id, NAME@ALIAS or NAME/VERSION, a path, an md5 or sha256, a dataset or an experiment"
+        ),
+    ],
+) -> None:
+    """Say which data, code and parameters a model came from, and which runs and versions came from data or a file."""
+    there = in_project()
+    from flows.reports.lineage import lineage as answer
+
+    print(answer(load_params(), target, there))

@@ -73,9 +73,17 @@ def commit_with(text: str, file: str) -> str | None:
     """
     try:
         changed = _git("log", "--all", "--format=%H", f"-S{text}", "--", file).split()  # it came, or it went
-        return next((commit for commit in changed if text in _git("show", f"{commit}:./{file}")), None)
+        return next((commit for commit in changed if text in file_at(commit, file)), None)
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def file_at(commit: str, file: str) -> str:
+    """Returns the content of a file, whose path is below the working directory, in a commit; "" if it has none."""
+    try:
+        return _git("show", f"{commit}:./{file}")
+    except subprocess.CalledProcessError:
+        return ""
 
 
 def _git(*arguments: str, index: Path | None = None) -> str:
