@@ -19,6 +19,7 @@ from learn.comparison.gate import Candidate, Rule, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
+from tasks.model_card import cards
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
@@ -147,6 +148,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
         params.experiments_of(name),
         Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
         lambda model, about: predicted_by(params, name, part, model, about),
+        cards(params, name, found),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain, repeat
 
 from flows.reports.data_versions import DataVersion, version_with
 from learn.errors import printable
@@ -16,16 +17,8 @@ SHOWN = 20  # largest number of runs that are listed
 
 
 def line(label: str, text: str) -> str:
-    """Returns a line of the answer: a label and a text, which goes on below itself."""
-    begin, more = f"  {label:<{LABEL}}", " " * (LABEL + 2)
-    return textwrap.fill(
-        printable(text),
-        WIDTH,
-        initial_indent=begin,
-        subsequent_indent=more,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    """Returns a line of the answer; it is not wrapped, for it may have commands to copy."""
+    return f"  {label:<{LABEL}}{printable(text)}"
 
 
 def of_runs(known: Provenance, runs: list[Origin]) -> str:
@@ -82,7 +75,9 @@ def _backward(known: Provenance, run: Origin) -> Iterator[str]:
         yield line("get it", _how_to_get(run))
     dirty = f", with uncommitted changes: its artifact {DIFF}" if run.is_dirty else ""
     yield line("code", f"git checkout {run.commit}{dirty}" if run.commit else "not known: no commit is on record")
-    yield line("parameters", ", ".join(f"{key} {value}" for key, value in sorted(run.parameters.items())))
+    parameters = ", ".join(f"{key} {value}" for key, value in sorted(run.parameters.items()))
+    labels = chain(["parameters"], repeat(""))
+    yield from map(line, labels, textwrap.wrap(parameters, WIDTH - LABEL))
     yield line("flow run", run.flow_run or "none: it was started without a flow")
     if run.state_dict:
         yield line("state_dict", f"sha256 {run.state_dict}")
