@@ -59,12 +59,12 @@ def what_it_is(records: Records, registered: Registered) -> str:
     experiment, classes = records.params.experiment(records.experiment), records.info.classes
     named = f" ({', '.join(map(escaped, classes[:CLASSES]))}{', …' if len(classes) > CLASSES else ''})"
     does = f"tells {len(classes)} classes apart{named}" if classes else "predicts a number"
+    model = f"{escaped(experiment.model.name)} with {records.numbers['parameters']:,} parameters"
     return (
         f"# {escaped(records.experiment)}\n\n"
         f"Version {registered.version} of the registered model {escaped(registered.model)}. It {does}, from inputs of "
-        f"the shape {records.info.shape}. The model {escaped(experiment.model.name)} with {records.numbers['parameters']:,} "
-        f"parameters was trained for {records.numbers['epochs']:,} epochs with {escaped(experiment.loss.name)} on the "
-        f"dataset {escaped(experiment.dataset)}."
+        f"the shape {records.info.shape}. The model {model} was trained for {records.numbers['epochs']:,} epochs with "
+        f"{escaped(experiment.loss.name)} on the dataset {escaped(experiment.dataset)}."
     )
 
 

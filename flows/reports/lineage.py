@@ -20,7 +20,7 @@ from tasks.params import Params
 from tasks.tracking.provenance import Provenance, asked
 from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import sha256
-from tasks.workspace.paths import report_file, training_folder
+from tasks.workspace.paths import report_file, state_dict_file, training_folder
 
 SHA256, MD5 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}(\.dir)?")
 VERSION = re.compile(r".+(@[^@/]+|/\d+)")
@@ -86,12 +86,14 @@ def _of_dataset(known: Provenance | None, name: str) -> str:
 
 
 def _of_experiment(params: Params, known: Provenance, name: str) -> str:
-    report = report_file(params.experiment(name).dataset, name)
-    digest = json.loads(report.read_bytes())[STATE_DICT] if report.is_file() else ""
+    """Returns the answer for an experiment; the run of the present state_dict is shown, else the latest."""
+    file, report = state_dict_file(name), report_file(params.experiment(name).dataset, name)
+    wanted = [sha256(file)] if file.is_file() else []
+    wanted += [json.loads(report.read_bytes())[STATE_DICT]] if report.is_file() else []
     runs = known.of_stage(f"train@{name}")
     if not runs:
         raise TrackingError(f"MLflow has no run of {name}; next: dvc repro train@{name}, or trackway relog")
-    return of_runs(known, sorted(runs, key=lambda run: run.state_dict != digest))
+    return of_runs(known, sorted(runs, key=lambda run: [run.state_dict != digest for digest in wanted]))
 
 
 def _of_state_dict(known: Provenance, digest: str) -> str:
@@ -112,11 +114,11 @@ def _of_version(known: Provenance, name: str) -> str:
 
 
 def _of_md5(known: Provenance | None, md5: str) -> str:
-    if known and (run := known.run(md5)):
+    plain = md5.removesuffix(".dir")
+    if known and md5 == plain and (run := known.run(md5)):
         return of_runs(known, [run])
     if data := version_with(md5):
         return of_data(known, data)
-    plain = md5.removesuffix(".dir")
     if known and (runs := known.of_data([plain, f"{plain}.dir"])):
         return of_lost_data(known, plain, runs)
     raise ParamsError([f"{md5} is no run of MLflow, and no dvc.lock and no run has data with this md5; {MAY_BE}"])

@@ -95,6 +95,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
     figures |= {"confusion_matrix"} if classes else {"predictions"}
     figures |= {"decision_boundary"} if classes and experiment.dataset != "digits" else set()
     figures |= {"prediction_grid"} if experiment.dataset == "digits" else set()
+    registered = {version.run_id for version in client.search_model_versions(f"name = '{experiment.dataset}'")}
     assert artifacts(by_flow, run) == {
         "summary.txt",
         "state_dict/model.pt",
@@ -104,6 +105,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         "diagnosis.txt",
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
+        *({"model_card.md"} if run.info.run_id in registered else set()),
     }
 
 
@@ -246,6 +248,12 @@ print(mlflow.pytorch.load_model("models:/digits@champion")(torch.ones(2, 1, 8, 8
 """
 
 
+def described(project: Project, name: str) -> str:
+    """What MLflow's page shows of a version, which is its model card."""
+    version = mlflow.MlflowClient(project.tracking_uri).get_model_version_by_alias(*name.split("@"))
+    return str(version.description)
+
+
 def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     """Each time `models:/digits@champion` answers with another model, and a registration changes nothing."""
     because = ("--because", "smaller on disk")
@@ -255,10 +263,13 @@ def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     assert re.search(told, said), said
     second = finished.run("python", "-c", PREDICT).stdout
     assert second != first
+    assert "chosen by hand: smaller on disk" in described(finished, "digits@champion")
     assert re.search(rf"digits-mlp \(version 2\) stays champion: {told}", finished.stage("register@digits").stdout)
 
     said = finished.run(*TRACKWAY, "rollback", "digits").stdout
-    assert "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back" in said
+    told = "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back"
+    assert told in said
+    assert told in described(finished, "digits@champion")
     assert finished.run("python", "-c", PREDICT).stdout == first
     assert "digits-cnn stays champion (version 1)" in finished.stage("register@digits").stdout
     finished.run(*TRACKWAY, "rollback", "digits")
