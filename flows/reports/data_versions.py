@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flows.edits.lock import DVC_LOCK, read_lock
 from tasks.tracking.tags import STATE_DICT
@@ -61,7 +63,7 @@ class DataVersion:
 
 def version_at(path: str) -> DataVersion | None:
     """Returns what the present dvc.lock has for a path, or for the folder that it is in; None if no stage made it."""
-    return _found(read_lock()["stages"], None, lambda out, _: path == out or path.startswith(f"{out}/"))
+    return _found(_present(), None, lambda out, _: path == out or path.startswith(f"{out}/"))
 
 
 def version_with(md5: str) -> DataVersion | None:
@@ -71,20 +73,35 @@ def version_with(md5: str) -> DataVersion | None:
         md5: With or without the `.dir` that DVC appends for a folder.
     """
     plain = md5.removesuffix(".dir")
-    stages = read_lock()["stages"]
+    stages = _present()
     if found := _found(stages, None, lambda _, other: other.removesuffix(".dir") == plain):
         return found
     commit = commit_with(plain, DVC_LOCK.as_posix())
-    if commit is None:
+    try:
+        stages = _stages(file_at(commit, DVC_LOCK.as_posix())) if commit else {}
+    except YAMLError:  # a conflict was committed
         return None
-    stages = YAML(typ="safe").load(file_at(commit, DVC_LOCK.as_posix()))["stages"]
     return _found(stages, commit, lambda _, other: other.removesuffix(".dir") == plain)
 
 
 def outputs_below(folder: str) -> list[str]:
     """Returns the paths in a folder that stages made, as the present dvc.lock has them."""
-    paths = [path for entry in read_lock()["stages"].values() for path in _md5s(entry, "outs")]
+    paths = [path for entry in _present().values() for path in _md5s(entry, "outs")]
     return [path for path in paths if path.startswith(f"{folder}/")]
+
+
+def _present() -> dict[str, Any]:
+    """Returns the entries of the present dvc.lock; raises ParamsError with the place of a mistake in it."""
+    try:
+        return _stages(DVC_LOCK.read_text(encoding="utf-8")) if DVC_LOCK.is_file() else {}
+    except YAMLError:
+        return read_lock()["stages"]
+
+
+@lru_cache(maxsize=2)
+def _stages(text: str) -> dict[str, Any]:
+    """Returns stage → entry of a dvc.lock; its parser in C is five times as fast as the one that names mistakes."""
+    return YAML(typ="safe").load(text)["stages"]
 
 
 def _found(stages: dict[str, Any], commit: str | None, is_it: Callable[[str, str], bool]) -> DataVersion | None:
