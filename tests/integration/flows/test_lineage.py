@@ -7,6 +7,7 @@ import re
 
 import mlflow
 
+from tasks.tracking.tags import EXPERIMENT, FLOW_RUN_ID, TEST_DATA
 from tasks.workspace.files import sha256
 from tests.support.project import TRACKWAY, Project
 
@@ -39,11 +40,11 @@ def md5_of(project: Project, stage: str, path: str) -> str:
 def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_flow: Project) -> None:
     client = mlflow.MlflowClient(by_flow.tracking_uri)
     champion = client.get_model_version_by_alias("digits", "champion")
-    name = champion.tags["experiment"]
+    name = champion.tags[EXPERIMENT]
     run, state_dict = client.get_run(champion.run_id), f"models/{name}/model.pt"
     digest, folder = sha256(by_flow.folder / state_dict), "data/transformed/digits/training"
     md5 = md5_of(by_flow, "transform@digits", folder)
-    samples = json.loads(by_flow.read(f"metrics/digits/{name}.report.json"))["test_data.md5"]
+    samples = json.loads(by_flow.read(f"metrics/digits/{name}.report.json"))[TEST_DATA]
     of_run = (run.info.run_id, "digits@champion", f"digits/{champion.version}", state_dict, digest, name)
     of_data = ("digits", "datasets.digits", folder, md5, md5.removesuffix(".dir"))
     others = ("data/raw/digits", f"models/{name}", f"metrics/digits/{name}.json", samples)
@@ -58,7 +59,7 @@ def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_fl
         assert f"\n  data         {folder}, md5 {md5}\n  get it       dvc checkout {folder}\n" in text
         assert f"\n  code         git checkout {commit}\n" in text
         assert "optimizer.lr " in text
-        assert f"\n  flow run     {run.data.tags['prefect.flow_run']}" in text
+        assert f"\n  flow run     {run.data.tags[FLOW_RUN_ID]}" in text
         assert f"\n  state_dict   sha256 {digest}\n" in text
         assert text.endswith(f"registered from it:\n  {title}")
     assert found["digits@champion"].startswith(f"{title}\n  decision     {name} is champion (version ")

@@ -15,6 +15,7 @@ import torch
 
 from learn.training.build import build_model
 from tasks.params import load_params
+from tasks.tracking.tags import CARD_FILE, EXPERIMENT
 from tests.support.project import ROOT, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -51,7 +52,7 @@ def test_each_model_predicts_there_as_its_state_dict_does_here(by_flow: Project,
         if model.source_run_id
     ]
     assert {name for name, _ in logged} == set(PARAMS.experiments)
-    champion = client.get_model_version_by_alias("digits", "champion").tags["experiment"]
+    champion = client.get_model_version_by_alias("digits", "champion").tags[EXPERIMENT]
     expected = {}
     for name, uri in (*logged, (champion, "digits@champion")):
         inputs, expected[uri] = predicted_here(by_flow, name)
@@ -89,7 +90,7 @@ def predicted_here(project: Project, name: str) -> tuple[np.ndarray, np.ndarray]
 
 def code_in_card(client: mlflow.MlflowClient, dataset: str) -> str:
     version = client.get_model_version_by_alias(dataset, "champion")
-    card = Path(client.download_artifacts(version.run_id, "model_card.md")).read_text(encoding="utf-8")
+    card = Path(client.download_artifacts(version.run_id, CARD_FILE)).read_text(encoding="utf-8")
     assert card.startswith("---\n")
     assert card.endswith(f"\n{version.description}\n"), "the description is the card without its front matter"
     (code,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
