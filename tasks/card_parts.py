@@ -142,14 +142,15 @@ def load(records: Records, registered: Registered) -> str:
     info, uri = records.info, f"models:/{registered.model}/{registered.version}"
     store = address(records.params.tracking or "")
     where = "  # in the project's folder" if store.file else ""
-    scale = f", stored whole numbers divided by {info.scale:g}" if info.scale != 1 else ""
+    scale = f"; stored whole numbers are divided by {info.scale:g}" if info.scale != 1 else ""
     code = [
         "import mlflow",
         "import numpy as np",
         "",
         f"mlflow.set_tracking_uri({json.dumps(store.shown)}){where}",
         f"model = mlflow.pyfunc.load_model({json.dumps(uri)})",
-        f"inputs = np.zeros({(2, *info.shape)}, dtype=np.float32)  # a row for each sample{scale}",
+        f"# A row for each sample{scale}.",
+        f"inputs = np.zeros({(2, *info.shape)}, dtype=np.float32)",
         "outputs = model.predict(inputs)",
         *_classes_of(records),
     ]
