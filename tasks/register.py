@@ -32,15 +32,16 @@ from tasks.tracking.registry import (
     why_champion_broken,
 )
 from tasks.tracking.tags import STATE_DICT
-from tasks.workspace.files import samples_md5, sha256, write_atomically
+from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
     comparison_file,
     evaluation_folder,
     metrics_file,
+    models_folder,
     report_file,
     scored_file,
-    state_dict_file,
+    state_dict_files,
     training_folder,
 )
 
@@ -72,10 +73,10 @@ def complete(params: Params, uri: str, name: str) -> None:
     it.
     """
     for experiment in missing_parts(uri, name, _state_dicts(params, name)):
-        file, report = state_dict_file(experiment), json.loads(report_file(name, experiment).read_bytes())
-        if not file.is_file() or sha256(file) != report[STATE_DICT]:
+        files, report = state_dict_files(models_folder(experiment)), report_of(name, experiment)
+        if not all(file.is_file() for file in files) or sha256_of(files) != report[STATE_DICT]:
             print(
-                f"register {name}: MLflow lacks the model of {experiment}, and {file} is not what was evaluated; "
+                f"register {name}: MLflow lacks the model of {experiment}, and {files[0]} is not what was evaluated; "
                 f"next: dvc repro evaluate@{experiment}, then trackway relog"
             )
             continue
@@ -103,7 +104,12 @@ def is_complete(params: Params, name: str) -> bool:
 
 def _state_dicts(params: Params, name: str) -> dict[str, str]:
     """Returns experiment → sha256 of the state_dict that was evaluated."""
-    return {e: json.loads(report_file(name, e).read_bytes())[STATE_DICT] for e in params.experiments_of(name)}
+    return {e: report_of(name, e)[STATE_DICT] for e in params.experiments_of(name)}
+
+
+def report_of(name: str, experiment: str) -> dict[str, Any]:
+    """Returns the details of an experiment's evaluation, on the dataset of that name."""
+    return dict(json.loads(report_file(name, experiment).read_bytes()))
 
 
 def compared(params: Params, name: str) -> list[dict[str, Any]]:
@@ -160,7 +166,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Ca
     """
     dataset, found = params.dataset(name), []
     for row in rows:
-        report = json.loads(report_file(name, row["experiment"]).read_bytes())
+        report = report_of(name, row["experiment"])
         found.append(
             Candidate(
                 row["experiment"],
@@ -209,7 +215,7 @@ def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
     """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
-    diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
+    diagnosis = report_of(name, row["experiment"])["diagnosis"]
     value, most = metric_of(row, split, metric), dataset.champion.max_parameters
     return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
 
@@ -225,7 +231,7 @@ def _by_part(row: dict[str, Any]) -> dict[str, float]:
 def _as_csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     if rows:
-        flat = [flatten(row) for row in rows]
+        flat = [flatten({key: value for key, value in row.items() if key != "seeds"}) for row in rows]
         columns = list(dict.fromkeys(column for row in flat for column in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()

@@ -27,7 +27,7 @@ COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", 
 LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
 CAPTION = (
     "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
-    "± is half of the 95 % interval"
+    "± is half of the 95 % interval, or with n seeds the standard deviation over these"
 )
 
 
@@ -168,15 +168,18 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _value(row: dict[str, Any], part: str) -> str:
-    """Returns the dataset's metric on a split as text, with half of its 95 % interval."""
+    """Returns the dataset's metric on a split as text, with half of its 95 % interval, or its spread over the seeds."""
     value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
     low, high = row.get("intervals", {}).get(part, {}).get(row["metric"], (value, value))
-    half = (high - low) / 2
+    spread = metric_of(row.get("sd", {}), part, row["metric"])
+    off = (high - low) / 2 if spread is None else spread
     if row["metric"] == "accuracy":
-        return f"{value:.2%} ±{half:.1%}".removesuffix("%") if half else f"{value:.2%}"
-    return f"{value:.5f} ±{half:.1g}" if half else f"{value:.5f}"
+        text = f"{value:.2%} ±{off:.1%}".removesuffix("%") if off else f"{value:.2%}"
+    else:
+        text = f"{value:.5f} ±{off:.1g}" if off else f"{value:.5f}"
+    return text if spread is None else f"{text} (n={len(row['seeds'])})"
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:

@@ -57,9 +57,7 @@ def log_evaluation(
             print(f"MLflow has no run of {report['experiment']}; the register stage or trackway relog rebuilds it")
             return
         run_id = run.info.run_id
-        new = {key: value for key, value in metrics.items() if run.data.metrics.get(key) != value}
-        for key, value in new.items():
-            client.log_metric(run_id, key, value, step=int(run.data.params["epochs"]))
+        _log_metrics(client, run, metrics)
         data = {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report}
         for key, value in {**data, **tags}.items():
             client.set_tag(run_id, key, value)
@@ -76,6 +74,36 @@ def log_evaluation(
             for model_id in models_of(client, run):
                 delete_model(client, model_id)
             _log_model(run, model, about, example)
+
+
+@patiently
+def log_seeds(
+    uri: str | None, dataset: str, experiment: str, seeds: dict[int, tuple[str, dict[str, float]]], data: dict[str, str]
+) -> None:
+    """Adds the metrics of each of several seeds to the seed's own run. Idempotent.
+
+    Args:
+        uri: Address of the store; None does nothing.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        seeds: Seed → sha256 of its state_dict, and its metrics by their full names.
+        data: Tags with the md5 of the splits.
+    """
+    if not uri:
+        return
+    with open_store(uri) as client:
+        for seed, (digest, metrics) in seeds.items():
+            if run := find_run(client, dataset, experiment, digest, seed):
+                _log_metrics(client, run, metrics)
+                for key, value in data.items():
+                    client.set_tag(run.info.run_id, key, value)
+
+
+def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float]) -> None:
+    """Logs those metrics that the run does not have, or has with other values."""
+    for key, value in metrics.items():
+        if run.data.metrics.get(key) != value:
+            client.log_metric(run.info.run_id, key, value, step=int(run.data.params["epochs"]))
 
 
 def models_of(client: MlflowClient, run: Run) -> list[str]:
