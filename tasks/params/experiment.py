@@ -48,7 +48,9 @@ class EarlyStoppingConfig(Section):
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _different(seeds: list[int]) -> list[int]:
+def _several(seeds: list[int]) -> list[int]:
+    if len(seeds) < 2:
+        raise ValueError("it must have at least two seeds; one alone is the key seed")
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise ValueError(f"{twice[0]} is there twice; each seed must be another one")
     return sorted(seeds)
@@ -78,7 +80,7 @@ class ExperimentConfig(Section):
     """Number of samples in a batch, or `full` for all training samples at once."""
     seed: Seed | None = None
     """Seed of the model's weights, the batches' order and the augmentation. Either `seed` or `seeds` must be given."""
-    seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_different)] | None = None
+    seeds: Annotated[list[Seed], AfterValidator(_several)] | None = None
     """Several seeds, such as `[42, 43, 44]`: the experiment is trained once with each, and its metrics are the means.
     A seed that is added trains alone; the others' state_dicts are kept."""
     reseed: bool = RESEED
