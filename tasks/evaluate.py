@@ -28,6 +28,7 @@ from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import run_stage
 from tasks.tracking.models import log_evaluation, log_seeds
+from tasks.tracking.page import evaluation_note
 from tasks.tracking.tags import NO_MODEL, PREDICTIONS, STATE_DICT, TEST_DATA, VALIDATION_DATA
 from tasks.workspace.files import samples_md5, sha256, sha256_of, write_atomically
 from tasks.workspace.paths import (
@@ -272,6 +273,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         params.tracking,
         experiment.dataset,
         metrics=_not_in_curves(found.metrics, history_file(name)) | spread,
+        note=evaluation_note(found.report, found.metrics),
         tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},

@@ -22,16 +22,16 @@ from learn.evaluation.predictions import Predictions, read
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
+from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import missing_parts
 from tasks.tracking.registry import (
-    DATA_TAGS,
     ModelMetadata,
     Verdict,
     lacks_champion,
     register_champion,
     why_champion_broken,
 )
-from tasks.tracking.tags import STATE_DICT
+from tasks.tracking.tags import DATA_TAGS, STATE_DICT
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
@@ -62,8 +62,18 @@ def register(params: Params, name: str) -> Outcome:
             print(f"register {name}: the champion cannot be loaded: {broken}")
         complete(params, params.tracking, name)
     verdict = register_best(params, name, rows)
+    _describe(params, name, verdict.text)
     print(made := f"register {name}: {verdict.text}")
     return Outcome(made, champion=made if verdict.is_new else "")
+
+
+def _describe(params: Params, name: str, verdict: str) -> None:
+    """Tells MLflow's page about a dataset: its splits, what decides, and what was decided."""
+    dataset = params.dataset(name)
+    split, metric = dataset.split.held_out, dataset.champion.metric
+    sizes = ", ".join(f"{size:,} for {part}" for part, size in dataset.sizes.items() if size)
+    text = f"Samples: {sizes}. {metric} on the {split} split decides who is champion.\n\n{verdict}"
+    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text)
 
 
 def complete(params: Params, uri: str, name: str) -> None:

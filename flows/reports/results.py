@@ -16,6 +16,7 @@ from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from tasks.params import Params
 from tasks.tracking.address import address
+from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
 from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
@@ -183,7 +184,7 @@ def _value(row: dict[str, Any], part: str) -> str:
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
-    """Returns the rows as a table in Markdown for Prefect's page, each with a link to its run.
+    """Returns the rows as a table in Markdown for Prefect's page, with links to each run and to all of a dataset.
 
     Args:
         rows: What `results` returns.
@@ -191,6 +192,10 @@ def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
     for row in rows:
-        name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]
-        lines.append("| " + " | ".join([row["dataset"], name, *_cells(row)]) + " |")
+        dataset, name = row["dataset"], row["experiment"]
+        if "page" in row:
+            runs = row["page"].rpartition("/")[0]  # the page of all runs
+            dataset = f"[{dataset}]({mlflow}/{runs}?viewStateShareKey={VIEW_KEY})"
+            name = f"[{name}]({mlflow}/{row['page']})"
+        lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     return "\n".join([*lines, "", CAPTION])

@@ -11,7 +11,19 @@ from tasks.tracking.liveness import is_latest, now_ms
 from tasks.tracking.messages import Begin, End, Epochs, Files, Message, RunHeader
 from tasks.tracking.runs import experiment_id_of, run_name, stage_tag
 from tasks.tracking.store import store_lock
-from tasks.tracking.tags import DIFF, HEARTBEAT, KEY, NOTE, PARENT, PROCESS, REBUILT, SEED, STAGE, STATE_DICT
+from tasks.tracking.tags import (
+    DIFF,
+    FIRST_NOTE,
+    HEARTBEAT,
+    KEY,
+    NOTE,
+    PARENT,
+    PROCESS,
+    REBUILT,
+    SEED,
+    STAGE,
+    STATE_DICT,
+)
 from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import REPORT, state_dict_files
 
@@ -19,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+NO_SETTINGS = ("device", "parameters")  # parameters of a run that follow from others, or from the machine
 MAX_METRICS_PER_BATCH = 1000  # MLflow's limit for one request
 UNCOMMITTED = f"Trained with uncommitted changes: its code is git's commit and the artifact `{DIFF}`."
 
@@ -74,7 +87,7 @@ class LoggedRun:
 
         rebuilt = REBUILT in message.tags
         diff = "" if rebuilt else self.header.diff
-        self.run_id = run_id = self._create_run(client, self._tags(message, rebuilt, bool(diff)))
+        self.run_id = run_id = self._create_run(client, self._tags(message, rebuilt, bool(diff)), message)
         client.log_batch(run_id, params=[Param(key, _as_text(value)) for key, value in message.params.items()])
         self._log_dataset(client, run_id)
         client.log_text(run_id, message.summary, "summary.txt")
@@ -87,11 +100,11 @@ class LoggedRun:
 
     def _tags(self, message: Begin, rebuilt: bool, has_diff: bool) -> dict[str, str]:
         lineage = self.header.lineage
-        notes = [lineage.note, UNCOMMITTED if has_diff else ""]  # what MLflow's page shows as the description
+        notes = [lineage.note, UNCOMMITTED if has_diff else ""]
         return {
             **({} if rebuilt else self.header.context),  # for a rebuilt run, user and commit would be the present ones
             "mlflow.source.name": "tasks/train.py",
-            **({NOTE: "\n\n".join(filter(None, notes))} if any(notes) else {}),
+            **(dict.fromkeys((NOTE, FIRST_NOTE), "\n\n".join(filter(None, notes))) if any(notes) else {}),
             KEY: self._key,
             PROCESS: self.header.process,
             HEARTBEAT: str(now_ms()),
@@ -107,7 +120,7 @@ class LoggedRun:
     def _key(self) -> str:
         return self.header.key if self.seed is None else f"{self.header.key}/{self.seed}"
 
-    def _create_run(self, client: MlflowClient, tags: dict[str, str]) -> str:
+    def _create_run(self, client: MlflowClient, tags: dict[str, str], message: Begin) -> str:
         """Returns the id of the run, and creates the run unless an earlier attempt has."""
         header = self.header
         with store_lock(self.tracking):
@@ -116,9 +129,21 @@ class LoggedRun:
             if found:
                 return str(found[0].info.run_id)
             name = run_name(header.experiment, self.seed)
-            started = header.started if self.seed is None else now_ms()
-            run = client.create_run(experiment_id, started, tags, name)
+            if self.seed is None:
+                name += self._what_differs(client, experiment_id, message.params)
+            run = client.create_run(experiment_id, message.time or header.started, tags, name)
             return str(run.info.run_id)
+
+    def _what_differs(self, client: MlflowClient, experiment_id: str, params: dict[str, Any]) -> str:
+        """Returns the settings that differ from the experiment's run before, such as ` lr=0.05`, at most three."""
+        own = f"tags.`{STAGE}` = '{stage_tag(self.header.experiment)}'"
+        before = client.search_runs([experiment_id], own, max_results=1, order_by=["start_time DESC"])
+        changed = [
+            f" {key.rpartition('.')[2]}={_as_text(value)}"
+            for key, value in params.items()
+            if before and key not in NO_SETTINGS and before[0].data.params.get(key, "") != _as_text(value)
+        ]
+        return "".join(changed[:3]) + (" …" if len(changed) > 3 else "")
 
     def _log_dataset(self, client: MlflowClient, run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -36,6 +36,7 @@ class Begin:
     tags: dict[str, str]
     summary: str  # torchinfo's summary of the model
     seed: int | None = None  # the seed whose run this is; None for the experiment's own run
+    time: int = 0  # milliseconds since 1970; 0 stands for the time at which the training itself began
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently
-from tasks.tracking.tags import STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, STATE_DICT
+from tasks.workspace.paths import transformed_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ def log_evaluation(
     *,
     metrics: dict[str, float],
     tags: dict[str, str],
+    note: str,
     report: dict[str, Any],
     texts: dict[str, str],
     files: dict[str, bytes],
@@ -41,6 +43,7 @@ def log_evaluation(
         dataset: Name of the dataset.
         metrics: By their full names, such as `test/accuracy`.
         tags: Tags for the run.
+        note: What its description says of the evaluation, in Markdown.
         report: Content of the artifact report.json.
         texts: File → content of other artifacts.
         files: The same for artifacts that are no text.
@@ -58,8 +61,10 @@ def log_evaluation(
             return
         run_id = run.info.run_id
         _log_metrics(client, run, metrics)
-        data = {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report}
-        for key, value in {**data, **tags}.items():
+        data = {split: report[key] for split, key in DATA_TAGS.items() if key in report}
+        _log_datasets(client, run_id, dataset, data)
+        notes = "\n\n".join(filter(None, [note, run.data.tags.get(FIRST_NOTE, "")]))
+        for key, value in {**{DATA_TAGS[split]: md5 for split, md5 in data.items()}, **tags, NOTE: notes}.items():
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, report, "report.json")
         for name, text in texts.items():
@@ -97,6 +102,29 @@ def log_seeds(
                 _log_metrics(client, run, metrics)
                 for key, value in data.items():
                     client.set_tag(run.info.run_id, key, value)
+
+
+def _log_datasets(client: MlflowClient, run_id: str, dataset: str, data: dict[str, str]) -> None:
+    """Adds the held-out splits to what a run's page lists as its datasets.
+
+    Args:
+        client: A client of the store.
+        run_id: The run.
+        dataset: Name of the dataset.
+        data: Split → md5 of its samples.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    path = transformed_folder(dataset).as_posix()
+    inputs = [
+        DatasetInput(Dataset(f"{dataset} {split}", md5, "dvc", path), [InputTag("mlflow.data.context", split)])
+        for split, md5 in data.items()
+    ]
+    try:
+        client.log_inputs(run_id, datasets=inputs)
+    except MlflowException:  # another run of the dataset has created it meanwhile
+        client.log_inputs(run_id, datasets=inputs)
 
 
 def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float]) -> None:

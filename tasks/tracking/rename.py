@@ -23,7 +23,8 @@ def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
             seeds = client.search_runs([run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
             for each in (*(seed for seed in seeds if SEED in seed.data.tags), run):  # a kill leaves the run to be found
                 seed = each.data.tags.get(SEED)
-                client.update_run(each.info.run_id, name=run_name(new, seed))
+                differs = each.info.run_name.removeprefix(run_name(old, seed))
+                client.update_run(each.info.run_id, name=run_name(new, seed) + differs)
                 client.set_tag(each.info.run_id, STAGE, stage_tag(new, seed))
 
 

@@ -84,7 +84,7 @@ class TrainingRun:
             summary: torchinfo's summary of the model, as text.
             seed: The seed whose run it is, below the experiment's own run, which has begun; None for the own run.
         """
-        self._send(Begin(params, tags, summary, seed))
+        self._send(Begin(params, tags, summary, seed, 0 if seed is None else now_ms()))
 
     def log_epoch(self, number: int, metrics: dict[str, float], seed: int | None = None) -> None:
         """Sends an epoch's metrics, at most once per SEND_INTERVAL_SECONDS together with those before.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
 from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
-from tasks.tracking.tags import STAGE, STATE_DICT
+from tasks.tracking.tags import KIND, STAGE, STATE_DICT, TRAININGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,12 +51,14 @@ def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
 
     if found := client.get_experiment_by_name(name):
         restore_experiment(client, found)
+        if KIND not in found.tags:
+            client.set_experiment_tag(found.experiment_id, KIND, TRAININGS)
         return found.experiment_id
     store = address(tracking)
     # A tracking server itself decides where its artifacts are.
     location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{name}"
     try:
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags={KIND: TRAININGS})
     except MlflowException as error:
         found = client.get_experiment_by_name(name) if error.error_code == ALREADY_EXISTS else None
         if not found:
