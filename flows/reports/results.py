@@ -16,6 +16,7 @@ from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from tasks.params import Params
 from tasks.tracking.address import address
+from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
 from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
@@ -27,7 +28,7 @@ COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", 
 LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
 CAPTION = (
     "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
-    "± is half of the 95 % interval"
+    "± is half of the 95 % interval, or with n seeds the standard deviation over these"
 )
 
 
@@ -168,19 +169,22 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _value(row: dict[str, Any], part: str) -> str:
-    """Returns the dataset's metric on a split as text, with half of its 95 % interval."""
+    """Returns the dataset's metric on a split as text, with half of its 95 % interval, or its spread over the seeds."""
     value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
     low, high = row.get("intervals", {}).get(part, {}).get(row["metric"], (value, value))
-    half = (high - low) / 2
+    spread = metric_of(row.get("sd", {}), part, row["metric"])
+    off = (high - low) / 2 if spread is None else spread
     if row["metric"] == "accuracy":
-        return f"{value:.2%} ±{half:.1%}".removesuffix("%") if half else f"{value:.2%}"
-    return f"{value:.5f} ±{half:.1g}" if half else f"{value:.5f}"
+        text = f"{value:.2%} ±{off:.1%}".removesuffix("%") if off else f"{value:.2%}"
+    else:
+        text = f"{value:.5f} ±{off:.1g}" if off else f"{value:.5f}"
+    return text if spread is None else f"{text} (n={len(row['seeds'])})"
 
 
 def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
-    """Returns the rows as a table in Markdown for Prefect's page, each with a link to its run.
+    """Returns the rows as a table in Markdown for Prefect's page, with links to each run and to all of a dataset.
 
     Args:
         rows: What `results` returns.
@@ -188,6 +192,10 @@ def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
     for row in rows:
-        name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]
-        lines.append("| " + " | ".join([row["dataset"], name, *_cells(row)]) + " |")
+        dataset, name = row["dataset"], row["experiment"]
+        if "page" in row:
+            runs = row["page"].rpartition("/")[0]  # the page of all runs
+            dataset = f"[{dataset}]({mlflow}/{runs}?viewStateShareKey={VIEW_KEY})"
+            name = f"[{name}]({mlflow}/{row['page']})"
+        lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     return "\n".join([*lines, "", CAPTION])

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import os
+from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -95,6 +98,28 @@ def prefect() -> ASGIApp:
     return Guard(create_app(final=True), os.environ[HOST])
 
 
+class OpensOnTrainings:
+    """Wraps MLflow's app, and has its page open on training runs; a browser that has not chosen yet gets "GenAI" else.
+
+    MLflow's page keeps that choice in the browser's localStorage, and no setting of the server decides it.
+    """
+
+    CHOICES: Final = {
+        "mlflow.workflowType_v1": '"machine_learning"',
+        "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or an assistant's pane opens beside the runs
+    }
+
+    def __init__(self, app: ASGIApp, page: Path) -> None:
+        self.app = app
+        first = f"for (const [k, v] of Object.entries({json.dumps(self.CHOICES)})) localStorage[k] ??= v"
+        self.page = page.read_text("utf-8").replace("<head>", f"<head><script>{first}</script>", 1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request for the page itself, or passes the request on to the app."""
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        await (HTMLResponse(self.page) if is_page else self.app)(scope, receive, send)
+
+
 def mlflow() -> ASGIApp:
     """Returns MLflow's server, guarded, with the settings that `mlflow server` gives its workers."""
     from mlflow.server import constants
@@ -105,6 +130,9 @@ def mlflow() -> ASGIApp:
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
         constants.ARTIFACTS_DESTINATION_ENV_VAR: "./mlartifacts",
     }
+    from mlflow.server import app as flask
     from mlflow.server.fastapi_app import app
 
-    return Guard(app, os.environ[HOST], os.environ.get(PASSWORD))
+    page = Path(str(flask.static_folder), "index.html")
+    opened = OpensOnTrainings(app, page) if page.is_file() else app
+    return Guard(opened, os.environ[HOST], os.environ.get(PASSWORD))

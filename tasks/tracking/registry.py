@@ -20,6 +20,7 @@ from tasks.tracking.store import ALREADY_EXISTS, if_there, patiently, store_lock
 from tasks.tracking.tags import (
     CHALLENGER,
     CHAMPION,
+    DATA_TAGS,
     DECISION,
     EXPERIMENT,
     NO_MODEL,
@@ -27,16 +28,11 @@ from tasks.tracking.tags import (
     PREVIOUS,
     REFUSED,
     STATE_DICT,
-    TEST_DATA,
-    VALIDATION_DATA,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-
-DATA_TAGS = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the tag with the md5 of its samples
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
@@ -79,12 +80,25 @@ def test_a_training_shows_the_order_of_its_tasks(page: Page, served: Served) -> 
     picture(page, "run")
 
 
+def test_the_saved_view_is_sorted_by_what_decides(page: Page, served: Served) -> None:
+    experiment = mlflow.MlflowClient(served.mlflow).get_experiment_by_name("digits")
+    assert experiment
+    page.goto(f"{served.mlflow}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trackway")
+    expect(page.get_by_text("accuracy on the validation split decides").first).to_be_visible()
+    expect(page.get_by_text("Sort: validation/accuracy").first).to_be_visible()
+    order = "attributes.`Run Name`", "runDateAndNestInfo", "metrics.`validation/accuracy`", "metrics.`test/accuracy`"
+    left = [page.locator(f'.ag-header-cell[col-id="{column}"]').bounding_box() for column in order]
+    places = [box["x"] for box in left if box]
+    assert len(places) == len(order)
+    assert places == sorted(places), "what decides is the first metric"
+    names = page.locator(".ag-row").filter(has_text="digits-").all_inner_texts()
+    assert "digits-cnn" in names[0]
+
+
 def test_two_runs_are_compared_and_both_curves_are_seen(page: Page, served: Served) -> None:
     page.goto(f"{served.mlflow}/#/experiments")
-    page.get_by_text("Model training").click()
-    page.get_by_role("button", name="Close").first.click()  # the assistant
-    page.get_by_role("link", name="digits").first.click()
-    page.get_by_role("link", name="digits-cnn").first.wait_for()
+    page.locator('a[href^="#/experiments/"]', has_text="digits").first.click()
+    page.get_by_role("link", name="digits-cnn").first.wait_for()  # the page opens on the runs, not on "GenAI"
     for experiment in ("digits-cnn", "digits-mlp"):
         page.get_by_role("row").filter(has_text=experiment).get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Compare").click()

@@ -22,6 +22,7 @@ PLUMBING = {
     "tasks/model_card.py": "a text for MLflow",
     "tasks/gpu.py": "a lock, and a message",
     "tasks/inputs.py": "checks",
+    "tasks/kept.py": "files that an earlier training with the same inputs made",
     "tasks/lifeline.py": "when a process ends",
     "tasks/memory.py": "streamed and resident inputs give the same bytes",
     "tasks/stage.py": "the command line",
