@@ -95,10 +95,14 @@ def _how_to_get(run: Origin) -> str:
 
 
 def _forward(known: Provenance, runs: list[Origin]) -> Iterator[str]:
-    """Yields the registered versions that came from runs."""
-    versions = known.versions_of(runs)
+    """Yields the registered versions that came from runs, or from the runs that these are part of."""
+    own, parents = {run.run_id for run in runs}, {run.parent for run in runs}
+    versions = known.versions_of(own)
     yield "registered from it:" if versions else "nothing was registered from it"
     yield from (f"  {version.title}" for version in versions)
+    if others := known.versions_of(parents - own):
+        yield "registered from the run that it is part of:"
+        yield from (f"  {version.title}" for version in others)
 
 
 def _with_runs(known: Provenance, runs: list[Origin], title: str) -> Iterator[str]:
@@ -114,7 +118,7 @@ def _with_runs(known: Provenance, runs: list[Origin], title: str) -> Iterator[st
 def _listed(known: Provenance, runs: list[Origin]) -> Iterator[str]:
     """Yields a line for each run."""
     for run in runs[:SHOWN]:
-        versions = ", ".join(each.title for each in known.versions_of([run]))
+        versions = ", ".join(each.title for each in known.versions_of([run.run_id]))
         yield f"  {_title(run)}, {run.status}" + (f", {versions}" if versions else "")
     if len(runs) > SHOWN:
         yield f"  and {len(runs) - SHOWN} more"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -157,10 +157,9 @@ class Provenance:
         runs = _all(self._client.search_runs, experiment_ids=[found.experiment_id]) if found else []
         return [_origin(run) for run in runs]
 
-    def versions_of(self, runs: Iterable[Origin]) -> list[Version]:
-        """Returns the versions that were made from runs, or from the runs that these are parts of."""
-        ids = {each for run in runs for each in (run.run_id, run.parent) if each}
-        return [each for each in self.versions if each.run_id in ids]
+    def versions_of(self, run_ids: Collection[str]) -> list[Version]:
+        """Returns the versions that were made from runs."""
+        return [each for each in self.versions if each.run_id and each.run_id in run_ids]
 
     def _found(self, wanted: Iterable[tuple[str, str]]) -> list[Origin]:
         experiments = [each.experiment_id for each in _all(self._client.search_experiments)]
