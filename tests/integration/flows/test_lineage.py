@@ -39,19 +39,19 @@ def md5_of(project: Project, stage: str, path: str) -> str:
 
 def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_flow: Project) -> None:
     client = mlflow.MlflowClient(by_flow.tracking_uri)
-    champion = client.get_model_version_by_alias("digits", "champion")
+    champion = client.get_model_version_by_alias("circles", "champion")
     name = champion.tags[EXPERIMENT]
     run, state_dict = client.get_run(champion.run_id), f"models/{name}/model.pt"
-    digest, folder = sha256(by_flow.folder / state_dict), "data/transformed/digits/training"
-    md5 = md5_of(by_flow, "transform@digits", folder)
-    samples = json.loads(by_flow.read(f"metrics/digits/{name}.report.json"))[TEST_DATA]
-    of_run = (run.info.run_id, "digits@champion", f"digits/{champion.version}", state_dict, digest, name)
-    of_data = ("digits", "datasets.digits", folder, md5, md5.removesuffix(".dir"))
-    others = ("data/raw/digits", f"models/{name}", f"metrics/digits/{name}.json", samples)
-    wrong = ("digitz", "digits@chamion", "nothing/there", "f" * 32, "f" * 64, "data/transformed")
+    digest, folder = sha256(by_flow.folder / state_dict), "data/transformed/circles/training"
+    md5 = md5_of(by_flow, "transform@circles", folder)
+    samples = json.loads(by_flow.read(f"metrics/circles/{name}.report.json"))[TEST_DATA]
+    of_run = (run.info.run_id, "circles@champion", f"circles/{champion.version}", state_dict, digest, name)
+    of_data = ("circles", "datasets.circles", folder, md5, md5.removesuffix(".dir"))
+    others = ("data/raw/circles", f"models/{name}", f"metrics/circles/{name}.json", samples)
+    wrong = ("circlez", "circles@chamion", "nothing/there", "f" * 32, "f" * 64, "data/transformed")
     found = asked(by_flow, *of_run, *of_data, *others, *wrong)
 
-    title = f"version {champion.version} of digits (champion)"
+    title = f"version {champion.version} of circles (champion)"
     commit = by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
     for target in of_run:
         text = found[target]
@@ -62,24 +62,25 @@ def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_fl
         assert f"\n  flow run     {run.data.tags[FLOW_RUN_ID]}" in text
         assert f"\n  state_dict   sha256 {digest}\n" in text
         assert text.endswith(f"registered from it:\n  {title}")
-    assert found["digits@champion"].startswith(f"{title}\n  decision     {name} is champion (version ")
-    for target in (*of_data, "data/raw/digits"):
+    assert found["circles@champion"].startswith(f"{title}\n  decision     {name} is champion (version ")
+    for target in (*of_data, "data/raw/circles"):
         assert f"registered from it:\n  {title}\nruns with it:\n" in found[target]
-        assert len(re.findall(r"^  run \w{32} \(digits-\w+\), FINISHED", found[target], re.MULTILINE)) == 2
-    assert found["digits"].startswith(f"{folder}, md5 {md5}\n  made by      transform@digits\n  get it ")
+        assert len(re.findall(r"^  run \w{32} \(circles-\w+\), FINISHED", found[target], re.MULTILINE)) == 2
+    assert found["circles"].startswith(f"{folder}, md5 {md5}\n  made by      transform@circles\n  get it ")
     assert (
-        f"\n  from         data/raw/digits, md5 {md5_of(by_flow, 'download@digits', 'data/raw/digits')}" in found[md5]
+        f"\n  from         data/raw/circles, md5 {md5_of(by_flow, 'download@circles', 'data/raw/circles')}"
+        in found[md5]
     )
     for target in others[1:3]:
         assert f"runs of {name}:\n  run {run.info.run_id} ({name}), FINISHED, {title}" in found[target]
     assert found[samples].startswith(f"held-out samples, md5 {samples}\nregistered from it:\n  {title}\n")
 
-    assert found["digitz"].startswith(
-        "error: nothing is known of digitz; it may be the id of an MLflow run, NAME@ALIAS "
+    assert found["circlez"].startswith(
+        "error: nothing is known of circlez; it may be the id of an MLflow run, NAME@ALIAS "
     )
-    assert found["digitz"].endswith("; did you mean digits?")
-    assert "is no registered version; there is " in found["digits@chamion"]
-    assert found["digits@chamion"].endswith("; did you mean digits@champion?")
+    assert found["circlez"].endswith("; did you mean circles?")
+    assert "is no registered version; there is " in found["circles@chamion"]
+    assert found["circles@chamion"].endswith("; did you mean circles@champion?")
     assert found["nothing/there"].startswith("error: nothing is known of nothing/there; it may be ")
     assert "is no run of MLflow, and no dvc.lock and no run has data with this md5" in found["f" * 32]
     assert "MLflow has no run that made the state_dict with the sha256 ffff" in found["f" * 64]

@@ -79,7 +79,9 @@ def predicted_here(project: Project, name: str) -> tuple[np.ndarray, np.ndarray]
     """Inputs, and what the model with the experiment's state_dict makes of them."""
     experiment = PARAMS.experiments[name]
     dataset = PARAMS.datasets[experiment.dataset]
-    state_dict = torch.load(project.folder / "models" / name / "model.pt", weights_only=True)
+    report = json.loads(project.read(f"metrics/{experiment.dataset}/{name}.report.json"))
+    seed = f"seed-{report['chosen_seed']}" if "chosen_seed" in report else ""
+    state_dict = torch.load(project.folder / "models" / name / seed / "model.pt", weights_only=True)
     size = len([*state_dict.values()][-1])  # of the last layer's bias
     model = build_model(experiment.model.name, experiment.model.arguments, dataset.shape, size)
     model.load_state_dict(state_dict)
