@@ -18,6 +18,7 @@ from dvc.stage import PipelineStage
 from dvc_data.hashfile.build import build
 from dvc_data.hashfile.tree import Tree
 
+from learn.errors import printable
 from tasks.workspace.git import commits_of, files_of
 
 STATES = {"deleted": "is missing", "modified": "has changed", "new": "is new", "not in cache": "is not in DVC's cache"}
@@ -33,7 +34,7 @@ class Change:
     what: str  # its name, and what is different about it
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.what}"
+        return f"{self.kind} {printable(self.what)}"
 
 
 def changes(stage: PipelineStage, made: frozenset[str]) -> list[Change]:
@@ -89,7 +90,7 @@ def _flat(name: str, values: Any) -> dict[str, Any]:
 
 
 def _as_text(value: Any) -> str:
-    return "not there" if value is GONE else json.dumps(value)
+    return "not there" if value is GONE else json.dumps(value, ensure_ascii=False)
 
 
 def _of_path(entry: Output) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _answer(params: Params, known: Provenance | None, target: str, there: Path) 
         return _of_state_dict(_store(known, target), target)
     if MD5.fullmatch(target):
         return _of_md5(known, target)
-    path = Path(os.path.normpath(there / target))
+    path = Path(os.path.relpath(there / target))
     if VERSION.fullmatch(target) and not path.exists():
         return _of_version(_store(known, target), target)
     if answer := _of_path(known, path):

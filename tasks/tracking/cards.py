@@ -58,7 +58,8 @@ def write_cards(client: MlflowClient, versions: Iterable[ModelVersion], cards: C
                 _write(client, version, _written(client, version), text)
         elif CARD in version.tags and escaped(decision) not in (version.description or ""):
             old = _written(client, version)
-            _write(client, version, old, with_decision(old, decision))
+            if (text := with_decision(old, decision)) != old:
+                _write(client, version, old, text)
 
 
 def _write(client: MlflowClient, version: ModelVersion, old: str, text: str) -> None:

@@ -46,7 +46,7 @@ def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_fl
     md5 = md5_of(by_flow, "transform@circles", folder)
     samples = json.loads(by_flow.read(f"metrics/circles/{name}.report.json"))[TEST_DATA]
     of_run = (run.info.run_id, "circles@champion", f"circles/{champion.version}", state_dict, digest, name)
-    of_data = ("circles", "datasets.circles", folder, md5, md5.removesuffix(".dir"))
+    of_data = (str(by_flow.folder / folder), "circles", "datasets.circles", folder, md5, md5.removesuffix(".dir"))
     others = ("data/raw/circles", f"models/{name}", f"metrics/circles/{name}.json", samples)
     wrong = ("circlez", "circles@chamion", "nothing/there", "f" * 32, "f" * 64, "data/transformed")
     found = asked(by_flow, *of_run, *of_data, *others, *wrong)

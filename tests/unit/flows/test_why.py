@@ -95,14 +95,14 @@ def test_an_unknown_stage_is_refused_with_what_was_meant(folder: Path) -> None:
 
 def test_changed_parameters_are_shown_with_both_values(folder: Path) -> None:
     (folder / "params.yaml").write_text(
-        "seed: 42\nthreads: 2\ntrain: {lr: 0.2, model: {name: mlp, units: [8, 8]}, scheduler: x, epochs: 3}\n"
+        "seed: 42\nthreads: 2\ntrain: {lr: 0.2, model: {name: mlp, units: [8, 8]}, scheduler: ö, epochs: 3}\n"
     )
     assert answer(folder).splitlines()[:6] == [
         "train@a is stale:",
         "  parameter threads: 1 → 2",
         "  parameter train.lr: 0.1 → 0.2",
         "  parameter train.model.units: [8] → [8, 8]",
-        '  parameter train.scheduler: null → "x"',
+        '  parameter train.scheduler: null → "ö"',
         "  parameter train.epochs: not there → 3",
     ]
     assert answer(folder).endswith(READS)
