@@ -24,7 +24,7 @@ from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
 from tasks.tracking.page import describe_dataset
-from tasks.tracking.queries import missing_parts
+from tasks.tracking.queries import missing_parts, models_judged
 from tasks.tracking.registry import (
     ModelMetadata,
     Verdict,
@@ -32,7 +32,7 @@ from tasks.tracking.registry import (
     register_champion,
     why_champion_broken,
 )
-from tasks.tracking.tags import DATA_TAGS, STATE_DICT
+from tasks.tracking.tags import DATA_TAGS, STATE_DICT, TEST_DATA
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
@@ -74,7 +74,19 @@ def _describe(params: Params, name: str, verdict: str) -> None:
     split, metric = dataset.split.held_out, dataset.champion.metric
     sizes = ", ".join(f"{size:,} for {part}" for part, size in dataset.sizes.items() if size)
     text = f"Samples: {sizes}. {metric} on the {split} split decides who is champion.\n\n{verdict}"
+    if params.tracking and (judged := _models_judged(params, params.tracking, name)):
+        print(f"register {name}: {judged}")
+        text += f"\n\n{judged[0].upper()}{judged[1:]}."
     describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text)
+
+
+def _models_judged(params: Params, uri: str, name: str) -> str:
+    """Returns a text that says how many models the test split has measured; "" if it is fresh."""
+    if not (experiments := params.experiments_of(name)):
+        return ""
+    judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA])
+    lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best one's result there is too good"
+    return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
 
 def complete(params: Params, uri: str, name: str) -> None:

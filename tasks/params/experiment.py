@@ -13,6 +13,8 @@ from learn.training.defaults import (
     MEMORY_FORMAT,
     RESEED,
     SCHEDULER,
+    SEED,
+    SEEDS,
     MemoryFormat,
 )
 from tasks.params.section import Named, Section
@@ -78,9 +80,9 @@ class ExperimentConfig(Section):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "full"}]}),
     ]
     """Number of samples in a batch, or `full` for all training samples at once."""
-    seed: Seed | None = None
+    seed: Seed | None = SEED
     """Seed of the model's weights, the batches' order and the augmentation. Either `seed` or `seeds` must be given."""
-    seeds: Annotated[list[Seed], AfterValidator(_several)] | None = None
+    seeds: Annotated[list[Seed], AfterValidator(_several)] | None = SEEDS
     """Several seeds, such as `[42, 43, 44]`: the experiment is trained once with each, and its metrics are the means.
     A seed that is added trains alone; the others' state_dicts are kept."""
     reseed: bool = RESEED

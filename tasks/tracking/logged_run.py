@@ -178,7 +178,8 @@ class LoggedRun:
             if history.is_file():
                 client.log_artifact(run_id, str(history), "history")
         else:
-            print(f"{message.models} was replaced since it was trained: MLflow gets the run without its state_dict")
+            replaced = Path(message.models, state_dicts[0].relative_to(models))
+            print(f"{replaced} was replaced since it was trained: MLflow gets the run without its state_dict")
         if message.seconds is not None:
             client.log_metric(run_id, "train/seconds", message.seconds, timestamp=self.header.started)
         client.set_tag(run_id, STATE_DICT, message.sha256)

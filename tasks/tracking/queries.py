@@ -9,7 +9,7 @@ from tasks.tracking.models import whole_model
 from tasks.tracking.registry import champion_of, is_model_of
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import patiently, told_if_slow
-from tasks.tracking.tags import NO_MODEL
+from tasks.tracking.tags import NO_MODEL, PARENT, STATE_DICT, TEST_DATA
 
 
 @patiently
@@ -32,6 +32,31 @@ def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[s
             elif NO_MODEL not in run.data.tags and not whole_model(client, run):
                 missing[experiment] = {"evaluate"}
     return missing
+
+
+@patiently
+def models_judged(uri: str, dataset: str, md5: str) -> int:
+    """Returns how many different models were measured on a test split, as far as the store knows.
+
+    The more there are, the likelier it is that the best of them was only lucky on these samples.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        md5: md5 of the samples of the split.
+    """
+    with open_store(uri) as client:
+        experiment = client.get_experiment_by_name(dataset)
+        if experiment is None:
+            return 0
+        token, digests, parents = None, {}, set()
+        while True:
+            page = client.search_runs([experiment.experiment_id], f"tags.`{TEST_DATA}` = '{md5}'", page_token=token)
+            for run in page:
+                digests[run.info.run_id] = run.data.tags.get(STATE_DICT, run.info.run_id)
+                parents.add(run.data.tags.get(PARENT, ""))
+            if not (token := page.token):
+                return len({digest for run_id, digest in digests.items() if run_id not in parents})
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
     assert row["sd"]["accuracy"] == pytest.approx(np.std(each, ddof=1))
 
     (parent, *_), below = runs(finished)
-    assert parent.info.run_name == NAME
+    assert parent.info.run_name == f"{NAME} seeds=[42, 43]", "what differs from its run before"
     assert parent.data.metrics["test/accuracy"] == row["accuracy"]
     assert parent.data.metrics["test/accuracy.sd"] == row["sd"]["accuracy"]
     assert {seed: run.info.run_name for seed, run in below.items()} == {s: f"{NAME} seed={s}" for s in ("42", "43")}

@@ -87,8 +87,13 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
     assert tags["mlflow.source.git.commit"] == by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
     assert len(tags["prefect.flow_run"]) == 36
     assert tags["version.torch"] == torch.__version__
-    (data,) = run.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == (experiment.dataset, tags["dvc.data.md5"])
+    data = {each.tags[0].value: (each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
+    assert data.pop("training") == (experiment.dataset, tags["dvc.data.md5"])
+    assert data.pop("test") == (f"{experiment.dataset} test", tags["test_data.md5"])
+    assert list(data) == [part for part in ("validation",) if measured[part]]
+    note = tags["mlflow.note.content"]
+    assert f"The {held_out} split decides." in note
+    assert f"| {held_out} loss | {measured[held_out]['loss']:.4f} |" in note
 
     figures = {"loss_curves"}
     classes = PARAMS.datasets[experiment.dataset].source.classes
