@@ -14,6 +14,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"  
 DECISION = "trackway.decision"  # the tag of a registered version that says why it did or did not become champion
 REFUSED = "trackway.refused"  # the tag of a champion with the state_dicts that do not take its place by themselves
 PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for each sample of the held-out splits
+REPORT = "trackway.report"  # the tag with the sha256 of the page that compares the dataset's experiments
 KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
 NOTE = "mlflow.note.content"

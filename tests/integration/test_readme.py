@@ -42,6 +42,9 @@ RUN_BY = {
     "python -m tasks.atomic_dvc": "test_dvc_writes_its_lock_whole_after_the_command_shown",
     "trackway add food": "test_tiny_vgg_gives_the_course_s_digits",
     "trackway add-images pets path/to/pets": "test_new_photos_are_a_new_version",
+    "trackway compare": "test_it_is_compared_in_the_terminal_and_as_markdown",
+    "trackway compare digits --out report.html": "test_the_page_is_sorted_by_mouse_and_keyboard",
+    "trackway compare digits-mlp digits-cnn --out report.md": "test_it_is_compared_in_the_terminal_and_as_markdown",
     "trackway check": "test_a_broken_graph_is_told_with_its_place",
     "trackway down": "test_history_and_schedules_outlive_down_and_up",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
