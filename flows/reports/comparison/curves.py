@@ -154,4 +154,4 @@ def _series(curves: dict[int, tuple[str, Curve]]) -> list[dict[str, Any]]:
 
 def _label(title: str, curves: dict[int, tuple[str, Curve]]) -> str:
     ends = ", ".join(f"{name} {curve.mean[-1]:.4g}" for name, curve in curves.values())
-    return f"{title} over the epochs; at the end {ends}. Left and right arrow keys move through the epochs."
+    return f"{title} over the epochs; at the end {ends}. Arrow keys move through the epochs."

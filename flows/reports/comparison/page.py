@@ -77,6 +77,7 @@ def _section(report: Report) -> dict[str, Any]:
         "metrics": metrics(report),
         "same": not differing(report) and len(report.entries) > 1,
         "charts": curves.charts(report),
+        "bands": any(curve.low for e in report.drawn if e.details for curve in e.details.curves.values()),
         "forest": forest(report, numbers),
         "matrices": figures.matrices(report),
         "recalls": recalls(report),

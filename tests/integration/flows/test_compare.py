@@ -139,3 +139,12 @@ def test_the_flow_left_the_page_on_the_champion_s_run(by_flow: Project, report: 
     version = client.get_model_version_by_alias("digits", "champion")
     kept = Path(client.download_artifacts(version.run_id, "report.html", str(report.parent)))
     assert kept.read_bytes() == report.read_bytes()
+
+
+def test_a_flow_succeeds_even_if_its_page_cannot_be_kept(finished: Project) -> None:
+    known = finished.folder / ".dvc/tmp/reports.json"
+    known.unlink()
+    known.mkdir()
+    shown = finished.run(*TRACKWAY, "run", "line").stdout
+    assert "MLflow has no new comparison: IsADirectoryError" in shown
+    assert "stages: 0 run, " in shown
