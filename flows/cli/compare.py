@@ -40,7 +40,7 @@ def compare(
         from flows.reports.comparison.terminal import terminal
 
         for report in reports:
-            console.print(terminal(report), "", highlight=False)
+            console.print(terminal(report, console.width), "", highlight=False)
     if why:
         print(f"error: {why}", file=sys.stderr)
         raise typer.Exit(1)

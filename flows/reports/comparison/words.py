@@ -77,6 +77,9 @@ def leader(report: Report) -> str:
 def others(report: Report) -> str:
     """Returns the sentences that say which experiments cannot be told from the best one; "" if it is the only one."""
     rest, said = report.entries[1:], []
+    if rest and METRICS[report.metric].score is None:
+        why = f"since {report.metric} is not computed from predictions"
+        return f"The others cannot be compared with it on the same samples, {why}."
     compared = [(entry.name, entry.difference) for entry in rest if entry.difference]
     alike = [f"{name} ({p_value(each.p)})" for name, each in compared if not each.is_separable]
     if alike:

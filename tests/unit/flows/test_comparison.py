@@ -57,10 +57,10 @@ def report_of(params: Params, dataset: str = "digits", **options: Any) -> Report
     return gather(params, dataset, params.experiments_of(dataset), results(params)[0], **options)
 
 
-def shown(report: Report) -> str:
-    console = Console(width=200, no_color=True)
+def shown(report: Report, width: int = 140) -> str:
+    console = Console(width=width, no_color=True)
     with console.capture() as capture:
-        console.print(terminal(report))
+        console.print(terminal(report, width))
     return capture.get()
 
 
@@ -86,7 +86,8 @@ def test_a_small_difference_is_marked_in_every_form() -> None:
     assert report.entries[1].difference
     assert not report.entries[1].difference.is_separable
     assert "Not separable from it: bad (p = " in words.others(report)
-    assert all("not separable" in form for form in (shown(report), markdown([report]), page([report]).decode()))
+    assert all("not separable" in form for form in (markdown([report]), page([report]).decode()))
+    assert re.search(r"bad .* ≈ best", shown(report))
 
 
 def test_only_settings_that_differ_are_shown() -> None:
@@ -96,7 +97,9 @@ def test_only_settings_that_differ_are_shown() -> None:
     assert titles[:4] == ["validation accuracy", "test accuracy", "validation loss", "against the best"]
     assert "optimizer" in titles
     assert "model.hidden_units" not in titles
-    assert "optimizer=Adam optimizer.lr=0.01" in shown(report)
+    assert re.search(r"97\.78% ±2\.\d .* optimizer=Adam lr=0\.01 *$", shown(report), re.MULTILINE)
+    assert re.search(r"^good: optimizer=Adam lr=0\.01 *$", shown(report, width=80), re.MULTILINE)
+    assert max(map(len, shown(report, width=80).splitlines())) <= 80
 
 
 def test_only_the_numbers_are_gathered_for_the_terminal() -> None:
@@ -167,6 +170,13 @@ def test_experiments_measured_on_other_samples_are_not_compared() -> None:
     other = replace(predicted("digits", 180, 40), data="another md5")
     scored_file("digits", "bad").write_bytes(as_file({"validation": other, "test": predicted("digits", 360, 80)}))
     assert report_of(params).entries[1].difference is None
+
+
+def test_a_metric_that_is_not_computed_from_predictions_compares_nothing() -> None:
+    report = replace(report_of(two()), metric="loss")
+    report = replace(report, entries=tuple(replace(entry, difference=None) for entry in report.entries))
+    said = "The others cannot be compared with it on the same samples, since loss is not computed from predictions."
+    assert words.others(report) == said
 
 
 def test_hostile_names_are_text_in_every_form() -> None:
