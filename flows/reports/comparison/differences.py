@@ -10,7 +10,7 @@ from learn.evaluation.intervals import LEVEL, RESAMPLES, RESAMPLES_ONE_BY_ONE
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions
 
-MOST_DRAWN = 50_000_000  # samples drawn for all comparisons together, some 2 seconds
+MOST_DRAWN = 25_000_000  # samples drawn for all comparisons together, about a second
 
 
 def differences(
