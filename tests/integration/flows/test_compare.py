@@ -8,19 +8,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from flows.reports.comparison.gather import gather
+from flows.reports.comparison.page import page as page_of
+from flows.reports.results import results
 from tests.support.browser import browser
+from tests.support.outputs import experiment, params_of, predicted, write_outputs
 from tests.support.project import TRACKWAY, Project
 
 # asyncio's own, when playwright's event loop ends
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 WIDTHS = (390, 1440)
+HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,29 @@ def test_it_fits_a_phone_and_a_desktop(page: Page, width: int, scheme: str) -> N
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth === 8)")
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"compare-{width}-{scheme}.png", full_page=True)
+
+
+def test_a_hostile_name_is_only_text(opened: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in what the script reads, and in what it shows."""
+    monkeypatch.chdir(tmp_path)
+    splits = {"validation": predicted("digits", 50, 2), "test": predicted("digits", 50, 5)}
+    write_outputs("a", "digits", splits, [2.0, 1.0])
+    params = params_of({"a": experiment("digits")})
+    report = gather(params, "digits", ["a"], results(params)[0])
+    (entry,) = report.entries
+    hostile = replace(report, dataset=HOSTILE, classes=(HOSTILE,) * 10, entries=(replace(entry, name=HOSTILE),))
+    (tmp_path / "page.html").write_bytes(page_of([hostile]))
+    page = opened.new_page()
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator(".charts svg").first.hover()
+    expect(page.locator(".tip").first).to_contain_text(HOSTILE)
+    page.get_by_role("button", name="validation accuracy").first.click()
+    assert order(page) == [HOSTILE]
+    assert page.evaluate("window.hacked") is None
+    assert not errors
+    page.close()
 
 
 def test_it_is_compared_in_the_terminal_and_as_markdown(by_flow: Project, tmp_path: Path) -> None:
