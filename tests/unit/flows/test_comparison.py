@@ -149,6 +149,16 @@ def test_without_any_metrics_there_is_nothing_to_compare() -> None:
         collected(params, [], details=False)
 
 
+def test_a_dataset_without_any_metrics_yet_stands_beside_the_others() -> None:
+    digits("good", 4)
+    params = params_of({"good": experiment("digits"), "near": experiment("line")})
+    reports, _ = collected(params, [], details=True)
+    said = "near of line is not evaluated yet; next: dvc repro evaluate@near"
+    for form in (page(reports).decode(), markdown(reports), shown(reports[1])):
+        assert "No experiment is evaluated yet." in form
+        assert said in form.replace("\\", "")
+
+
 def test_a_lost_history_leaves_the_curves_out_and_says_so() -> None:
     params = two()
     history_file("bad").unlink()
