@@ -13,7 +13,18 @@ import numpy as np
 
 from flows.reports.comparison.answers import answers_of
 from flows.reports.comparison.differences import differences
-from flows.reports.comparison.records import Curve, Details, Difference, Entry, Measured, Report, Role
+from flows.reports.comparison.records import (
+    Curve,
+    Details,
+    Difference,
+    Entry,
+    Fits,
+    Measured,
+    Pictures,
+    Points,
+    Report,
+    Role,
+)
 from learn.comparison.ranking import is_number, metric_of
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
@@ -23,6 +34,7 @@ from tasks.workspace.paths import history_file, report_file, scored_file, state_
 
 MOST_COMPARED = 20  # experiments that are compared with the best one
 MOST_DRAWN = 10  # experiments in a figure
+MOST_ANSWERING = 6  # experiments whose answers are shown
 
 Row = dict[str, Any]
 
@@ -43,17 +55,24 @@ def gather(params: Params, dataset: str, names: Collection[str], rows: list[Row]
     apart = _differences(params, dataset, shown, intervals=details)
     reports = {row["experiment"]: _report(dataset, row["experiment"]) for row in shown[: MOST_DRAWN * details]}
     entries = tuple(_entry(params, row, apart, reports.get(row["experiment"])) for row in shown)
-    tested = {name: found for name in reports if (found := read(scored_file(dataset, name), "test"))}
-    chosen = {
-        row["experiment"]: _one_seed(tested[row["experiment"]].predictions, row, reports[row["experiment"]])
-        for row in shown
-        if row["experiment"] in tested
-    }
     classes = tuple(next(iter(reports.values())).get("per_class", ())) if reports else of.source.classes
-    answers = answers_of(dataset, next(iter(tested.values())), chosen) if tested else None
+    answers = _answers(dataset, shown[:MOST_ANSWERING], reports) if reports else None
     missing = chain(_not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
     samples = _samples(params, dataset, shown)
     return Report(dataset, part, metric, of.champion.level, samples, classes, entries, answers, tuple(missing))
+
+
+def _answers(dataset: str, rows: list[Row], reports: dict[str, Row]) -> Points | Fits | Pictures | None:
+    """Returns what the experiments answer for the same test samples, those of the first one."""
+    found = {row["experiment"]: read(scored_file(dataset, row["experiment"]), "test") for row in rows}
+    if (first := found[rows[0]["experiment"]]) is None:
+        return None
+    same = {
+        row["experiment"]: _one_seed(each.predictions, row, reports[row["experiment"]])
+        for row in rows
+        if (each := found[row["experiment"]]) and each.data == first.data
+    }
+    return answers_of(dataset, first, same)
 
 
 def _samples(params: Params, dataset: str, rows: list[Row]) -> dict[str, int]:

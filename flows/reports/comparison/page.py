@@ -21,7 +21,7 @@ from flows.reports.comparison.records import Details, Entry, Fits, Pictures, Poi
 
 HERE = Path(__file__).parent
 MOST_ROWS = 30  # classes in the table of recalls
-MOST_ANSWERING = 6  # experiments whose answers are shown
+MOST_RECALLS = 6  # experiments in the table of recalls
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ class Forest:
 
     bars: tuple[Bar, ...]
     zero: float  # place of no difference, in percent
-    left: str  # text at the left end
-    right: str
 
 
 def page(reports: list[Report]) -> bytes:
@@ -104,7 +102,7 @@ def forest(report: Report, numbers: dict[str, int]) -> Forest | None:
         text = words.apart_between(report.metric, interval) if interval else words.DASH
         texts = (words.apart(report.metric, each.value), text, words.p_value(each.p))
         bars.append(Bar(entry, numbers.get(entry.name), place(first), place(each.value), place(last), texts))
-    return Forest(tuple(bars), place(0), *(words.apart(report.metric, end) for end in (low, high)))
+    return Forest(tuple(bars), place(0))
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Recall:
 
 def recalls(report: Report) -> tuple[list[Entry], list[Recall]]:
     """Returns experiments and, for each class, their recalls; the classes on which they differ most come first."""
-    shown = [(e, e.details) for e in report.drawn if e.details and e.details.recall][:MOST_ANSWERING]
+    shown = [(e, e.details) for e in report.drawn if e.details and e.details.recall][:MOST_RECALLS]
     if not shown:
         return [], []
     (_, best), *others = shown
@@ -136,9 +134,9 @@ def _points(details: Details, name: str, best: float) -> float | None:
 
 
 def _answers(report: Report, numbers: dict[str, int]) -> dict[str, Any]:
-    """Returns the answers of the best experiments: figures for points and fits, cards for pictures."""
+    """Returns the answers of experiments: figures for points and fits, cards for pictures."""
     found = report.answers
-    names = [name for name in numbers if found and name in found.answers][:MOST_ANSWERING]
+    names = [name for name in numbers if found and name in found.answers]
     if isinstance(found, Points):
         return {"kind": "points", "figures": [(name, figures.points(found, name)) for name in names]}
     if isinstance(found, Fits):

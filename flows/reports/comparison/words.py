@@ -86,8 +86,9 @@ def others(report: Report) -> str:
         more = f" and {len(alike) - MOST_NAMED} more" if len(alike) > MOST_NAMED else ""
         said.append(f"Not separable from it: {', '.join(alike[:MOST_NAMED])}{more}.")
     elif compared:
-        worse = "The others" if len(compared) == len(rest) else "Those compared with it"
-        said.append(f"{worse} are worse by more than chance explains.")
+        several = "The others" if len(compared) == len(rest) else "Those compared with it"
+        worse = f"{compared[0][0]} is" if len(compared) == 1 else f"{several} are"
+        said.append(f"{worse} worse by more than chance explains.")
     if len(compared) < len(rest):
         said.append(f"Not compared with it: {len(rest) - len(compared)} of {len(rest)}.")
     return " ".join(said)

@@ -76,7 +76,7 @@ def test_the_best_stands_first_and_the_other_is_worse_by_more_than_chance() -> N
     assert other.difference.interval
     assert other.difference.interval[0] < -0.2 < other.difference.interval[1] < 0
     assert "good has the best validation accuracy: 97.78%" in words.leader(report)
-    assert words.others(report) == "The others are worse by more than chance explains."
+    assert words.others(report) == "bad is worse by more than chance explains."
 
 
 def test_a_small_difference_is_marked_in_every_form() -> None:
