@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
             known, why = {}, f"the table is without champions and seconds, for MLflow could not be asked: {error}"
         for row in rows:
             if run := known.get((row["dataset"], row["experiment"])):
-                row |= {"seconds": run.seconds, "champion": run.champion, "page": run.page}
+                row |= asdict(run)
     found = []
     for name, dataset in params.datasets.items():
         own = [row for row in rows if row["dataset"] == name]
@@ -90,6 +90,7 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
     asked = [
         [str(database.absolute()), *([file.st_mtime_ns, file.st_size] for file in files)],
         [[*key, digest] for key, digest in digests.items()],
+        [field.name for field in fields(RunSummary)],  # another version of Trackway asked for others
     ]
     try:
         remembered = json.loads(REMEMBERED.read_bytes())
@@ -119,15 +120,27 @@ def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def publish(params: Params) -> None:
-    """Publishes the results as an artifact of the flow run on Prefect's page, with links to the runs in MLflow."""
+    """Publishes the results as an artifact of the flow run on Prefect's page, with links to the runs in MLflow.
+
+    Each dataset's comparison goes to MLflow as a page, to which the artifact links.
+    """
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
+    from flows.reports.comparison.publish import log_reports
+
     rows, why = results(params)
+    pages: dict[str, str] = {}
     if why:
         get_run_logger().warning(why)
+    elif params.tracking:
+        try:
+            pages = log_reports(params, rows)
+        except Exception as error:  # MLflow or a file failed, but the stages have succeeded
+            get_run_logger().warning(f"MLflow has no new comparison: {type(error).__name__}: {error}")
+    mlflow = "" if why else mlflow_address(params)
     create_markdown_artifact(
-        markdown(rows, "" if why else mlflow_address(params)),
+        markdown(rows, mlflow, pages),
         key="results",
         description="Every experiment that has been evaluated, best first. The links open its run in MLflow.",
     )
@@ -183,12 +196,13 @@ def _value(row: dict[str, Any], part: str) -> str:
     return text if spread is None else f"{text} (n={len(row['seeds'])})"
 
 
-def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
+def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> str:
     """Returns the rows as a table in Markdown for Prefect's page, with links to each run and to all of a dataset.
 
     Args:
         rows: What `results` returns.
         mlflow: Address of the MLflow server.
+        pages: Dataset → place of its comparison below that address.
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
     for row in rows:
@@ -198,4 +212,5 @@ def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
             dataset = f"[{dataset}]({mlflow}/{runs}?viewStateShareKey={VIEW_KEY})"
             name = f"[{name}]({mlflow}/{row['page']})"
         lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
-    return "\n".join([*lines, "", CAPTION])
+    links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
+    return "\n".join([*lines, "", CAPTION, *(["", f"In detail: {links}"] if links else [])])

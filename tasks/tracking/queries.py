@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
-from tasks.tracking.registry import champion_of, is_model_of
+from tasks.tracking.registry import is_model_of, version_with
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import patiently, told_if_slow
-from tasks.tracking.tags import NO_MODEL, PARENT, STATE_DICT, TEST_DATA
+from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
 
 
 @patiently
@@ -66,6 +66,9 @@ class RunSummary:
     page: str  # path of the run's page, below the MLflow server's address
     seconds: float | None  # time of training; None for a run that was rebuilt
     champion: bool  # whether its model is its dataset's champion
+    challenger: bool = False  # whether it is the challenger
+    decision: str = ""  # what was said when it became one of them
+    device: str | None = None  # where it was trained
 
 
 def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
@@ -77,14 +80,26 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
     """
     found = {}
     with told_if_slow(uri), open_store(uri) as client:
-        champions = {dataset: champion_of(client, dataset) for dataset in {dataset for dataset, _ in state_dicts}}
+        datasets = {dataset for dataset, _ in state_dicts}
+        versions = {
+            dataset: [version_with(client, dataset, alias) for alias in (CHAMPION, CHALLENGER)] for dataset in datasets
+        }
         for (dataset, experiment), digest in state_dicts.items():
             run = find_run(client, dataset, experiment, digest)
             if run is None:
                 continue
-            version = champions[dataset]
             of_dataset = [name for other, name in state_dicts if other == dataset]
-            champion = version is not None and is_model_of(client, version, experiment, digest, of_dataset)
-            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            found[dataset, experiment] = RunSummary(page, run.data.metrics.get("train/seconds"), champion)
+            champion, challenger = (
+                version if version and is_model_of(client, version, experiment, digest, of_dataset) else None
+                for version in versions[dataset]
+            )
+            version = champion or challenger
+            found[dataset, experiment] = RunSummary(
+                f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+                run.data.metrics.get("train/seconds"),
+                champion is not None,
+                challenger is not None,
+                version.tags.get(DECISION, "") if version else "",
+                run.data.params.get("device"),
+            )
     return found

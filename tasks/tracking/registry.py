@@ -340,7 +340,12 @@ def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> N
 
 def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
     """Returns the version that has the alias `champion`; None if there is none."""
-    if (version := _aliases(client, dataset).get(CHAMPION)) is None:
+    return version_with(client, dataset, CHAMPION)
+
+
+def version_with(client: MlflowClient, dataset: str, alias: str) -> ModelVersion | None:
+    """Returns the version of a dataset's model that has an alias; None if there is none."""
+    if (version := _aliases(client, dataset).get(alias)) is None:
         return None
     return if_there(lambda: client.get_model_version(dataset, version))
 

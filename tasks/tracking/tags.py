@@ -17,6 +17,7 @@ REFUSED = "trackway.refused"  # the tag of a champion with the state_dicts that 
 PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for each sample of the held-out splits
 SEED = "trackway.seed"  # the tag of the run of one of several seeds
 PARENT = "mlflow.parentRunId"  # by this tag MLflow's page shows the run below another one
+REPORT = "trackway.report"  # the tag with the sha256 of the page that compares the dataset's experiments
 KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
 NOTE = "mlflow.note.content"  # what MLflow's page shows as the description, in Markdown

@@ -6,15 +6,15 @@ SCREENSHOTS=docs python -m pytest tests/integration/flows/test_pages.py        #
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.support.browser import browser
 from tests.support.project import Served, wait_until
 
 # asyncio's own, when playwright's event loop ends
@@ -25,15 +25,10 @@ SECONDS = 1000  # playwright counts milliseconds
 
 @pytest.fixture(scope="module")
 def page(served: Served) -> Iterator[Page]:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not browser:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+    with browser() as opened:
         page = opened.new_page(viewport={"width": 1280, "height": 720})
         page.set_default_timeout(60 * SECONDS)
         yield page
-        opened.close()
 
 
 def picture(page: Page, name: str) -> None:

@@ -21,6 +21,8 @@ from mlflow.entities import Run
 from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
+from tasks.tracking.report import PAGE
+from tasks.tracking.tags import REPORT
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
 from tests.support.project import ROOT, TRACKWAY, Project
@@ -111,6 +113,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
         *({"model_card.md"} if run.info.run_id in registered else set()),
+        *({PAGE} if REPORT in tags else set()),
     }
 
 
