@@ -14,7 +14,6 @@ import hmac
 import json
 import os
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -28,6 +27,10 @@ from tasks.workspace.environment import HOST, PASSWORD
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEALTH = "/health"  # answered without a password
+CHOICES = {  # what MLflow's page keeps in the browser
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or an assistant's pane opens beside the runs
+}
 
 
 class Guard:
@@ -98,26 +101,23 @@ def prefect() -> ASGIApp:
     return Guard(create_app(final=True), os.environ[HOST])
 
 
-class OpensOnTrainings:
-    """Wraps MLflow's app, and has its page open on training runs; a browser that has not chosen yet gets "GenAI" else.
+def opens_on_trainings(app: ASGIApp, file: Path) -> ASGIApp:
+    """Has MLflow's page open on training runs; in a browser that has not chosen yet it would open on "GenAI".
 
     MLflow's page keeps that choice in the browser's localStorage, and no setting of the server decides it.
+
+    Args:
+        app: MLflow's app.
+        file: Its page.
     """
+    first = f"for (const [key, value] of Object.entries({json.dumps(CHOICES)})) localStorage[key] ??= value"
+    page = HTMLResponse(file.read_text("utf-8").replace("<head>", f"<head><script>{first}</script>", 1))
 
-    CHOICES: Final = {
-        "mlflow.workflowType_v1": '"machine_learning"',
-        "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or an assistant's pane opens beside the runs
-    }
-
-    def __init__(self, app: ASGIApp, page: Path) -> None:
-        self.app = app
-        first = f"for (const [k, v] of Object.entries({json.dumps(self.CHOICES)})) localStorage[k] ??= v"
-        self.page = page.read_text("utf-8").replace("<head>", f"<head><script>{first}</script>", 1)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request for the page itself, or passes the request on to the app."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        await (HTMLResponse(self.page) if is_page else self.app)(scope, receive, send)
+        await (page if is_page else app)(scope, receive, send)
+
+    return answer
 
 
 def mlflow() -> ASGIApp:
@@ -134,5 +134,5 @@ def mlflow() -> ASGIApp:
     from mlflow.server.fastapi_app import app
 
     page = Path(str(flask.static_folder), "index.html")
-    opened = OpensOnTrainings(app, page) if page.is_file() else app
+    opened = opens_on_trainings(app, page) if page.is_file() else app
     return Guard(opened, os.environ[HOST], os.environ.get(PASSWORD))
