@@ -8,7 +8,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("loop", "tracking", "repro", "flow", "photos", "quickstart", "warm", "many", "memory", "compare")
+BENCHMARKS = (
+    "loop",
+    "tracking",
+    "repro",
+    "flow",
+    "photos",
+    "quickstart",
+    "warm",
+    "many",
+    "memory",
+    "compare",
+    "statistics",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:
