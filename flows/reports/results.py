@@ -177,7 +177,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(_value(row, part) for part in ("validation", "test")),
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
-        "champion" if row.get("champion") else "",
+        "champion" if row.get("champion") else "challenger" if row.get("challenger") else "",
     ]
 
 
@@ -213,4 +213,5 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
             name = f"[{name}]({mlflow}/{row['page']})"
         lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
-    return "\n".join([*lines, "", CAPTION, *(["", f"In detail: {links}"] if links else [])])
+    decided = [f"- {row['dataset']}: {row['decision']}" for row in rows if row.get("decision")]
+    return "\n".join([*lines, "", CAPTION, "", *decided, *(["", f"In detail: {links}"] if links else [])])
