@@ -16,6 +16,7 @@ from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from tasks.params import Params
 from tasks.tracking.address import address
+from tasks.tracking.cards import escaped
 from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
 from tasks.tracking.tags import STATE_DICT
@@ -213,5 +214,5 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
             name = f"[{name}]({mlflow}/{row['page']})"
         lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
-    decided = [f"- {row['dataset']}: {row['decision']}" for row in rows if row.get("decision")]
+    decided = [f"- {row['dataset']}: {escaped(row['decision'])}" for row in rows if row.get("decision")]
     return "\n".join([*lines, "", CAPTION, "", *decided, *(["", f"In detail: {links}"] if links else [])])
