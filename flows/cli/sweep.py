@@ -183,7 +183,8 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
         if best := best_first(found, found.results()):
             bar.set_postfix_str(f"best {_measured(found, best[0])}, trial {best[0].number}")
         if bar.disable:
-            print(f"sweep {name}: trial {result.number}, {_as_words(result.values)}: {_measured(found, result)}")
+            line = f"sweep {name}: trial {result.number}, {_as_words(result.values)}: {_measured(found, result)}"
+            print(line, flush=True)
 
     status = "KILLED"
     try:

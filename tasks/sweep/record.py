@@ -68,7 +68,7 @@ class Recorder:
 
 
 def best_first(sweep: Sweep, results: list[Result]) -> list[Result]:
-    """Returns the trials that are complete, ranked as a dataset's experiments are; ties go to the earlier trial."""
+    """Returns the trials that are complete, ranked as a dataset's experiments are."""
     identity = sweep.identity
     rows = [
         {

@@ -7,6 +7,7 @@ trained again. The sampler is seeded anew for each trial, so a sweep that was st
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-IDENTITY, USED, OUTCOME, INTERRUPTED = "identity", "used", "outcome", "interrupted"  # user attributes in Optuna
+IDENTITY, USED = "identity", "used"  # user attributes of a study in Optuna: the second is when it was last opened
+NUMBER, OUTCOME, INTERRUPTED = "number", "outcome", "interrupted"  # user attributes of a trial
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Identity:
 class Result:
     """A trial that has ended."""
 
-    number: int
+    number: int  # counted from 0, without those that were interrupted
     values: dict[str, Any]  # key below the experiment → value
     outcome: Outcome
     started: float  # seconds since 1970
@@ -90,22 +92,22 @@ class Sweep:
         return self._study
 
     def results(self) -> list[Result]:
-        """Returns the trials that have ended by themselves, in the order in which they began."""
-        return [
-            self._result(trial)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and OUTCOME in trial.user_attrs and INTERRUPTED not in trial.user_attrs
-        ]
+        """Returns the trials that have ended by themselves, sorted by number."""
+        trials = [trial for trial in self._counted() if trial.state.is_finished() and OUTCOME in trial.user_attrs]
+        return sorted(map(self._result, trials), key=lambda result: result.number)
 
     def ask(self) -> Trial:
         """Begins a trial, whose values depend on the seed, its number and the trials that have ended."""
         import numpy as np
         from optuna.samplers import TPESampler
 
-        begun = sum(INTERRUPTED not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
-        seed = int(np.random.SeedSequence([self.identity.seed, begun]).generate_state(1)[0])
+        taken = {trial.user_attrs.get(NUMBER) for trial in self._counted()}
+        number = next(number for number in itertools.count() if number not in taken)
+        seed = int(np.random.SeedSequence([self.identity.seed, number]).generate_state(1)[0])
         self._study.sampler = TPESampler(seed=seed)
-        return self._study.ask({dimension.key: _distribution(dimension) for dimension in self.space})
+        trial = self._study.ask({dimension.key: _distribution(dimension) for dimension in self.space})
+        trial.set_user_attr(NUMBER, number)
+        return trial
 
     def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         """Returns the values of a trial's keys."""
@@ -137,7 +139,7 @@ class Sweep:
         return self._result(frozen)
 
     def interrupt(self, number: int) -> None:
-        """Marks a trial that did not end by itself; it does not count, and the next one has its values."""
+        """Marks a trial, by Optuna's number, that did not end by itself; the next trial takes its place."""
         from optuna.trial import TrialState
 
         for trial in self._study.get_trials(deepcopy=False):
@@ -160,11 +162,14 @@ class Sweep:
 
         self._study.pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 10))
 
+    def _counted(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.get_trials(deepcopy=False) if INTERRUPTED not in trial.user_attrs]
+
     def _result(self, trial: FrozenTrial) -> Result:
         assert trial.datetime_start
         assert trial.datetime_complete
         return Result(
-            trial.number,
+            trial.user_attrs[NUMBER],
             self.values(trial),
             Outcome(**trial.user_attrs[OUTCOME]),
             trial.datetime_start.timestamp(),
