@@ -144,7 +144,7 @@ def _tell_what_is_there(found: Sweep, asked: Asked, before: Identity | None) -> 
     from tasks.sweep.study import database
 
     identity, name = found.identity, asked.experiment
-    if left := found.interrupt_left():
+    if left := found.interrupt():
         print(f"sweep {name}: {left} {'trial was' if left == 1 else 'trials were'} stopped, and will run again")
     done = len(found.results())
     if done:

@@ -64,8 +64,7 @@ def search(
                     else:
                         selector.unregister(worker.output)
         finally:
-            for trial in running.values():
-                sweep.interrupt(trial.number)
+            sweep.interrupt()
 
 
 def _begin(sweep: Sweep, worker: Worker, settings: dict[str, Any], prune: bool) -> Trial:

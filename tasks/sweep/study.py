@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from learn.errors import DataError, SweepError
 from learn.evaluation.metrics import METRICS
 from tasks.sweep.space import Choice, Dimension, parse
-from tasks.sweep.trial import COMPLETE, DIVERGED, FAILED, PRUNED, Outcome
+from tasks.sweep.trial import COMPLETE, FAILED, Outcome
 from tasks.tracking.address import project_folder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 IDENTITY, USED = "identity", "used"  # user attributes of a study in Optuna: the second is when it was last opened
-NUMBER, OUTCOME, INTERRUPTED = "number", "outcome", "interrupted"  # user attributes of a trial
+NUMBER, OUTCOME = "number", "outcome"  # user attributes of a trial; one that was interrupted has no outcome
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Sweep:
 
     def results(self) -> list[Result]:
         """Returns the trials that have ended by themselves, sorted by number."""
-        trials = [trial for trial in self._counted() if trial.state.is_finished() and OUTCOME in trial.user_attrs]
+        trials = [trial for trial in self._counted() if trial.state.is_finished()]
         return sorted(map(self._result, trials), key=lambda result: result.number)
 
     def ask(self) -> Trial:
@@ -127,33 +127,28 @@ class Sweep:
         return not trial.should_prune()
 
     def tell(self, trial: Trial, outcome: Outcome) -> Result:
-        """Keeps how a trial ended. Optuna learns from one that diverged as from one that was pruned."""
-        from optuna.trial import TrialState
-
-        states = {PRUNED: TrialState.PRUNED, DIVERGED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+        """Keeps how a trial ended."""
         trial.set_user_attr(OUTCOME, asdict(outcome))
+        return self._result(self._end(trial.number, outcome))
+
+    def _end(self, number: int, outcome: Outcome) -> FrozenTrial:
+        """Tells Optuna how a trial ended; it learns from one that diverged as from one that was pruned."""
+        from optuna.trial import TrialState
+
         if outcome.ended == COMPLETE:
-            frozen = self._study.tell(trial, outcome.metrics[self.identity.metric])
-        else:
-            frozen = self._study.tell(trial, state=states[outcome.ended])
-        return self._result(frozen)
+            return self._study.tell(number, outcome.metrics[self.identity.metric])
+        return self._study.tell(number, state=TrialState.FAIL if outcome.ended == FAILED else TrialState.PRUNED)
 
-    def interrupt(self, number: int) -> None:
-        """Marks a trial, by Optuna's number, that did not end by itself; the next trial takes its place."""
+    def interrupt(self) -> int:
+        """Ends the trials that run, whose process was stopped, and returns how many; others take their places."""
         from optuna.trial import TrialState
 
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.number == number:
-                self._study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
-        self._study.tell(number, state=TrialState.FAIL)
-
-    def interrupt_left(self) -> int:
-        """Marks what a killed process left running, and returns how many trials that were."""
-        from optuna.trial import TrialState
-
-        left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        left = [trial for trial in self._study.get_trials(deepcopy=False) if not trial.state.is_finished()]
         for trial in left:
-            self.interrupt(trial.number)
+            if OUTCOME in trial.user_attrs:  # the process was stopped between its two writes
+                self._end(trial.number, Outcome(**trial.user_attrs[OUTCOME]))
+            else:
+                self._study.tell(trial.number, state=TrialState.FAIL)
         return len(left)
 
     def prune(self, epochs: int) -> None:
@@ -163,7 +158,9 @@ class Sweep:
         self._study.pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 10))
 
     def _counted(self) -> list[FrozenTrial]:
-        return [trial for trial in self._study.get_trials(deepcopy=False) if INTERRUPTED not in trial.user_attrs]
+        """Returns the trials that run or have ended by themselves."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial for trial in trials if OUTCOME in trial.user_attrs or not trial.state.is_finished()]
 
     def _result(self, trial: FrozenTrial) -> Result:
         assert trial.datetime_start
