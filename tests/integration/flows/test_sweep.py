@@ -51,6 +51,7 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
     curve = client.get_metric_history(best.info.run_id, "validation/loss")
     assert [point.step for point in curve] == [1, 2, 3, 4]
 
+    assert "4 trials" in trackway(finished, "sweep", "digits-mlp")
     applied = trackway(finished, "sweep", "digits-mlp", "--apply")
     assert f"optimizer.lr: {best.data.params['optimizer.lr']}\nnext: dvc repro" in applied
     finished.run("dvc", "repro", "train@digits-mlp")
