@@ -14,7 +14,7 @@ TIMES = 3  # `dvc exp run` is measured so often
 AUTHOR = ("-c", "user.name=Bench", "-c", "user.email=bench@example.org", "-c", "commit.gpgsign=false")
 RATE = "experiments.digits-mlp.optimizer.lr"
 TRAINED = """
-from tasks.sweep.study import last_identity, open_sweep
+from tasks.sweep.storage import last_identity, open_sweep
 print(sum(result.outcome.seconds for result in open_sweep(last_identity("digits-mlp")).results()))
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
         trained = _trained(folder)
     one, each = median(by_dvc), whole / TRIALS
     show(
-        f"(j) a trial of digits-mlp on {os.cpu_count()} cores, seconds: the mean of {TRIALS} in a sweep, {TIMES} by DVC",
+        f"(j) a trial of digits-mlp on {os.cpu_count()} cores, seconds: {TRIALS} in a sweep, {TIMES} by DVC",
         ["dvc exp run", "sweep", "of it training", "beyond training", "dvc exp run ÷ sweep"],
         [[*(f"{value:.2f}" for value in (one, each, trained, each - trained)), f"{one / each:.1f}×"]],
     )

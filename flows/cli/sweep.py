@@ -65,7 +65,7 @@ class Asked:
 def _last(asked: Asked) -> Sweep:
     """Returns the last sweep of an experiment, to be shown."""
     from tasks.params import load_params
-    from tasks.sweep.study import last_identity, open_sweep
+    from tasks.sweep.storage import last_identity, open_sweep
 
     load_params().experiment(asked.experiment)
     if asked.spaces:
@@ -84,7 +84,7 @@ def _none_yet(experiment: str) -> str:
 def _run(asked: Asked) -> Sweep:
     """Runs the trials that are missing."""
     from tasks.stage import checked_params
-    from tasks.sweep.study import alone, last_identity, open_sweep
+    from tasks.sweep.storage import alone, last_identity, open_sweep
 
     params = checked_params()
     params.experiment(asked.experiment)
@@ -141,25 +141,32 @@ def _versions(experiment: str, dataset: str) -> dict[str, str]:
 
 def _tell_what_is_there(found: Sweep, asked: Asked, before: Identity | None) -> None:
     """Prints which trials are kept, why a new sweep begins, and what chooses between trials."""
-    from tasks.sweep.study import database
+    from tasks.sweep.storage import database
 
     identity, name = found.identity, asked.experiment
     if left := found.interrupt():
         print(f"sweep {name}: {left} {'trial was' if left == 1 else 'trials were'} stopped, and will run again")
-    done = len(found.results())
+    done, total = len(found.results()), _total(found, asked)
     if done:
-        print(f"sweep {name}: {done} trials have ended before; {max(0, asked.trials - done)} to go")
-        if done >= asked.trials:
+        print(f"sweep {name}: {done} trials have ended before; {max(0, total - done)} to go")
+        if done >= total == asked.trials:
             print(f"more of them: --trials {done + TRIALS}")
     elif before and (changes := identity.changes(before)):
         print(
             f"sweep {name}: a new one begins, for {' and '.join(changes)} changed; {database(name)} keeps the old one"
         )
+    if total < asked.trials:
+        print(f"sweep {name}: there are only {total} combinations")
     if identity.part == "test":
         print(
             f"sweep {name}: warning: without a validation part the test part chooses the best trial, whose "
             f"{identity.metric} on it is then too good; datasets.NAME.split.validation: 0.1 gives it one"
         )
+
+
+def _total(found: Sweep, asked: Asked) -> int:
+    """Returns how many trials there will be in all."""
+    return min(asked.trials, found.size or asked.trials)
 
 
 def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]) -> None:
@@ -175,7 +182,7 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
         found.prune(settings["epochs"])
     recorder = Recorder(params.tracking, found, dataset, data_of(dataset)[1])
     done, name = len(found.results()), asked.experiment
-    bar = tqdm(total=max(asked.trials, done), initial=done, desc=f"sweep {name}", unit="trial", disable=None)
+    bar = tqdm(total=max(_total(found, asked), done), initial=done, desc=f"sweep {name}", unit="trial", disable=None)
 
     def ended(result: Result) -> None:
         recorder.add(result)

@@ -35,9 +35,9 @@ class Recorder:
         self._writing: Future[None] | None = None
 
     def add(self, result: Result) -> None:
-        """Adds a trial; it is written now, or with the next ones if others are being written."""
+        """Adds a trial; it is written now, later if others are being written, or at the end if MLflow failed."""
         self._new.append(result)
-        if self._uri and (self._writing is None or self._writing.done()):
+        if self._uri and (self._writing is None or (self._writing.done() and not self._writing.exception())):
             self._writing = self._thread.submit(self._write, self._new, self._sweep.results(), "RUNNING")
             self._new = []
 

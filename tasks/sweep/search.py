@@ -25,7 +25,9 @@ MOST_REPORTS = 100  # number of epochs of a trial that are reported, so that a t
 def search(
     sweep: Sweep, settings: dict[str, Any], total: int, workers: int, prune: bool, ended: Callable[[Result], object]
 ) -> None:
-    """Runs trials until `total` have ended; those that ran when the search is stopped are marked as interrupted.
+    """Runs trials until `total` have ended, or all combinations if there are fewer.
+
+    Trials that run when the search is stopped are marked as interrupted.
 
     Args:
         sweep: The sweep, which no other process works on.
@@ -38,7 +40,7 @@ def search(
     Raises:
         SweepError: A worker ended unexpectedly.
     """
-    left = total - len(sweep.results())
+    left = min(total, sweep.size or total) - len(sweep.results())
     if left <= 0:
         return
     running: dict[int, Trial] = {}

@@ -1,4 +1,4 @@
-"""Keeps the trials of a sweep in an Optuna study, in mlruns/sweeps/EXPERIMENT.db (SQLite), which survives kills.
+"""Keeps the trials of a sweep in an Optuna study.
 
 One process at a time asks for trials and tells their results. What a kill left running is marked as interrupted and
 trained again. The sampler is seeded anew for each trial, so a sweep that was stopped goes on as if it had not been.
@@ -9,26 +9,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.errors import DataError, SweepError
 from learn.evaluation.metrics import METRICS
 from tasks.sweep.space import Choice, Dimension, parse
 from tasks.sweep.trial import COMPLETE, FAILED, Outcome
-from tasks.tracking.address import project_folder
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
-    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-IDENTITY, USED = "identity", "used"  # user attributes of a study in Optuna: the second is when it was last opened
 NUMBER, OUTCOME = "number", "outcome"  # user attributes of a trial; one that was interrupted has no outcome
 
 
@@ -97,17 +89,40 @@ class Sweep:
         return sorted(map(self._result, trials), key=lambda result: result.number)
 
     def ask(self) -> Trial:
-        """Begins a trial, whose values depend on the seed, its number and the trials that have ended."""
+        """Begins a trial, whose values depend on the seed, its number and the trials that have ended.
+
+        If there are only choices, no combination is tried twice before all of them are.
+        """
         import numpy as np
         from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
 
         taken = {trial.user_attrs.get(NUMBER) for trial in self._counted()}
         number = next(number for number in itertools.count() if number not in taken)
         seed = int(np.random.SeedSequence([self.identity.seed, number]).generate_state(1)[0])
         self._study.sampler = TPESampler(seed=seed)
-        trial = self._study.ask({dimension.key: _distribution(dimension) for dimension in self.space})
+        distributions = {dimension.key: _distribution(dimension) for dimension in self.space}
+        tried = [trial.params for trial in self._counted()]
+        trial = self._study.ask(distributions)
+        if trial.params in tried and (left := [each for each in self._combinations() if each not in tried]):
+            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.enqueue_trial(left[0])
+            trial = self._study.ask(distributions)
         trial.set_user_attr(NUMBER, number)
         return trial
+
+    @property
+    def size(self) -> int | None:
+        """Number of combinations if there are only choices; None if numbers are drawn from a span."""
+        return len(self._combinations()) or None
+
+    def _combinations(self) -> list[dict[str, Any]]:
+        """Returns the parameters of all possible trials, as Optuna knows them, if there are only choices."""
+        labels = [dimension.space.labels for dimension in self.space if isinstance(dimension.space, Choice)]
+        if len(labels) < len(self.space):
+            return []
+        keys = [dimension.key for dimension in self.space]
+        return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*labels)]
 
     def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         """Returns the values of a trial's keys."""
@@ -143,7 +158,7 @@ class Sweep:
         """Ends the trials that run, whose process was stopped, and returns how many; others take their places."""
         from optuna.trial import TrialState
 
-        left = [trial for trial in self._study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+        left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in left:
             if OUTCOME in trial.user_attrs:  # the process was stopped between its two writes
                 self._end(trial.number, Outcome(**trial.user_attrs[OUTCOME]))
@@ -183,78 +198,3 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if space.whole:
         return IntDistribution(int(space.low), int(space.high), log=space.log)
     return FloatDistribution(space.low, space.high, log=space.log)
-
-
-def database(experiment: str) -> Path:
-    """Returns the file with an experiment's studies."""
-    return project_folder() / "mlruns" / "sweeps" / f"{experiment}.db"
-
-
-@contextmanager
-def alone(experiment: str) -> Iterator[None]:
-    """Holds the lock of an experiment's sweeps; raises SweepError if another process has it."""
-    from filelock import FileLock, Timeout
-
-    file = database(experiment)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(file.with_suffix(".lock"), timeout=0):
-            yield
-    except Timeout:
-        raise SweepError(
-            f"another sweep of {experiment} is at work in this folder; wait until it has ended "
-            "(--workers runs several trials at a time)"
-        ) from None
-
-
-def last_identity(experiment: str) -> Identity | None:
-    """Returns the identity of the sweep that was used last; None if there is none."""
-    file = database(experiment)
-    if not file.exists():
-        return None
-    with _readable(file):
-        attributes = [study.user_attrs for study in _storage(file).get_all_studies() if IDENTITY in study.user_attrs]
-    latest = max(attributes, key=lambda found: found[USED], default=None)
-    return Identity(**latest[IDENTITY]) if latest else None
-
-
-def open_sweep(identity: Identity) -> Sweep:
-    """Returns the sweep of an identity, with its trials; begins one if there is none.
-
-    Raises:
-        DataError: The file is no database of Optuna's.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file = database(identity.experiment)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with _readable(file):
-        study = optuna.create_study(
-            storage=_storage(file),
-            study_name=identity.name,
-            direction="maximize" if METRICS[identity.metric].better == "higher" else "minimize",
-            pruner=optuna.pruners.NopPruner(),
-            load_if_exists=True,
-        )
-        study.set_user_attr(IDENTITY, asdict(identity))
-        study.set_user_attr(USED, time.time())
-    return Sweep(study, identity)
-
-
-def _storage(file: Path) -> RDBStorage:
-    from optuna.storages import RDBStorage
-
-    return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    from sqlalchemy.exc import DatabaseError
-
-    try:
-        yield
-    except DatabaseError as error:
-        raise DataError(
-            f"{file} cannot be used: {error.orig}; if it is damaged, delete it, and the sweep begins anew"
-        ) from error

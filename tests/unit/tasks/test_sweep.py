@@ -15,7 +15,8 @@ from tasks.params import read_yaml
 from tasks.sweep.check import check_space
 from tasks.sweep.record import best_first, counted
 from tasks.sweep.space import Choice, Span, parse, with_one_seed, with_values, without
-from tasks.sweep.study import OUTCOME, Identity, Sweep, alone, database, last_identity, open_sweep
+from tasks.sweep.storage import alone, database, last_identity, open_sweep
+from tasks.sweep.study import OUTCOME, Identity, Sweep
 from tasks.sweep.trial import COMPLETE, DIVERGED, Outcome
 from tests.support.project import ROOT
 
@@ -211,6 +212,18 @@ def test_of_equally_good_trials_the_one_with_fewer_parameters_is_best(folder: Pa
     assert [result.values["width"] for result in best_first(sweep, sweep.results())] == sorted(
         result.values["width"] for result in sweep.results()
     )
+
+
+def test_choices_alone_are_tried_once_each(folder: Path) -> None:
+    sweep = open_sweep(replace(IDENTITY, space={"lr": "[0.1, 0.2, 0.3]", "width": "[[8], [16]]"}))
+    assert sweep.size == 6
+    run(sweep, 6)
+    assert {(result.values["lr"], result.values["width"][0]) for result in sweep.results()} == {
+        (lr, width) for lr in (0.1, 0.2, 0.3) for width in (8, 16)
+    }
+    run(sweep, 1)
+    assert len(sweep.results()) == 7
+    assert open_sweep(IDENTITY).size is None
 
 
 def test_without_the_metric_the_loss_prunes_in_its_own_direction(folder: Path) -> None:
