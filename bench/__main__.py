@@ -20,6 +20,7 @@ BENCHMARKS = (
     "memory",
     "compare",
     "statistics",
+    "sweep",
 )
 
 if __name__ == "__main__":

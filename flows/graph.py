@@ -103,6 +103,14 @@ class Graph:
         found = self.look(lambda stage: bool(stage.changed()), names or self.stages)
         return {name for name, changed in found.items() if changed}
 
+    def versions(self, name: str) -> dict[str, str]:
+        """Returns path → md5 of the files and folders that a stage depends on, as they are now."""
+        stage = self.stages[name]
+        stage.save_deps()
+        return {
+            dep.def_path: dep.hash_info.value for dep in stage.deps if dep.hash_info and dep.hash_info.name == "md5"
+        }
+
     def restore(self) -> list[str]:
         """Restores missing outputs from DVC's cache, as dvc.lock lists them, and returns their stages.
 

@@ -11,7 +11,8 @@ TrackwayError
 ├── NotFiniteError   a loss, a weight or a metric is NaN or infinite
 ├── TrackingError    the MLflow store cannot be used
 │   └── StoreUnreachable  the store's server does not answer; it may later
-└── ServerError      a server could not be started
+├── ServerError      a server could not be started
+└── SweepError       a sweep cannot go on
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class StoreUnreachable(TrackingError):
 
 class ServerError(TrackwayError):
     """A server could not be started."""
+
+
+class SweepError(TrackwayError):
+    """A sweep cannot go on, or has nothing to show."""
 
 
 @contextmanager

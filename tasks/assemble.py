@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from learn.training.augment import Augmentation
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
+    from learn.training.state import State
 
 HELD_OUT = "held out"  # names the split that is measured after each epoch, validation or test
 
@@ -73,6 +74,26 @@ class Assembled:
 
         chosen = self.experiment.model
         return build_model(chosen.name, chosen.arguments, self.info.shape, self.criterion.output_size)
+
+    def new_state(self, model: nn.Module) -> State:
+        """Returns the state before the first epoch; with `reseed`, seeds torch's generator for the batches' order.
+
+        Args:
+            model: What `new_model` returned, on the device.
+        """
+        import torch
+
+        from learn.training.build import build_optimizer, build_scheduler
+        from learn.training.early_stopping import EarlyStopping
+        from learn.training.state import State
+
+        experiment = self.experiment
+        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        chosen, stop = experiment.scheduler, experiment.early_stopping
+        scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
+        if experiment.reseed:
+            torch.manual_seed(experiment.seed)
+        return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
 
     def on_device(self, model: nn.Module) -> nn.Module:
         """Moves the model to the device and into the memory format of the splits."""

@@ -24,6 +24,7 @@ from learn.errors import NotFiniteError, StoreUnreachable
 from learn.evaluation.predictions import Predictions, as_file
 from learn.training.history import read_history
 from tasks.assemble import HELD_OUT, Assembled, assemble
+from tasks.figures import augmented, figures_of
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import run_stage
@@ -43,7 +44,6 @@ from tasks.workspace.paths import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import nn
 
     from learn.evaluation.diagnosis import Diagnosis
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from learn.training.splits import Split
 
 EXAMPLES = 4  # number of example inputs stored with the model
-GRID = 24  # number of images in the prediction grid
-AUGMENTED = 6  # number of images in the augmentation grid, and of augmentations of each
 
 
 Scores = dict[str, dict[str, float]]  # split → metric → value
@@ -196,15 +194,15 @@ def _by_class(
 
 
 def _scored_on_all(assembled: Assembled, seed: int | None) -> dict[str, tuple[dict[str, float], np.ndarray]]:
-    """Returns what `_scored` returns, for each split that is loaded."""
+    """Returns what `scored_on` returns, for each split that is loaded."""
     model = assembled.on_device(assembled.trained_model(seed))
     return {
-        part: _scored(model, split, assembled.criterion, assembled.batch_size, assembled.info.classes)
+        part: scored_on(model, split, assembled.criterion, assembled.batch_size, assembled.info.classes)
         for part, split in assembled.splits.items()
     }
 
 
-def _scored(
+def scored_on(
     model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None, classes: tuple[str, ...]
 ) -> tuple[dict[str, float], np.ndarray]:
     """Returns every metric of the model on a split, and its predictions.
@@ -253,9 +251,9 @@ def log(params: Params, name: str, found: Evaluation) -> None:
 
     experiment, test = params.experiment(name), found.test
     model = found.model.to(torch.device("cpu"), memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    figures = _figures(name, found)
+    figures = figures_of(name, found)
     if experiment.augmentation:
-        figures["augmentation"] = _augmented(params, name)
+        figures["augmentation"] = augmented(params, name)
     example = test.batch(slice(0, EXAMPLES))[0].cpu().contiguous()
     if reason := why_not_exported(model, example):
         print(
@@ -294,49 +292,6 @@ def _not_in_curves(scores: Scores, history: Path) -> dict[str, float]:
         for key, value in values.items()
         if part == "test" or f"{part}/{key}" not in curves
     }
-
-
-def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
-    """Returns the figures of a run by name; the model must be on the CPU."""
-    import torch
-
-    from learn import plots
-    from learn.evaluation.metrics import confusion
-
-    test, model, predictions = found.test, found.model, found.chosen_predictions
-    histories = [read_history(history_file(name, seed)) for seed in found.by_seed]
-    figures = {"loss_curves": plots.loss_curves(read_history(history_file(name)), histories)}
-    targets, classes = test.targets.cpu().numpy(), found.criterion.classes
-    if not classes:
-        return figures | {"predictions": plots.regression_fit(targets, predictions)}
-    figures["confusion_matrix"] = plots.confusion_matrix(confusion(targets, predictions, classes), classes)
-    if test.inputs.shape[1:] == (2,):
-
-        def predict(points: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return found.criterion.predict(model(torch.from_numpy(points))).numpy()
-
-        points = test.batch(slice(None))[0].cpu().numpy()
-        figures["decision_boundary"] = plots.decision_boundary(predict, points, targets, classes)
-    if test.inputs.ndim == 4:
-        images = test.batch(slice(0, GRID))[0].cpu().contiguous().numpy()
-        figures["prediction_grid"] = plots.prediction_grid(images, targets[:GRID], predictions[:GRID], classes)
-    return figures
-
-
-def _augmented(params: Params, name: str) -> Figure:
-    """Plots what augmentation does: each row shows an image as it is, then as training may see it."""
-    import torch
-
-    from learn import plots
-
-    assembled = assemble(params.model_copy(update={"device": "cpu"}), name, "train")
-    train, augment = assembled.splits["train"], assembled.augmentation()
-    assert augment
-    chosen = torch.linspace(0, len(train) - 1, AUGMENTED).long()  # evenly spread, since images are sorted by class
-    ((inputs, targets),) = train.batches([chosen])
-    columns = [train.prepare(inputs), *(augment(inputs, targets, seed)[0] for seed in range(AUGMENTED))]
-    return plots.image_rows(torch.stack(columns, dim=1).numpy())
 
 
 def _as_csv(targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> bytes:

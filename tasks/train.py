@@ -7,20 +7,17 @@ python -m tasks.train digits-mlp
 
 from __future__ import annotations
 
-import io
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from learn.errors import BatchError
 from learn.training.history import History, as_csv, mean_history, read_history
-from tasks.assemble import HELD_OUT, Assembled, assemble
-from tasks.gpu import alone_on_gpu, free_memory, memory_told
+from tasks.gpu import alone_on_gpu, memory_told
 from tasks.kept import kept_seeds
 from tasks.params import Params
-from tasks.params.flatten import flatten
+from tasks.plan import Plan, plan, what_fits
 from tasks.stage import run_stage
 from tasks.tracking.liveness import now_ms
 from tasks.tracking.run import TrainingRun
@@ -29,105 +26,8 @@ from tasks.workspace.files import atomic_folder, write_atomically
 from tasks.workspace.paths import history_file, last_state_dict_file, models_folder, state_dict_file, training_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from torch.optim import Optimizer
-
-    from learn.training.augment import Augmentation
     from learn.training.loop import Epoch
     from learn.training.state import State
-
-
-STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is known before the first epoch."""
-
-    assembled: Assembled
-    model: nn.Module  # as it is before the first epoch, on the device
-    augment: Augmentation | None
-    summary: Any  # torchinfo's summary of the model
-    settings: dict[str, Any]  # the parameters of the run, flattened
-    seed: int | None = None  # one of several seeds; None if the experiment has one
-
-    @property
-    def title(self) -> str:
-        """The experiment's name, with the seed if there are several."""
-        return self.assembled.name if self.seed is None else f"{self.assembled.name}, seed {self.seed}"
-
-    def with_seed(self, seed: int) -> Plan:
-        """Returns the plan of another seed, with a new model."""
-        assembled = replace(self.assembled, experiment=self.assembled.experiment.with_seed(seed))
-        settings = {key: value for key, value in self.settings.items() if key != "seeds"} | {"seed": seed}
-        model = assembled.on_device(assembled.new_model())
-        return replace(self, assembled=assembled, model=model, settings=settings, seed=seed)
-
-
-def plan(params: Params, name: str) -> Plan:
-    """Assembles what an experiment is trained with, and checks a batch without data.
-
-    Raises:
-        DeviceError: The device is not available, or its memory is too small.
-        DataError: A file of the data is damaged.
-        BatchError: Model, loss and data do not fit each other.
-    """
-    from learn.training.batch_check import try_batches
-    from learn.training.device import use_device
-
-    experiment = params.experiment(name)
-    device = use_device(params.device, params.threads)
-    with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
-        assembled = assemble(params, name, "train", HELD_OUT)
-    assembled = replace(assembled, experiment=experiment.with_seed(experiment.trainings[0]))
-    training, batch_size = assembled.splits["train"], assembled.batch_size
-    model = assembled.new_model()
-    with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
-        model = assembled.on_device(model)
-    try:
-        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), batch_size)
-    except BatchError as error:
-        raise BatchError(f"experiments.{name}: {error}") from error
-    planned = Plan(assembled, model, assembled.augmentation(), None, {})
-    summary = _summary(planned)
-    seeds = {"seed": experiment.seed} if experiment.seeds is None else {"seeds": experiment.seeds}
-    settings = experiment.model_dump(exclude={"seed", "seeds"}) | seeds
-    dataset = params.dataset(experiment.dataset)
-    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
-    settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
-    return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
-
-
-def _summary(planned: Plan) -> Any:
-    """Returns torchinfo's summary of the model for a whole batch."""
-    import torch
-    import torchinfo
-
-    from learn.training.build import build_optimizer
-
-    assembled, model = planned.assembled, planned.model
-    samples = min(assembled.batch_size or sys.maxsize, len(assembled.splits["train"]))
-    chosen = assembled.experiment.optimizer
-
-    def advice() -> str:
-        return _what_fits(planned, build_optimizer(chosen.name, chosen.arguments, model))
-
-    with (
-        memory_told(f"train {assembled.name}: for a batch of {samples:,}", assembled.device, advice),
-        torch.random.fork_rng(devices=[]),  # torchinfo draws random inputs
-    ):
-        try:
-            return torchinfo.summary(
-                model,
-                input_size=(samples, *assembled.info.shape),
-                mode="eval",
-                verbose=0,
-                device=assembled.device,
-                col_names=("input_size", "output_size", "num_params", "trainable"),
-            )
-        except RuntimeError as error:
-            raise (error.__cause__ or error) from None  # torchinfo wraps the model's own error
 
 
 def train(params: Params, name: str) -> str:
@@ -213,7 +113,7 @@ def _train(planned: Plan, run: TrainingRun, folder: Path) -> Trained:
     """Trains once, and writes the state_dict into the folder."""
     from learn.training.evaluate import refuse_not_finite_weights
 
-    state = _new_state(planned)
+    state = planned.assembled.new_state(planned.model)
     epochs = _train_epochs(planned, state, run)
     refuse_not_finite_weights(state.model)
     _write_state_dicts(planned, folder, state, len(epochs))
@@ -233,24 +133,6 @@ def _announce(planned: Plan) -> None:
         print(planned.summary)
 
 
-def _new_state(planned: Plan) -> State:
-    """Returns the state before the first epoch; with `reseed`, seeds torch's generator for the order of the batches."""
-    import torch
-
-    from learn.training.build import build_optimizer, build_scheduler
-    from learn.training.early_stopping import EarlyStopping
-    from learn.training.state import State
-
-    experiment, model = planned.assembled.experiment, planned.model
-    optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
-    chosen = experiment.scheduler
-    scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
-    stop = experiment.early_stopping
-    if experiment.reseed:
-        torch.manual_seed(experiment.seed)
-    return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
-
-
 def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
     """Trains, shows the progress, and sends each epoch to the run."""
     from tqdm import tqdm
@@ -264,7 +146,7 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
     told = memory_told(
         f"train {assembled.name}: for a batch of {size}",
         assembled.device,
-        lambda: _what_fits(planned, state.optimizer),
+        lambda: what_fits(planned, state.optimizer),
     )
     bar = tqdm(total=experiment.epochs, desc=planned.title, unit="epoch", disable=None)
     said = max(1, experiment.epochs // 100)  # epochs between two lines of a log, which gets about a hundred lines
@@ -290,47 +172,13 @@ def _progress(planned: Plan, epoch: Epoch) -> str:
 
 def _write_state_dicts(planned: Plan, folder: Path, state: State, epochs: int) -> None:
     """Writes the last epoch's state_dict; with early stopping the best epoch's, and the last one's beside it."""
+    from learn.training.state import as_file
+
     name, last, stopping = planned.assembled.name, state.model.state_dict(), state.early_stopping
-    _save(stopping.state_dict if stopping else last, folder / state_dict_file(name).name)
+    (folder / state_dict_file(name).name).write_bytes(as_file(stopping.state_dict if stopping else last))
     if stopping:
         print(f"train {planned.title}: kept the best of {epochs} epochs, {stopping.epoch}")
-        _save(last, folder / last_state_dict_file(name).name)
-
-
-def _what_fits(planned: Plan, optimizer: Optimizer) -> str:
-    """Returns the end of the message about a full device, with a batch size for which a training step works now."""
-    from learn.training.batch_check import largest_batch
-
-    assembled = planned.assembled
-    training = assembled.splits["train"]
-
-    def step(samples: int) -> None:
-        optimizer.state.clear()
-        optimizer.zero_grad()
-        free_memory(assembled.device)
-        inputs, targets = training.batch(slice(0, samples))
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = assembled.criterion(planned.model(inputs), targets)
-            loss.backward()
-            return loss
-
-        planned.model.train()
-        optimizer.step(closure)  # type: ignore[arg-type]  # a tensor, as the closure returns
-
-    fits = largest_batch(step, assembled.batch_size or len(training))
-    if fits:
-        return f"experiments.{assembled.name}.batch_size: {fits} would likely fit"
-    return f"not even one sample a batch fits: choose a smaller experiments.{assembled.name}.model, or memory: streamed"
-
-
-def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
-    import torch
-
-    buffer = io.BytesIO()  # torch.save into a file does not raise an OSError if the disk is full
-    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
-    file.write_bytes(buffer.getvalue())
+        (folder / last_state_dict_file(name).name).write_bytes(as_file(last))
 
 
 def _line(metrics: dict[str, float], held_out: str, samples_per_second: float | None = None) -> str:

@@ -36,7 +36,7 @@ BUT_NOT = ("PYTHONUNBUFFERED", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORC
 
 
 def begin(module: str) -> None:
-    """Hands a stage, or the writer of its run, over to a fork; returns if this process must do the work itself.
+    """Hands a stage, a run's writer or a sweep's worker to a fork; returns if this process must do the work itself.
 
     Call it before anything large is imported.
 
@@ -46,7 +46,7 @@ def begin(module: str) -> None:
     _, _, name = module.partition(".")
     if name in STAGES:
         end_with_starter()  # here, not in the fork, whose parent is the warm process
-    elif name != "tracking.writer":
+    elif name not in ("tracking.writer", "sweep.worker"):
         return
     if sys.orig_argv[1:3] == ["-m", module]:  # otherwise Python was given options
         hand_over(module, sys.orig_argv[3:])

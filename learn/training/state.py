@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +47,13 @@ class State:
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
+
+
+def as_file(state_dict: dict[str, torch.Tensor]) -> bytes:
+    """Returns the content of a file with a state_dict, the same on each device.
+
+    `torch.save` into a file itself would not raise an OSError if the disk is full.
+    """
+    buffer = io.BytesIO()
+    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
+    return buffer.getvalue()

@@ -45,7 +45,19 @@ def check(path: Path = PARAMS_FILE) -> Params:
     Raises:
         ParamsError: The file has mistakes; the text has a line for each.
     """
-    data = read_yaml(path)
+    return check_data(read_yaml(path), path)
+
+
+def check_data(data: Any, path: Path) -> Params:
+    """Makes the checks of `check` on data that was read from a file.
+
+    Args:
+        data: The content of params.yaml as plain data.
+        path: The file, for messages.
+
+    Raises:
+        ParamsError: The data has mistakes; the text has a line for each.
+    """
     params, problems = None, []
     try:
         params = parse_params(data, path)

@@ -19,6 +19,7 @@ PAGES = {
 README = PAGES["README.md"]
 MAKE = "test_every_make_target_shown_is_there"
 LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
+SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
     "make quickstart": MAKE,
@@ -36,6 +37,10 @@ RUN_BY = {
     "dvc remote add --default store /path/to/store": "test_outputs_reach_another_clone_through_a_remote",
     "dvc push": "test_outputs_reach_another_clone_through_a_remote",
     "dvc pull": "test_outputs_reach_another_clone_through_a_remote",
+    "dvc exp run --queue -S 'experiments.digits-mlp.optimizer.lr=0.05,0.01'": (
+        "test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store"
+    ),
+    "dvc queue start": "test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store",
     "DATA_MIRROR=path/to/folder dvc repro": "test_the_stages_of_fashion_mnist_leave_the_project_up_to_date",
     "prefect deployment run pipeline/pipeline --param 'targets=[\"digits\"]'": "test_its_prefect_commands_start_runs",
     "prefect deployment run retrain/retrain --param dataset=digits": "test_its_prefect_commands_start_runs",
@@ -64,6 +69,10 @@ RUN_BY = {
     "trackway remove digits-mlp": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",
     "trackway rename digits-cnn digits-conv": "test_what_is_renamed_is_not_trained_again_and_stays_champion",
     "trackway status": "test_up_says_what_runs_already_and_status_what_answers",
+    "trackway sweep digits-mlp -S 'optimizer.lr=loguniform(1e-4,1)' -S 'model.hidden_units=[[32],[64],[128]]' "
+    "--trials 30": SWEEP,
+    "trackway sweep digits-mlp": SWEEP,
+    "trackway sweep digits-mlp --apply": SWEEP,
     "trackway up": "test_history_and_schedules_outlive_down_and_up",
 }
 

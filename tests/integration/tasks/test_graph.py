@@ -30,6 +30,7 @@ PLUMBING = {
     "tasks/warm.py": "where a process runs",
     "tasks/workspace/": "paths, atomic files, locks, what a flow is told",
     "learn/plots.py": "pictures for MLflow",
+    "tasks/figures.py": "pictures for MLflow",
 }
 # tasks/params/ knows the names in DATASETS, MODELS and METRICS, so every stage imports these lists and what they list:
 # a new dataset or model must run nothing again, nor a new metric train anything.

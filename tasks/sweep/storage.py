@@ -1,0 +1,95 @@
+"""Opens the file with an experiment's studies, mlruns/sweeps/EXPERIMENT.db (SQLite), which survives kills."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn.errors import DataError, SweepError
+from learn.evaluation.metrics import METRICS
+from tasks.sweep.study import Identity, Sweep
+from tasks.tracking.address import project_folder
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+IDENTITY, USED = "identity", "used"  # user attributes of a study in Optuna: the second is when it was last opened
+
+
+def database(experiment: str) -> Path:
+    """Returns the file with an experiment's studies."""
+    return project_folder() / "mlruns" / "sweeps" / f"{experiment}.db"
+
+
+@contextmanager
+def alone(experiment: str) -> Iterator[None]:
+    """Holds the lock of an experiment's sweeps; raises SweepError if another process has it."""
+    from filelock import FileLock, Timeout
+
+    file = database(experiment)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file.with_suffix(".lock"), timeout=0):
+            yield
+    except Timeout:
+        raise SweepError(
+            f"another sweep of {experiment} is at work in this folder; wait until it has ended "
+            "(--workers runs several trials at a time)"
+        ) from None
+
+
+def last_identity(experiment: str) -> Identity | None:
+    """Returns the identity of the sweep that was used last; None if there is none."""
+    file = database(experiment)
+    if not file.exists():
+        return None
+    with _readable(file):
+        attributes = [study.user_attrs for study in _storage(file).get_all_studies() if IDENTITY in study.user_attrs]
+    latest = max(attributes, key=lambda found: found[USED], default=None)
+    return Identity(**latest[IDENTITY]) if latest else None
+
+
+def open_sweep(identity: Identity) -> Sweep:
+    """Returns the sweep of an identity, with its trials; begins one if there is none.
+
+    Raises:
+        DataError: The file is no database of Optuna's.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = database(identity.experiment)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _readable(file):
+        study = optuna.create_study(
+            storage=_storage(file),
+            study_name=identity.name,
+            direction="maximize" if METRICS[identity.metric].better == "higher" else "minimize",
+            pruner=optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        study.set_user_attr(IDENTITY, asdict(identity))
+        study.set_user_attr(USED, time.time())
+    return Sweep(study, identity)
+
+
+def _storage(file: Path) -> RDBStorage:
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        yield
+    except DatabaseError as error:
+        raise DataError(
+            f"{file} cannot be used: {error.orig}; if it is damaged, delete it, and the sweep begins anew"
+        ) from error

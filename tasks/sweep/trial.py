@@ -1,0 +1,202 @@
+"""Trains one trial of a sweep as the train stage would, with the data in memory and without writing files.
+
+The state_dict has the bytes that `dvc repro` gives with the same settings; only its sha256 is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from learn.data.transformed import Info
+from learn.errors import BatchError, NotFiniteError, TrackwayError
+from tasks.assemble import HELD_OUT, Assembled, assemble
+from tasks.gpu import alone_on_gpu, memory_told
+from tasks.params import PARAMS_FILE, Params, parse_params
+from tasks.params.flatten import flatten
+from tasks.sweep.check import only
+from tasks.workspace.files import samples_md5
+from tasks.workspace.paths import evaluation_folder, training_folder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from learn.training.loop import Epoch
+    from learn.training.state import State
+
+COMPLETE, PRUNED, DIVERGED, FAILED = "complete", "pruned", "diverged", "failed"  # how a trial ended
+LESS = "choose smaller values for experiments.{}.batch_size or its model"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended, and what was measured."""
+
+    ended: str  # COMPLETE, PRUNED, DIVERGED or FAILED
+    why: str = ""  # the error's message if it is DIVERGED or FAILED
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # of the held-out split, by their short names; COMPLETE only
+    history: str = ""  # a CSV table with one row per epoch, as plots/history/E.csv
+    settings: dict[str, Any] = field(default_factory=dict)  # flattened, as the parameters of a run in MLflow
+    sha256: str = ""  # of the file with the state_dict that the train stage would write; COMPLETE only
+    seconds: float = 0.0  # time that the epochs took
+
+
+class Trainer:
+    """Trains an experiment with changed settings, one after the other, on data that is loaded once.
+
+    Args:
+        data: The content of params.yaml.
+        name: The experiment's name.
+    """
+
+    def __init__(self, data: dict[str, Any], name: str) -> None:
+        self._data, self._name = data, name
+        self._loaded: dict[str, Assembled] = {}  # memory format → what was assembled for the first trial with it
+
+    def train(self, settings: dict[str, Any], goes_on: Callable[[Epoch], bool]) -> Outcome:
+        """Trains with these settings, and measures the held-out split.
+
+        Args:
+            settings: The experiment, as params.yaml would have it.
+            goes_on: Called after each epoch; training ends if it returns False.
+        """
+        from learn.training.device import use_device
+
+        history: list[Epoch] = []
+        flat: dict[str, Any] = {}
+        try:
+            params = parse_params(only(self._data, self._name, settings), PARAMS_FILE)
+            device, what = use_device(params.device, params.threads), f"a trial of {self._name}"
+            with alone_on_gpu(what, device), memory_told(what, device, lambda: LESS.format(self._name)):
+                assembled = self._assembled(params)
+                flat |= _flat(params, assembled)
+                return _fit(assembled, flat, history, goes_on)
+        except NotFiniteError as error:
+            return Outcome(DIVERGED, str(error), **_so_far(history, flat))
+        except TrackwayError as error:
+            return Outcome(FAILED, str(error), **_so_far(history, flat))
+
+    def _assembled(self, params: Params) -> Assembled:
+        """Returns what the trial is trained with; the splits are loaded once for each memory format."""
+        from learn.training.build import build_loss
+
+        experiment = params.experiment(self._name)
+        loaded = self._loaded.get(experiment.memory_format)
+        if not loaded:
+            loaded = self._loaded[experiment.memory_format] = assemble(params, self._name, "train", HELD_OUT)
+        criterion = build_loss(experiment.loss.name, experiment.loss.arguments, loaded.info.classes)
+        return replace(loaded, experiment=experiment, criterion=criterion.to(loaded.device))
+
+
+def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_on: Callable[[Epoch], bool]) -> Outcome:
+    """Trains and measures a trial; adds to the flattened settings and to the history as it goes."""
+    from learn.training.evaluate import refuse_not_finite_weights
+    from learn.training.loop import FitOptions, fit
+
+    state, experiment = _new_state(assembled), assembled.experiment
+    flat["parameters"] = sum(parameter.numel() for parameter in state.model.parameters())
+    options = FitOptions(experiment.epochs, assembled.batch_size, assembled.augmentation(), experiment.clip_grad_norm)
+    for epoch in fit(state, assembled.splits["train"], assembled.held_out, assembled.criterion, options):
+        history.append(epoch)
+        if not goes_on(epoch):
+            return Outcome(PRUNED, **_so_far(history, flat))
+    refuse_not_finite_weights(state.model)
+    kept = state.early_stopping.state_dict if state.early_stopping else state.model.state_dict()
+    digest = _sha256(kept)
+    if state.early_stopping:
+        state.model.load_state_dict(kept)
+    metrics = _measured(state.model, assembled)
+    return Outcome(COMPLETE, metrics=metrics, sha256=digest, **_so_far(history, flat))
+
+
+def _new_state(assembled: Assembled) -> State:
+    """Returns the state before the first epoch; draws the random numbers that the train stage draws."""
+    import torch
+
+    from learn.training.batch_check import try_batches
+    from learn.training.build import build_optimizer, build_scheduler
+    from learn.training.early_stopping import EarlyStopping
+    from learn.training.state import State
+
+    experiment, training = assembled.experiment, assembled.splits["train"]
+    model = assembled.on_device(assembled.new_model())
+    try:
+        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), assembled.batch_size)
+    except BatchError as error:
+        raise BatchError(f"experiments.{assembled.name}: {error}") from error
+    optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+    chosen, stop = experiment.scheduler, experiment.early_stopping
+    scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
+    if experiment.reseed:
+        torch.manual_seed(experiment.seed)
+    return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
+
+
+def _measured(model: nn.Module, assembled: Assembled) -> dict[str, float]:
+    """Returns every metric of the model on the held-out split, as the evaluate stage measures it.
+
+    Raises:
+        NotFiniteError: A loss, a logit or a metric is NaN or infinite.
+    """
+    from learn.evaluation.metrics import scores
+    from learn.training.evaluate import evaluate_split
+
+    part, criterion = assembled.held_out, assembled.criterion
+    measured, logits = evaluate_split(model, part, criterion, assembled.batch_size)
+    metrics = {key.removeprefix(f"{part.name}/"): value for key, value in measured.items()}
+    metrics |= scores(part.targets.cpu().numpy(), criterion.predict(logits).numpy(), assembled.info.classes)
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"{key} is {value} on the {part.name} part")
+    return metrics
+
+
+def _flat(params: Params, assembled: Assembled) -> dict[str, Any]:
+    """Returns the settings that the train stage gives its run in MLflow."""
+    experiment, dataset = assembled.experiment, params.dataset(assembled.experiment.dataset)
+    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
+    return flatten(experiment.model_dump() | data | {"device": str(assembled.device), "threads": params.threads})
+
+
+def _so_far(history: list[Epoch], flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is known of a trial however it ends."""
+    return {"history": _as_csv(history), "settings": flat, "seconds": sum(epoch.seconds for epoch in history)}
+
+
+def _as_csv(history: list[Epoch]) -> str:
+    if not history:
+        return ""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *history[0].metrics])
+    writer.writerows([epoch.number, *map(repr, epoch.metrics.values())] for epoch in history)
+    return text.getvalue()
+
+
+def data_of(dataset: str) -> tuple[str, str]:
+    """Returns the name of a dataset's held-out split, which decides, and the md5 of its samples.
+
+    Raises:
+        DataError: The files are damaged.
+    """
+    training = training_folder(dataset)
+    info = Info.read(training)
+    return info.held_out, samples_md5(
+        training if info.held_out in info.samples else evaluation_folder(dataset), info.held_out
+    )
+
+
+def _sha256(state_dict: dict[str, Any]) -> str:
+    """Returns the sha256 of the file that the train stage would write for a state_dict."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
