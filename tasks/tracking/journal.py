@@ -66,11 +66,14 @@ class Journal:
                     yield cls(file, stream)
 
     def append(self, line: str) -> None:
-        """Appends a message's line; a full disk only clears `is_whole`, since MLflow may still get everything."""
+        """Appends a message's line; a full disk only clears `is_whole`, since MLflow may still get everything.
+
+        Once the journal is deleted, lines are dropped: training sends them until it learns that its run has failed.
+        """
         try:
             self._stream.write(line)
             self._stream.flush()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: the file is closed
             self.is_whole = False
 
     def read(self) -> tuple[RunHeader, list[Message]]:
