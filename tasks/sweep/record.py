@@ -100,7 +100,7 @@ def sweep_record(sweep: Sweep, results: list[Result], dataset: str) -> SweepReco
         values = "\n".join(f"- `{key}: {as_text(value)}`" for key, value in best[0].values.items())
         note += f"\n\nThe best is trial {best[0].number}:\n\n{values}"
     return SweepRecord(
-        identity.name,
+        sweep.key,
         dataset,
         identity.experiment,
         identity.space,

@@ -18,5 +18,5 @@ KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
 NOTE = "mlflow.note.content"
 DIRTY, DIFF = "git.dirty", "git.diff"  # a tag and an artifact
-SWEEP = "trackway.sweep"  # the tag of a sweep's run and of its trials' runs: the sweep's name
+SWEEP = "trackway.sweep"  # the tag of a sweep's run and of its trials' runs: the sweep's key
 TRIAL = "trackway.trial"  # the tag of a trial's run: how the trial ended
