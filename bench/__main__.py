@@ -8,7 +8,20 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("loop", "tracking", "repro", "flow", "photos", "quickstart", "warm", "many", "memory", "sweep")
+BENCHMARKS = (
+    "loop",
+    "tracking",
+    "repro",
+    "flow",
+    "photos",
+    "quickstart",
+    "warm",
+    "many",
+    "memory",
+    "compare",
+    "statistics",
+    "sweep",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 from dvc.dependency import ParamsDependency
@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
 from ruamel.yaml import YAML
-from tenacity import retry, retry_if_exception_type, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from learn.errors import GraphError, ParamsError, did_you_mean
 from tasks.atomic_dvc import parse_once
@@ -24,6 +24,7 @@ from tasks.params import PARAMS_FILE, Params, read_yaml
 
 parse_once()
 
+T = TypeVar("T")
 DVC_FILE = Path("dvc.yaml")
 FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # the lock by which one flow at a time works in a folder
 SHIPPED = "`git diff dvc.yaml` shows what was changed"
@@ -79,7 +80,18 @@ class Graph:
         if problems:
             raise GraphError("\n".join(problems))
 
-    @retry(retry=retry_if_exception_type(LockError), wait=wait_fixed(1))
+    def look(self, question: Callable[[PipelineStage], T], names: Iterable[str]) -> dict[str, T]:
+        """Returns stage → answer to a question about what DVC knows of it; waits while another process runs stages.
+
+        Args:
+            question: A function that changes nothing.
+            names: The stages.
+        """
+        for attempt in Retrying(retry=retry_if_exception_type(LockError), wait=wait_fixed(1)):
+            with attempt, self.repo.lock:
+                return {name: question(self.stages[name]) for name in names}
+        raise AssertionError("tenacity tries without end")
+
     def changed(self, names: Iterable[str] | None = None) -> set[str]:
         """Returns the stages that DVC does not consider up to date; waits while another process runs stages.
 
@@ -88,8 +100,8 @@ class Graph:
         Args:
             names: Stages to look at; None for all.
         """
-        with self.repo.lock:
-            return {name for name in names or self.stages if self.stages[name].changed()}
+        found = self.look(lambda stage: bool(stage.changed()), names or self.stages)
+        return {name for name, changed in found.items() if changed}
 
     def versions(self, name: str) -> dict[str, str]:
         """Returns path → md5 of the files and folders that a stage depends on, as they are now."""
@@ -139,6 +151,31 @@ class Graph:
         """Returns the names of the stages that a stage needs directly."""
         return [stage.addressing for stage in self._graph.successors(self.stages[name])]
 
+    def before(self, name: str) -> list[str]:
+        """Returns the names of all stages that a stage needs, each after those that it needs."""
+        return self.order([name])[:-1]
+
+    def matching(self, target: str) -> list[str]:
+        """Returns the stages that a target means, in the order of dvc.yaml.
+
+        Args:
+            target: A stage (train@digits-mlp), a kind of stage (train), an experiment (digits-mlp) or a dataset
+                (digits).
+
+        Raises:
+            ParamsError: It is none of these.
+        """
+        matching = [name for name in self.stages if target in (name, *name.split("@"))]
+        if not matching:
+            words = {word for name in self.stages for word in (name, *name.split("@"))}
+            raise ParamsError(
+                [
+                    f"target {target} is no stage, dataset or experiment{did_you_mean(target, words)}; "
+                    "`dvc stage list` shows the stages"
+                ]
+            )
+        return matching
+
     def order(self, targets: Iterable[str] | None) -> list[str]:
         """Returns the targets' stages and all that they need, each after those that it needs.
 
@@ -149,18 +186,7 @@ class Graph:
         Raises:
             ParamsError: A target is none of these.
         """
-        wanted = set(self.stages) if not targets else set()
-        for target in targets or ():
-            matching = {name for name in self.stages if target in (name, *name.split("@"))}
-            if not matching:
-                words = {word for name in self.stages for word in (name, *name.split("@"))}
-                raise ParamsError(
-                    [
-                        f"target {target} is no stage, dataset or experiment{did_you_mean(target, words)}; "
-                        "`dvc stage list` shows the stages"
-                    ]
-                )
-            wanted |= matching
+        wanted = set(self.stages) if not targets else {name for target in targets for name in self.matching(target)}
         wanted |= {need.addressing for name in wanted for need in nx.descendants(self._graph, self.stages[name])}
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted

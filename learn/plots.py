@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
-def loss_curves(history: list[dict[str, float]]) -> Figure:
+def loss_curves(history: list[dict[str, float]], seeds: Sequence[list[dict[str, float]]] = ()) -> Figure:
     """Plots losses and, for classifiers, accuracies over the epochs.
 
     Args:
-        history: The metrics of each epoch, as `fit` yields them.
+        history: The metrics of each epoch, as `fit` yields them, or their means.
+        seeds: The histories of several seeds, whose smallest and largest values bound a band.
     """
     kinds = [kind for kind in ("loss", "accuracy") if f"train/{kind}" in history[0]]
     figure = Figure(figsize=(5 * len(kinds), 3.5), layout="constrained")
@@ -23,13 +24,16 @@ def loss_curves(history: list[dict[str, float]]) -> Figure:
     for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
         for key in history[0]:
             if key.endswith(f"/{kind}"):
-                axes.plot(
+                (line,) = axes.plot(
                     epochs,
                     [record[key] for record in history],
                     label=key,
                     marker="." if len(history) < 4 else "",
                 )
-        axes.set(xlabel="epoch", title=kind)
+                if seeds:
+                    there = [[own[number][key] for own in seeds if number < len(own)] for number in range(len(history))]
+                    axes.fill_between(epochs, [*map(min, there)], [*map(max, there)], color=line.get_color(), alpha=0.2)
+        axes.set(xlabel="epoch", title=f"{kind}, {len(seeds)} seeds" if seeds else kind)
         axes.legend()
     return figure
 

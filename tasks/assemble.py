@@ -52,18 +52,21 @@ class Assembled:
         torch.manual_seed(self.experiment.seed)
         return self._build_model()
 
-    def trained_model(self) -> nn.Module:
-        """Returns the model with the weights in `models/E/model.pt`, on the CPU.
+    def trained_model(self, seed: int | None = None) -> nn.Module:
+        """Returns the model with the weights in `models/E/model.pt`, on the CPU and in evaluation mode.
+
+        Args:
+            seed: One of several seeds, whose weights are in a folder of their own.
 
         Raises:
             DataError: The file is damaged.
         """
         import torch
 
-        model, file = self._build_model(), state_dict_file(self.name)
+        model, file = self._build_model(), state_dict_file(self.name, seed)
         with only_data(file, f"train@{self.name}"):
             model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
-        return model
+        return model.eval()
 
     def _build_model(self) -> nn.Module:
         from learn.training.build import build_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from learn.comparison.gate import Candidate
 from learn.errors import ParamsError, TrackingError, did_you_mean
+from tasks.model_card import cards
 from tasks.params import Params
 from tasks.register import candidates, compared
 from tasks.tracking.registry import promote_by_hand, roll_back
@@ -19,7 +20,8 @@ def rollback(params: Params, dataset: str) -> str:
         TrackingError: There is no store, or no champion before, or its model cannot be loaded.
     """
     params.dataset(dataset)
-    return roll_back(_store(params), dataset, _evaluated(params, dataset), params.experiments_of(dataset))
+    store, found = _store(params), _evaluated(params, dataset)
+    return roll_back(store, dataset, found, params.experiments_of(dataset), cards(params, dataset, found))
 
 
 def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
@@ -44,7 +46,8 @@ def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
         raise ParamsError([f"{experiment} is no experiment of {dataset}; {known}"])
     if not because.strip():
         raise ParamsError(["--because is empty; say why, for it is kept with the version"])
-    return promote_by_hand(_store(params), dataset, _evaluated(params, dataset), names, experiment, because.strip())
+    store, found = _store(params), _evaluated(params, dataset)
+    return promote_by_hand(store, dataset, found, names, cards(params, dataset, found), experiment, because.strip())
 
 
 def _evaluated(params: Params, dataset: str) -> list[Candidate]:

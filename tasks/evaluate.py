@@ -13,26 +13,33 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from learn.errors import NotFiniteError, StoreUnreachable
 from learn.evaluation.predictions import Predictions, as_file
-from tasks.assemble import HELD_OUT, assemble
+from learn.training.history import read_history
+from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import run_stage
-from tasks.tracking.models import log_evaluation
+from tasks.tracking.models import log_evaluation, log_seeds
+from tasks.tracking.page import evaluation_note
 from tasks.tracking.tags import NO_MODEL, PREDICTIONS, STATE_DICT, TEST_DATA, VALIDATION_DATA
-from tasks.workspace.files import samples_md5, sha256, write_atomically
+from tasks.workspace.files import samples_md5, sha256, sha256_of, write_atomically
 from tasks.workspace.paths import (
     history_file,
     metrics_file,
+    models_folder,
     predictions_file,
     report_file,
     scored_file,
     state_dict_file,
+    state_dict_files,
 )
 
 if TYPE_CHECKING:
@@ -48,19 +55,38 @@ GRID = 24  # number of images in the prediction grid
 AUGMENTED = 6  # number of images in the augmentation grid, and of augmentations of each
 
 
+Scores = dict[str, dict[str, float]]  # split → metric → value
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured of a trained experiment on its held-out splits."""
 
-    metrics: dict[str, dict[str, float]]  # split → metric → value; the split that decides is the first
+    metrics: Scores  # the split that decides is the first; the means if there are several seeds
+    by_seed: dict[int, Scores]  # seed → its metrics; empty if there is one seed
     diagnosis: Diagnosis
     counts: dict[str, int]  # number of parameters and of epochs
     report: dict[str, Any]  # the content of metrics/D/E.report.json
     texts: dict[str, str]  # file → content, for MLflow
     test: Split
     criterion: Criterion
-    model: nn.Module
+    model: nn.Module  # of several seeds the one with the lowest loss on the split that decides
+    chosen: int | None  # its seed; None if there is one seed
     predictions: dict[str, Predictions]  # on each split
+
+    @property
+    def chosen_predictions(self) -> np.ndarray:
+        """What that model predicts on the test split: (N,) int64, or (N, 1) float32."""
+        test = self.predictions["test"].by_seed
+        return test[list(self.by_seed).index(self.chosen)] if self.chosen is not None else test[0]
+
+    @property
+    def sd(self) -> Scores:
+        """The standard deviation of each metric over the seeds; empty if there is one seed."""
+        if not self.by_seed:
+            return {}
+        each = list(self.by_seed.values())
+        return {part: {key: stdev(one[part][key] for one in each) for key in self.metrics[part]} for part in each[0]}
 
 
 def evaluate(params: Params, name: str) -> str:
@@ -73,7 +99,7 @@ def evaluate(params: Params, name: str) -> str:
     with alone_on_gpu(f"evaluate {name}", device), memory_told(f"evaluate {name}", device, lambda: memory):
         found = measured(params, name)
     dataset, test = params.experiment(name).dataset, found.predictions["test"]
-    write_atomically(predictions_file(name), _as_csv(test.targets, test.predictions, found.criterion.classes))
+    write_atomically(predictions_file(name), _as_csv(test.targets, found.chosen_predictions, found.criterion.classes))
     write_atomically(scored_file(dataset, name), as_file(found.predictions))
     write_atomically(report_file(dataset, name), _as_json(found.report))
     write_atomically(metrics_file(dataset, name), _as_json(as_row(found)))
@@ -99,43 +125,83 @@ def measured(params: Params, name: str) -> Evaluation:
     """
     from learn.evaluation.diagnosis import diagnose
     from learn.evaluation.intervals import intervals
-    from learn.evaluation.metrics import confusion, per_class, report
 
     assembled = assemble(params, name, HELD_OUT, "test")
-    info, folders, criterion = assembled.info, assembled.folders, assembled.criterion
-    test = assembled.splits["test"]
-    model = assembled.on_device(assembled.trained_model())
-    scored = {
-        part: _scored(model, split, criterion, assembled.batch_size, info.classes)
-        for part, split in assembled.splits.items()
-    }
-    metrics = {part: values for part, (values, _) in scored.items()}
+    info, trainings = assembled.info, assembled.experiment.trainings
+    scored = {seed: _scored_on_all(assembled, seed) for seed in trainings}
+    metrics = {seed: {part: values for part, (values, _) in one.items()} for seed, one in scored.items()}
+    chosen = min(trainings, key=lambda seed: metrics[seed][info.held_out]["loss"])
     predicted = {
         part: Predictions(
-            split.targets.cpu().numpy(), scored[part][1], samples_md5(folders[part], part), len(info.classes)
+            split.targets.cpu().numpy(),
+            np.stack([scored[seed][part][1] for seed in trainings]) if len(trainings) > 1 else scored[chosen][part][1],
+            samples_md5(assembled.folders[part], part),
+            len(info.classes),
         )
         for part, split in assembled.splits.items()
     }
-    targets, predictions = predicted["test"].targets, predicted["test"].predictions
-    history = _history(name)
-    counts = {"parameters": sum(p.numel() for p in model.parameters()), "epochs": len(history)}
-    diagnosis = diagnose(history, info.held_out, info.classes, scored[info.held_out][1])
+    model = assembled.on_device(assembled.trained_model(chosen))
+    diagnosis = diagnose(
+        read_history(history_file(name, chosen)), info.held_out, info.classes, scored[chosen][info.held_out][1]
+    )
     details: dict[str, Any] = {
         "experiment": name,
         "dataset": assembled.experiment.dataset,
-        STATE_DICT: sha256(state_dict_file(name)),
+        STATE_DICT: sha256_of(state_dict_files(models_folder(name))),
         TEST_DATA: predicted["test"].data,
         "diagnosis": vars(diagnosis),
         "intervals": {part: intervals(each) for part, each in predicted.items()},
     }
+    if chosen is not None:
+        details["chosen_seed"] = chosen
     if info.held_out != "test":
         details[VALIDATION_DATA] = predicted["validation"].data
-    texts = {}
-    if info.classes:
-        details["per_class"] = per_class(targets, predictions, info.classes)
-        details["confusion_matrix"] = confusion(targets, predictions, info.classes).tolist()
-        texts["classification_report.txt"] = report(targets, predictions, info.classes)
-    return Evaluation(metrics, diagnosis, counts, details, texts, test, criterion, model, predicted)
+    by_class, texts = _by_class(predicted["test"].targets, scored[chosen]["test"][1], info.classes)
+    return Evaluation(
+        _mean(list(metrics.values())),
+        {seed: values for seed, values in metrics.items() if seed is not None},
+        diagnosis,
+        {"parameters": sum(p.numel() for p in model.parameters()), "epochs": len(read_history(history_file(name)))},
+        details | by_class,
+        texts,
+        assembled.splits["test"],
+        assembled.criterion,
+        model,
+        chosen,
+        predicted,
+    )
+
+
+def _mean(each: list[Scores]) -> Scores:
+    first = each[0]
+    return {
+        part: {key: fsum(one[part][key] for one in each) / len(each) for key in values}
+        for part, values in first.items()
+    }
+
+
+def _by_class(
+    targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns what the report and MLflow's texts say of each class; nothing for regression."""
+    from learn.evaluation.metrics import confusion, per_class, report
+
+    if not classes:
+        return {}, {}
+    found = {
+        "per_class": per_class(targets, predictions, classes),
+        "confusion_matrix": confusion(targets, predictions, classes).tolist(),
+    }
+    return found, {"classification_report.txt": report(targets, predictions, classes)}
+
+
+def _scored_on_all(assembled: Assembled, seed: int | None) -> dict[str, tuple[dict[str, float], np.ndarray]]:
+    """Returns what `_scored` returns, for each split that is loaded."""
+    model = assembled.on_device(assembled.trained_model(seed))
+    return {
+        part: _scored(model, split, assembled.criterion, assembled.batch_size, assembled.info.classes)
+        for part, split in assembled.splits.items()
+    }
 
 
 def _scored(
@@ -163,9 +229,20 @@ def _scored(
 
 
 def as_row(found: Evaluation) -> dict[str, Any]:
-    """Returns the content of metrics/D/E.json: test metrics, counts, and under `validation` the validation metrics."""
-    others = {part: values for part, values in found.metrics.items() if part != "test"}
-    return found.metrics["test"] | found.counts | others
+    """Returns the content of metrics/D/E.json: test metrics, counts, and under `validation` the validation metrics.
+
+    With several seeds these are means; `sd` has their standard deviations, and `seeds` each seed's own metrics.
+    """
+    row = _flat(found.metrics, found.counts)
+    if found.by_seed:
+        seeds = {str(seed): _flat(values) for seed, values in found.by_seed.items()}
+        row |= {"sd": _flat(found.sd), "seeds": seeds}
+    return row
+
+
+def _flat(scores: Scores, counts: dict[str, int] | None = None) -> dict[str, Any]:
+    others = {part: values for part, values in scores.items() if part != "test"}
+    return scores["test"] | (counts or {}) | others
 
 
 def log(params: Params, name: str, found: Evaluation) -> None:
@@ -185,16 +262,18 @@ def log(params: Params, name: str, found: Evaluation) -> None:
             f"evaluate {name}: the model cannot be kept in MLflow and become champion, for it decides by the values "
             f"that it computes ({reason}); torch.where or torch.cond instead of if would do"
         )
-    curves = _history(name)[-1]  # training has logged these; logging them again would add a point to their curves
+    for_seeds = {
+        seed: (sha256(state_dict_file(name, seed)), _not_in_curves(scores, history_file(name, seed)))
+        for seed, scores in found.by_seed.items()
+    }
+    data = {key: found.report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in found.report}
+    log_seeds(params.tracking, experiment.dataset, name, for_seeds, data)
+    spread = {f"{part}/{key}.sd": value for part, values in found.sd.items() for key, value in values.items()}
     log_evaluation(
         params.tracking,
         experiment.dataset,
-        metrics={
-            f"{part}/{key}": value
-            for part, values in found.metrics.items()
-            for key, value in values.items()
-            if part == "test" or f"{part}/{key}" not in curves
-        },
+        metrics=_not_in_curves(found.metrics, history_file(name)) | spread,
+        note=evaluation_note(found.report, found.metrics),
         tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
@@ -206,9 +285,15 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     )
 
 
-def _history(name: str) -> list[dict[str, float]]:
-    with history_file(name).open(newline="", encoding="utf-8") as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+def _not_in_curves(scores: Scores, history: Path) -> dict[str, float]:
+    """Returns metrics by their full names, without those that training logged: another point would bend the curves."""
+    curves = read_history(history)[-1]
+    return {
+        f"{part}/{key}": value
+        for part, values in scores.items()
+        for key, value in values.items()
+        if part == "test" or f"{part}/{key}" not in curves
+    }
 
 
 def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
@@ -218,8 +303,9 @@ def _figures(name: str, found: Evaluation) -> dict[str, Figure]:
     from learn import plots
     from learn.evaluation.metrics import confusion
 
-    test, model, predictions = found.test, found.model, found.predictions["test"].predictions
-    figures = {"loss_curves": plots.loss_curves(_history(name))}
+    test, model, predictions = found.test, found.model, found.chosen_predictions
+    histories = [read_history(history_file(name, seed)) for seed in found.by_seed]
+    figures = {"loss_curves": plots.loss_curves(read_history(history_file(name)), histories)}
     targets, classes = test.targets.cpu().numpy(), found.criterion.classes
     if not classes:
         return figures | {"predictions": plots.regression_fit(targets, predictions)}

@@ -19,28 +19,30 @@ from learn.comparison.gate import Candidate, Rule, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
+from tasks.model_card import cards
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
-from tasks.tracking.queries import missing_parts
+from tasks.tracking.page import describe_dataset
+from tasks.tracking.queries import missing_parts, models_judged
 from tasks.tracking.registry import (
-    DATA_TAGS,
     ModelMetadata,
     Verdict,
     lacks_champion,
     register_champion,
     why_champion_broken,
 )
-from tasks.tracking.tags import STATE_DICT
-from tasks.workspace.files import samples_md5, sha256, write_atomically
+from tasks.tracking.tags import DATA_TAGS, STATE_DICT, TEST_DATA
+from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
     comparison_file,
     evaluation_folder,
     metrics_file,
+    models_folder,
     report_file,
     scored_file,
-    state_dict_file,
+    state_dict_files,
     training_folder,
 )
 
@@ -61,8 +63,30 @@ def register(params: Params, name: str) -> Outcome:
             print(f"register {name}: the champion cannot be loaded: {broken}")
         complete(params, params.tracking, name)
     verdict = register_best(params, name, rows)
+    _describe(params, name, verdict.text)
     print(made := f"register {name}: {verdict.text}")
     return Outcome(made, champion=made if verdict.is_new else "")
+
+
+def _describe(params: Params, name: str, verdict: str) -> None:
+    """Tells MLflow's page about a dataset: its splits, what decides, and what was decided."""
+    dataset = params.dataset(name)
+    split, metric = dataset.split.held_out, dataset.champion.metric
+    sizes = ", ".join(f"{size:,} for {part}" for part, size in dataset.sizes.items() if size)
+    text = f"Samples: {sizes}. {metric} on the {split} split decides who is champion.\n\n{verdict}"
+    if params.tracking and (judged := _models_judged(params, params.tracking, name)):
+        print(f"register {name}: {judged}")
+        text += f"\n\n{judged[0].upper()}{judged[1:]}."
+    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text)
+
+
+def _models_judged(params: Params, uri: str, name: str) -> str:
+    """Returns a text that says how many models the test split has measured; "" if it is fresh."""
+    if not (experiments := params.experiments_of(name)):
+        return ""
+    judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA])
+    lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best one's result there is too good"
+    return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
 
 def complete(params: Params, uri: str, name: str) -> None:
@@ -72,10 +96,10 @@ def complete(params: Params, uri: str, name: str) -> None:
     it.
     """
     for experiment in missing_parts(uri, name, _state_dicts(params, name)):
-        file, report = state_dict_file(experiment), json.loads(report_file(name, experiment).read_bytes())
-        if not file.is_file() or sha256(file) != report[STATE_DICT]:
+        files, report = state_dict_files(models_folder(experiment)), report_of(name, experiment)
+        if not all(file.is_file() for file in files) or sha256_of(files) != report[STATE_DICT]:
             print(
-                f"register {name}: MLflow lacks the model of {experiment}, and {file} is not what was evaluated; "
+                f"register {name}: MLflow lacks the model of {experiment}, and {files[0]} is not what was evaluated; "
                 f"next: dvc repro evaluate@{experiment}, then trackway relog"
             )
             continue
@@ -103,7 +127,12 @@ def is_complete(params: Params, name: str) -> bool:
 
 def _state_dicts(params: Params, name: str) -> dict[str, str]:
     """Returns experiment → sha256 of the state_dict that was evaluated."""
-    return {e: json.loads(report_file(name, e).read_bytes())[STATE_DICT] for e in params.experiments_of(name)}
+    return {e: report_of(name, e)[STATE_DICT] for e in params.experiments_of(name)}
+
+
+def report_of(name: str, experiment: str) -> dict[str, Any]:
+    """Returns the details of an experiment's evaluation, on the dataset of that name."""
+    return dict(json.loads(report_file(name, experiment).read_bytes()))
 
 
 def compared(params: Params, name: str) -> list[dict[str, Any]]:
@@ -147,6 +176,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
         params.experiments_of(name),
         Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
         lambda model, about: predicted_by(params, name, part, model, about),
+        cards(params, name, found),
     )
 
 
@@ -160,7 +190,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Ca
     """
     dataset, found = params.dataset(name), []
     for row in rows:
-        report = json.loads(report_file(name, row["experiment"]).read_bytes())
+        report = report_of(name, row["experiment"])
         found.append(
             Candidate(
                 row["experiment"],
@@ -209,7 +239,7 @@ def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
     """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
-    diagnosis = json.loads(report_file(name, row["experiment"]).read_bytes())["diagnosis"]
+    diagnosis = report_of(name, row["experiment"])["diagnosis"]
     value, most = metric_of(row, split, metric), dataset.champion.max_parameters
     return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
 
@@ -225,7 +255,7 @@ def _by_part(row: dict[str, Any]) -> dict[str, float]:
 def _as_csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     if rows:
-        flat = [flatten(row) for row in rows]
+        flat = [flatten({key: value for key, value in row.items() if key != "seeds"}) for row in rows]
         columns = list(dict.fromkeys(column for row in flat for column in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()

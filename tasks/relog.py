@@ -5,25 +5,26 @@ What cannot be known any more is left out: how long training took, who trained, 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from learn.errors import TrackingError
-from tasks.evaluate import log, measured
+from learn.training.history import read_history
+from tasks.evaluate import Scores, log, measured
 from tasks.params import Params
-from tasks.register import compared, register_best
+from tasks.register import compared, register_best, report_of
 from tasks.tracking.delivery import write_run
 from tasks.tracking.liveness import now_ms
-from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files
+from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message
 from tasks.tracking.queries import missing_parts
 from tasks.tracking.registry import why_champion_broken
 from tasks.tracking.tags import REBUILT
-from tasks.train import plan
-from tasks.workspace.files import sha256
-from tasks.workspace.paths import history_file, metrics_file, report_file, state_dict_file
+from tasks.train import Plan, plan
+from tasks.workspace.files import sha256_of
+from tasks.workspace.paths import history_file, metrics_file, models_folder, state_dict_files, training_of
 
 
 def relog(params: Params) -> None:
@@ -90,30 +91,42 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
 def rebuild(params: Params, uri: str, name: str) -> str:
     """Adds to MLflow what it lacks of an experiment, and returns a text that says what that was."""
     dataset = params.experiment(name).dataset
-    missing = missing_parts(uri, dataset, {name: sha256(state_dict_file(name))}).get(name, set())
+    digest = sha256_of(state_dict_files(models_folder(name)))
+    missing = missing_parts(uri, dataset, {name: digest}).get(name, set())
     if not missing:
         return "MLflow has its run"
     # On the CPU, because this machine may not have the device of the training.
     here = params.model_copy(update={"device": "cpu"})
     if "train" in missing:
         planned = plan(here, name)
-        files = Files.of(state_dict_file(name), history_file(name))
-        device = {"device": params.device}  # `auto` stays, because the device that was used is unknown
-        begin = Begin(planned.settings | device, {REBUILT: "true"}, str(planned.summary))
-        write_run(uri, dataset, name, [begin, Epochs(_epochs(name)), files, End("FINISHED")])
+        write_run(uri, dataset, name, [*_messages(planned, params.device)])
     # Measured again for the figures and the model; the numbers come from DVC, since they may differ here in a last bit.
     found = measured(here, name)
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
-    parts = {key: value for key, value in numbers.items() if isinstance(value, dict)}
-    parts["test"] = {key: value for key, value in numbers.items() if key not in (*found.counts, *parts)}
-    report = json.loads(report_file(dataset, name).read_bytes())
-    log(here, name, replace(found, metrics=parts, report=report))
+    by_seed = {int(seed): _scores(values) for seed, values in numbers.pop("seeds", {}).items()}
+    metrics = _scores({key: value for key, value in numbers.items() if key not in (*found.counts, "sd")})
+    log(here, name, replace(found, metrics=metrics, by_seed=by_seed, report=report_of(dataset, name)))
     return "rebuilt" if "train" in missing else "its evaluation is added"
 
 
-def _epochs(name: str) -> list[Epoch]:
-    """Returns the history as TrainingRun would send it, but with the present as the time of each epoch."""
-    now = now_ms()
-    with history_file(name).open(newline="", encoding="utf-8") as stream:
-        rows = [dict(row) for row in csv.DictReader(stream)]
-    return [Epoch(int(row.pop("epoch")), now, {key: float(value) for key, value in row.items()}) for row in rows]
+def _scores(row: dict[str, Any]) -> Scores:
+    """Returns split → metrics from the content of metrics/D/E.json, in which the test metrics are at the top."""
+    parts = {key: value for key, value in row.items() if isinstance(value, dict)}
+    return {**parts, "test": {key: value for key, value in row.items() if key not in parts}}
+
+
+def _messages(planned: Plan, device: str) -> Iterator[Message]:
+    """Yields the messages that TrainingRun would send, but with the present as the time of each epoch.
+
+    Args:
+        planned: The plan of the experiment.
+        device: As params.yaml says it: `auto` stays, because the device that was used is unknown.
+    """
+    name, now = planned.assembled.name, now_ms()
+    for seed in (None, *(planned.settings.get("seeds") or ())):
+        settings = planned.settings if seed is None else planned.with_seed(seed).settings
+        yield Begin(settings | {"device": device}, {REBUILT: "true"}, str(planned.summary), seed)
+        history = read_history(history_file(name, seed))
+        yield Epochs([Epoch(number, now, metrics) for number, metrics in enumerate(history, 1)], seed)
+        yield Files.of(training_of(name, seed), history_file(name, seed), seed=seed)
+        yield End("FINISHED", seed=seed)

@@ -1,11 +1,12 @@
 """Trains an experiment, and writes `models/E/model.pt`, `plots/history/E.csv` and a run in MLflow.
 
+With several seeds it writes `models/E/seed-N/` for each, their mean curves, and a run with a child run for each.
+
 python -m tasks.train digits-mlp
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from contextlib import ExitStack
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.errors import BatchError
+from learn.training.history import History, as_csv, mean_history, read_history
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, free_memory, memory_told
+from tasks.kept import kept_seeds
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
+from tasks.tracking.liveness import now_ms
 from tasks.tracking.run import TrainingRun
+from tasks.tracking.tags import REBUILT
 from tasks.workspace.files import atomic_folder, write_atomically
-from tasks.workspace.paths import history_file, last_state_dict_file, state_dict_file
+from tasks.workspace.paths import history_file, last_state_dict_file, models_folder, state_dict_file, training_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +50,19 @@ class Plan:
     augment: Augmentation | None
     summary: Any  # torchinfo's summary of the model
     settings: dict[str, Any]  # the parameters of the run, flattened
+    seed: int | None = None  # one of several seeds; None if the experiment has one
+
+    @property
+    def title(self) -> str:
+        """The experiment's name, with the seed if there are several."""
+        return self.assembled.name if self.seed is None else f"{self.assembled.name}, seed {self.seed}"
+
+    def with_seed(self, seed: int) -> Plan:
+        """Returns the plan of another seed, with a new model."""
+        assembled = replace(self.assembled, experiment=self.assembled.experiment.with_seed(seed))
+        settings = {key: value for key, value in self.settings.items() if key != "seeds"} | {"seed": seed}
+        model = assembled.on_device(assembled.new_model())
+        return replace(self, assembled=assembled, model=model, settings=settings, seed=seed)
 
 
 def plan(params: Params, name: str) -> Plan:
@@ -62,6 +80,7 @@ def plan(params: Params, name: str) -> Plan:
     device = use_device(params.device, params.threads)
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
         assembled = assemble(params, name, "train", HELD_OUT)
+    assembled = replace(assembled, experiment=experiment.with_seed(experiment.trainings[0]))
     training, batch_size = assembled.splits["train"], assembled.batch_size
     model = assembled.new_model()
     with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
@@ -72,7 +91,8 @@ def plan(params: Params, name: str) -> Plan:
         raise BatchError(f"experiments.{name}: {error}") from error
     planned = Plan(assembled, model, assembled.augmentation(), None, {})
     summary = _summary(planned)
-    settings = experiment.model_dump(exclude={"seed"}) | {"seed": experiment.seed}
+    seeds = {"seed": experiment.seed} if experiment.seeds is None else {"seeds": experiment.seeds}
+    settings = experiment.model_dump(exclude={"seed", "seeds"}) | seeds
     dataset = params.dataset(experiment.dataset)
     data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
     settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
@@ -119,20 +139,85 @@ def train(params: Params, name: str) -> str:
         import torchinfo
 
         from learn.training.device import use_device
-        from learn.training.evaluate import refuse_not_finite_weights
 
         stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
         planned = plan(params, name)
         _announce(planned)
         versions = {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)}
         run.begin(planned.settings, versions, str(planned.summary))
-        state = _new_state(planned)
-        history = _train_epochs(planned, state, run)
-        refuse_not_finite_weights(state.model)
-        _write_state_dicts(name, state, len(history))
-        write_atomically(history_file(name), _as_csv(history))
-        run.finish(state_dict_file(name), history_file(name), sum(epoch.seconds for epoch in history))
-    return _progress(planned, history[-1])
+        if experiment.seeds:
+            trained = _train_seeds(planned, experiment.seeds, run, versions)
+        else:
+            with atomic_folder(models_folder(name)) as partial:
+                trained = _train(planned, run, partial)
+        write_atomically(history_file(name), as_csv(trained.history))
+        run.finish(models_folder(name), history_file(name), trained.seconds)
+    last = _line(trained.history[-1], planned.assembled.held_out.name)
+    seeds = f"the mean of {len(experiment.seeds)} seeds" if experiment.seeds else f"{len(trained.history)} epochs"
+    return f"train {name}: {seeds}, {last}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training gave, or the mean of several."""
+
+    history: History  # the metrics of each epoch
+    seconds: float | None  # time that the epochs took; None if nothing was trained
+
+
+def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: dict[str, str]) -> Trained:
+    """Trains with each seed, unless its files are kept, and writes all files at once.
+
+    Args:
+        planned: The plan of the first seed.
+        seeds: All seeds.
+        run: The experiment's run.
+        versions: Tags for the seeds' runs.
+    """
+    name, found, ended = planned.assembled.name, dict[int, Trained](), dict[int, int]()
+    kept = kept_seeds(name, seeds)
+    with atomic_folder(models_folder(name)) as partial:
+        for seed in seeds:
+            folder = partial / training_of(name, seed).name
+            folder.mkdir()
+            one = planned.with_seed(seed)
+            if seed in kept:
+                print(f"train {one.title}: kept, for nothing that it depends on has changed")
+                found[seed] = _keep(one, run, kept[seed], folder)
+            else:
+                run.begin(one.settings, versions, str(one.summary), seed)
+                found[seed] = _train(one, run, folder)
+                (folder / history_file(name, seed).name).write_bytes(as_csv(found[seed].history))
+            ended[seed] = now_ms()
+    for seed in seeds:
+        files = training_of(name, seed), history_file(name, seed)
+        run.finish_seed(seed, *files, found[seed].seconds, ended[seed])
+    history = mean_history([each.history for each in found.values()])
+    for number, metrics in enumerate(history, 1):
+        run.log_epoch(number, metrics)
+    return Trained(history, sum(each.seconds or 0 for each in found.values()) or None)
+
+
+def _keep(planned: Plan, run: TrainingRun, files: dict[str, bytes], folder: Path) -> Trained:
+    """Writes a seed's files, which an earlier training has made, into the folder, and sends its run again."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    history = read_history(folder / history_file(planned.assembled.name, planned.seed).name)
+    run.begin(planned.settings, {REBUILT: "true"}, str(planned.summary), planned.seed)
+    for number, metrics in enumerate(history, 1):
+        run.log_epoch(number, metrics, planned.seed)
+    return Trained(history, None)
+
+
+def _train(planned: Plan, run: TrainingRun, folder: Path) -> Trained:
+    """Trains once, and writes the state_dict into the folder."""
+    from learn.training.evaluate import refuse_not_finite_weights
+
+    state = _new_state(planned)
+    epochs = _train_epochs(planned, state, run)
+    refuse_not_finite_weights(state.model)
+    _write_state_dicts(planned, folder, state, len(epochs))
+    return Trained([epoch.metrics for epoch in epochs], sum(epoch.seconds for epoch in epochs))
 
 
 def _announce(planned: Plan) -> None:
@@ -181,14 +266,15 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
         assembled.device,
         lambda: _what_fits(planned, state.optimizer),
     )
-    bar = tqdm(total=experiment.epochs, desc=assembled.name, unit="epoch", disable=None)
+    bar = tqdm(total=experiment.epochs, desc=planned.title, unit="epoch", disable=None)
     said = max(1, experiment.epochs // 100)  # epochs between two lines of a log, which gets about a hundred lines
     history: list[Epoch] = []
     with bar, told:
         for epoch in fit(state, training, assembled.held_out, assembled.criterion, options):
             history.append(epoch)
-            run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": epoch.samples_per_second})
-            bar.set_postfix_str(_line(epoch, assembled.held_out.name), refresh=False)
+            speed = epoch.samples_per_second
+            run.log_epoch(epoch.number, epoch.metrics | {"samples_per_second": speed}, planned.seed)
+            bar.set_postfix_str(_line(epoch.metrics, assembled.held_out.name, speed), refresh=False)
             bar.update()
             if bar.disable and epoch.number % said == 0:
                 print(_progress(planned, epoch))
@@ -198,18 +284,17 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
 def _progress(planned: Plan, epoch: Epoch) -> str:
     """Returns an epoch's line for a log."""
     assembled = planned.assembled
-    line = _line(epoch, assembled.held_out.name)
-    return f"train {assembled.name}: epoch {epoch.number}/{assembled.experiment.epochs}, {line}"
+    line = _line(epoch.metrics, assembled.held_out.name, epoch.samples_per_second)
+    return f"train {planned.title}: epoch {epoch.number}/{assembled.experiment.epochs}, {line}"
 
 
-def _write_state_dicts(name: str, state: State, epochs: int) -> None:
+def _write_state_dicts(planned: Plan, folder: Path, state: State, epochs: int) -> None:
     """Writes the last epoch's state_dict; with early stopping the best epoch's, and the last one's beside it."""
-    last, stopping = state.model.state_dict(), state.early_stopping
-    with atomic_folder(state_dict_file(name).parent) as partial:
-        _save(stopping.state_dict if stopping else last, partial / state_dict_file(name).name)
-        if stopping:
-            print(f"train {name}: kept the best of {epochs} epochs, {stopping.epoch}")
-            _save(last, partial / last_state_dict_file(name).name)
+    name, last, stopping = planned.assembled.name, state.model.state_dict(), state.early_stopping
+    _save(stopping.state_dict if stopping else last, folder / state_dict_file(name).name)
+    if stopping:
+        print(f"train {planned.title}: kept the best of {epochs} epochs, {stopping.epoch}")
+        _save(last, folder / last_state_dict_file(name).name)
 
 
 def _what_fits(planned: Plan, optimizer: Optimizer) -> str:
@@ -248,23 +333,10 @@ def _save(state_dict: dict[str, torch.Tensor], file: Path) -> None:
     file.write_bytes(buffer.getvalue())
 
 
-def _line(epoch: Epoch, held_out: str) -> str:
-    values = [
-        f"{key} {epoch.metrics[key]:.4f}"
-        for part in ("train", held_out)
-        for key in (f"{part}/loss", f"{part}/accuracy")
-        if key in epoch.metrics
-    ]
-    return ", ".join([*values, f"{epoch.samples_per_second:,.0f} samples/s"])
-
-
-def _as_csv(history: list[Epoch]) -> bytes:
-    """Returns a table with one row per epoch, with all digits, and without numbers that differ between runs."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", *history[0].metrics])
-    writer.writerows([epoch.number, *map(repr, epoch.metrics.values())] for epoch in history)
-    return text.getvalue().encode()
+def _line(metrics: dict[str, float], held_out: str, samples_per_second: float | None = None) -> str:
+    names = [f"{part}/{metric}" for part in ("train", held_out) for metric in ("loss", "accuracy")]
+    values = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
+    return ", ".join(values + ([f"{samples_per_second:,.0f} samples/s"] if samples_per_second else []))
 
 
 if __name__ == "__main__":

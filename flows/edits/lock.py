@@ -11,7 +11,7 @@ from dvc.utils.serialize import dumps_yaml
 from flows.graph import KINDS
 from tasks.params import Params, read_yaml
 from tasks.workspace import paths
-from tasks.workspace.files import sha256, write_atomically
+from tasks.workspace.files import sha256_of, write_atomically
 
 DVC_LOCK = Path("dvc.lock")
 
@@ -49,7 +49,7 @@ class Move:
 
     def __post_init__(self) -> None:
         places = {
-            "experiments": (_models, paths.history_file),
+            "experiments": (paths.models_folder, paths.history_file),
             "datasets": (paths.raw_folder, paths.split_folder, paths.transformed_folder),
         }[self.section]
         self.folders = {place(self.old): place(self.new) for place in places}
@@ -62,8 +62,9 @@ class Move:
 
     def state_dicts(self) -> list[str]:
         """Returns a list with the sha256 of the experiment's state_dict; empty if it was not trained."""
-        file = paths.state_dict_file(self.old)
-        return [sha256(file)] if self.section == "experiments" and file.is_file() else []
+        files = paths.state_dict_files(paths.models_folder(self.old))
+        trained = self.section == "experiments" and all(file.is_file() for file in files)
+        return [sha256_of(files)] if trained else []
 
     def renamed(self, stages: dict[str, Any]) -> dict[str, Any]:
         """Returns the stages of dvc.lock as they are after the renaming."""
@@ -102,7 +103,3 @@ class Move:
                 value = {**value, "dataset": self.new}
             found[key] = value
         return dict(sorted(found.items()))
-
-
-def _models(experiment: str) -> Path:
-    return paths.state_dict_file(experiment).parent

@@ -43,7 +43,7 @@ LIBRARIES = (
     "mlflow.pytorch", "mlflow.pyfunc.scoring_server", "mlflow.tracing.processor.base_mlflow", "mlflow.store.db.utils",
     "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.store.model_registry.sqlalchemy_workspace_store",
     "mlflow.store.artifact.local_artifact_repo", "sqlalchemy.dialects.sqlite", "alembic.command", "alembic.config",
-    "git",     "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.repo.plots",
+    "git", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.repo.plots",
     "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.stage", "dvc.stage.cache", "dvc.data_cloud", "dvc.cachemgr",
     "dvc.utils.strictyaml", "dvc_data.index", "dvc_data.hashfile.status", "dvc_data.hashfile.db.local",
     "dvc.repo.open_repo", "configobj", "platformdirs", "dulwich.ignore", "dulwich.index", "dulwich.worktree",

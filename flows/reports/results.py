@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from tasks.params import Params
 from tasks.tracking.address import address
+from tasks.tracking.cards import escaped
+from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
 from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
@@ -27,7 +29,7 @@ COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", 
 LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
 CAPTION = (
     "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
-    "± is half of the 95 % interval"
+    "± is half of the 95 % interval, or with n seeds the standard deviation over these"
 )
 
 
@@ -62,7 +64,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
             known, why = {}, f"the table is without champions and seconds, for MLflow could not be asked: {error}"
         for row in rows:
             if run := known.get((row["dataset"], row["experiment"])):
-                row |= {"seconds": run.seconds, "champion": run.champion, "page": run.page}
+                row |= asdict(run)
     found = []
     for name, dataset in params.datasets.items():
         own = [row for row in rows if row["dataset"] == name]
@@ -89,6 +91,7 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
     asked = [
         [str(database.absolute()), *([file.st_mtime_ns, file.st_size] for file in files)],
         [[*key, digest] for key, digest in digests.items()],
+        [field.name for field in fields(RunSummary)],  # another version of Trackway asked for others
     ]
     try:
         remembered = json.loads(REMEMBERED.read_bytes())
@@ -118,15 +121,27 @@ def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def publish(params: Params) -> None:
-    """Publishes the results as an artifact of the flow run on Prefect's page, with links to the runs in MLflow."""
+    """Publishes the results as an artifact of the flow run on Prefect's page, with links to the runs in MLflow.
+
+    Each dataset's comparison goes to MLflow as a page, to which the artifact links.
+    """
     from prefect import get_run_logger
     from prefect.artifacts import create_markdown_artifact
 
+    from flows.reports.comparison.publish import log_reports
+
     rows, why = results(params)
+    pages: dict[str, str] = {}
     if why:
         get_run_logger().warning(why)
+    elif params.tracking:
+        try:
+            pages = log_reports(params, rows)
+        except Exception as error:  # MLflow or a file failed, but the stages have succeeded
+            get_run_logger().warning(f"MLflow has no new comparison: {type(error).__name__}: {error}")
+    mlflow = "" if why else mlflow_address(params)
     create_markdown_artifact(
-        markdown(rows, "" if why else mlflow_address(params)),
+        markdown(rows, mlflow, pages),
         key="results",
         description="Every experiment that has been evaluated, best first. The links open its run in MLflow.",
     )
@@ -163,31 +178,41 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(_value(row, part) for part in ("validation", "test")),
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
-        "champion" if row.get("champion") else "",
+        "champion" if row.get("champion") else "challenger" if row.get("challenger") else "",
     ]
 
 
 def _value(row: dict[str, Any], part: str) -> str:
-    """Returns the dataset's metric on a split as text, with half of its 95 % interval."""
+    """Returns the dataset's metric on a split as text, with half of its 95 % interval, or its spread over the seeds."""
     value = metric_of(row, part, row["metric"])
     if value is None:
         return DASH
     low, high = row.get("intervals", {}).get(part, {}).get(row["metric"], (value, value))
-    half = (high - low) / 2
+    spread = metric_of(row.get("sd", {}), part, row["metric"])
+    off = (high - low) / 2 if spread is None else spread
     if row["metric"] == "accuracy":
-        return f"{value:.2%} ±{half:.1%}".removesuffix("%") if half else f"{value:.2%}"
-    return f"{value:.5f} ±{half:.1g}" if half else f"{value:.5f}"
+        text = f"{value:.2%} ±{off:.1%}".removesuffix("%") if off else f"{value:.2%}"
+    else:
+        text = f"{value:.5f} ±{off:.1g}" if off else f"{value:.5f}"
+    return text if spread is None else f"{text} (n={len(row['seeds'])})"
 
 
-def markdown(rows: list[dict[str, Any]], mlflow: str) -> str:
-    """Returns the rows as a table in Markdown for Prefect's page, each with a link to its run.
+def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> str:
+    """Returns the rows as a table in Markdown for Prefect's page, with links to each run and to all of a dataset.
 
     Args:
         rows: What `results` returns.
         mlflow: Address of the MLflow server.
+        pages: Dataset → place of its comparison below that address.
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
     for row in rows:
-        name = f"[{row['experiment']}]({mlflow}/{row['page']})" if "page" in row else row["experiment"]
-        lines.append("| " + " | ".join([row["dataset"], name, *_cells(row)]) + " |")
-    return "\n".join([*lines, "", CAPTION])
+        dataset, name = row["dataset"], row["experiment"]
+        if "page" in row:
+            runs = row["page"].rpartition("/")[0]  # the page of all runs
+            dataset = f"[{dataset}]({mlflow}/{runs}?viewStateShareKey={VIEW_KEY})"
+            name = f"[{name}]({mlflow}/{row['page']})"
+        lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
+    links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
+    decided = [f"- {row['dataset']}: {escaped(row['decision'])}" for row in rows if row.get("decision")]
+    return "\n".join([*lines, "", CAPTION, "", *decided, *(["", f"In detail: {links}"] if links else [])])

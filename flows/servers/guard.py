@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -25,6 +27,10 @@ from tasks.workspace.environment import HOST, PASSWORD
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEALTH = "/health"  # answered without a password
+CHOICES = {  # what MLflow's page keeps in the browser
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",  # or an assistant's pane opens beside the runs
+}
 
 
 class Guard:
@@ -95,6 +101,25 @@ def prefect() -> ASGIApp:
     return Guard(create_app(final=True), os.environ[HOST])
 
 
+def opens_on_trainings(app: ASGIApp, file: Path) -> ASGIApp:
+    """Has MLflow's page open on training runs; in a browser that has not chosen yet it would open on "GenAI".
+
+    MLflow's page keeps that choice in the browser's localStorage, and no setting of the server decides it.
+
+    Args:
+        app: MLflow's app.
+        file: Its page.
+    """
+    first = f"for (const [key, value] of Object.entries({json.dumps(CHOICES)})) localStorage[key] ??= value"
+    page = HTMLResponse(file.read_text("utf-8").replace("<head>", f"<head><script>{first}</script>", 1))
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        await (page if is_page else app)(scope, receive, send)
+
+    return answer
+
+
 def mlflow() -> ASGIApp:
     """Returns MLflow's server, guarded, with the settings that `mlflow server` gives its workers."""
     from mlflow.server import constants
@@ -105,6 +130,9 @@ def mlflow() -> ASGIApp:
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
         constants.ARTIFACTS_DESTINATION_ENV_VAR: "./mlartifacts",
     }
+    from mlflow.server import app as flask
     from mlflow.server.fastapi_app import app
 
-    return Guard(app, os.environ[HOST], os.environ.get(PASSWORD))
+    page = Path(str(flask.static_folder), "index.html")
+    opened = opens_on_trainings(app, page) if page.is_file() else app
+    return Guard(opened, os.environ[HOST], os.environ.get(PASSWORD))

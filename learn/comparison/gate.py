@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 
 from learn.comparison.defaults import LEVEL, MARGIN, REQUIRE, Require
-from learn.comparison.paired import Comparison, compare, holm, samples_needed
+from learn.comparison.paired import Comparison, compare, holm, what_would_tell
 from learn.comparison.ranking import is_number
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions
@@ -69,7 +70,8 @@ class Champion:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
         data, score = candidate.data[candidate.split], METRICS[candidate.metric].score
         if score and self.predicted and self.predicted.data == data:
-            return score(self.predicted.targets, self.predicted.predictions)
+            each = [score(self.predicted.targets, predictions) for predictions in self.predicted.by_seed]
+            return fsum(each) / len(each)
         if self.data.get(candidate.split) != data:
             return None
         value = self.metrics.get(f"{candidate.split}/{candidate.metric}", math.nan)
@@ -159,8 +161,7 @@ def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: R
     assert p is not None
     why = f", which is not separable from it (p = {p:.2g})"
     if best.metric == "accuracy":
-        needed = samples_needed(POINT, comparison.discordant, rule.level)
-        why += f"; {needed:,} samples would tell a difference of 1 point"
+        why += f"; {what_would_tell(POINT, comparison, rule.level)} would tell a difference of 1 point"
     return Decision(None, stays + why, best, facts)
 
 

@@ -3,7 +3,7 @@
 Accuracy is compared by McNemar's exact test (Dietterich, Approximate Statistical Tests for Comparing Supervised
 Classification Learning Algorithms, 1998), every other metric by approximate randomization: if the models are equally
 good, it does not matter which of the two made which prediction (Noreen, Computer-Intensive Methods for Testing
-Hypotheses, 1989).
+Hypotheses, 1989). If a model has several seeds, their means are compared (learn/evaluation/uncertainty.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from learn.evaluation.intervals import (
     resamples_for,
 )
 from learn.evaluation.metrics import METRICS
+from learn.evaluation.predictions import seeds_of
+from learn.evaluation.uncertainty import Uncertainty, difference_of_means
 
 EXCHANGES = 10_000  # random exchanges of predictions; 1,000 if a metric is computed for one at a time
 POWER = 0.8  # the usual probability of finding a difference that is there
@@ -37,8 +39,10 @@ class Comparison:
     difference: float  # the first model's metric less the second one's
     interval: Interval | None  # of the difference; None if not asked for
     p: float  # how often equally good models would differ at least that much
-    discordant: float  # share of the samples on which just one of the two is right; for regression NaN
+    discordant: float  # share of the samples on which just one is right; NaN for regression or several seeds
     samples: int
+    uncertainty: Uncertainty | None = None  # for several seeds: what it is made of
+    seeds: int = 1  # the smaller number of seeds
 
 
 def compare(
@@ -57,13 +61,21 @@ def compare(
     Args:
         metric: A name in METRICS, of a metric that is computed from predictions.
         targets: (N,) int64 class indices, or (N, 1) float32 for regression.
-        first: The first model's predictions; the same shape and dtype.
-        second: The second model's.
+        first: The first model's predictions; the same shape and dtype, or (S, N) or (S, N, 1) with several seeds.
+        second: The second model's, which may have another number of seeds.
         classes: Number of classes; 0 for regression.
         stratified: Whether the split is stratified.
         level: Share of cases in which the interval contains the true difference; None for no interval.
         resamples: Number of resamples and of exchanges; None for the defaults.
     """
+    ours, theirs = seeds_of(first, targets), seeds_of(second, targets)
+    if len(ours) > 1 or len(theirs) > 1:
+        samples = grouped(targets, *ours, *theirs, classes=classes, stratified=stratified)
+        value, uncertainty = difference_of_means(metric, samples, len(ours), resamples)
+        between = uncertainty.interval(value, level) if level else None
+        seeds = min(len(ours), len(theirs))
+        return Comparison(value, between, uncertainty.p(value), math.nan, len(targets), uncertainty, seeds)
+    first, second = ours[0], theirs[0]
     score, samples = METRICS[metric], grouped(targets, first, second, classes=classes, stratified=stratified)
 
     def difference(weights: np.ndarray) -> np.ndarray:
@@ -146,3 +158,27 @@ def samples_needed(difference: float, discordant: float, level: float = 0.05, po
     chance, found = norm.ppf(1 - level / 2), norm.ppf(power)
     spread = chance * math.sqrt(discordant) + found * math.sqrt(discordant - difference**2)
     return math.ceil((spread / difference) ** 2)
+
+
+def what_would_tell(difference: float, found: Comparison, level: float) -> str:
+    """Returns how many samples, or how many more seeds, would tell a difference in accuracy, as text.
+
+    Args:
+        difference: The true difference in accuracy.
+        found: A comparison of the two models' accuracies.
+        level: How often equally good models may be told apart.
+    """
+    from scipy.stats import norm
+
+    uncertainty = found.uncertainty
+    if uncertainty is None:
+        return f"{samples_needed(difference, found.discordant, level):,} samples"
+    allowed = (difference / float(norm.ppf(1 - level / 2) + norm.ppf(POWER))) ** 2  # variance
+    ways = []
+    if uncertainty.seeds < allowed:
+        samples = math.ceil(found.samples * uncertainty.samples / (allowed - uncertainty.seeds))
+        ways.append(f"{samples:,} samples")
+    if uncertainty.samples < allowed:
+        seeds = math.ceil(found.seeds * uncertainty.seeds / (allowed - uncertainty.samples))
+        ways.append(f"{seeds - found.seeds:,} more seeds")
+    return " or ".join(ways) or "only more samples and more seeds together"

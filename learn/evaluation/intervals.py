@@ -96,14 +96,16 @@ def interval(
     Args:
         metric: A name in METRICS.
         targets: (N,) int64 class indices, or (N, 1) float32 for regression.
-        predictions: The same shape and dtype.
+        predictions: The same shape and dtype; for the mean over several seeds (S, N) or (S, N, 1).
         classes: Number of classes; 0 for regression.
         stratified: Whether the split is stratified.
-        level: Share of cases in which the interval contains the metric of all possible samples.
+        level: Share of cases in which the interval contains the metric of all possible samples, and of all seeds.
         resamples: Number of resamples; None for the default.
     """
     if METRICS[metric].score is None or len(targets) < 2:
         return None
+    if predictions.ndim > targets.ndim:
+        return _interval_of_mean(metric, targets, predictions, classes, stratified, level, resamples)
     if metric == "accuracy":
         return wilson(int((targets == predictions).sum()), len(targets), level)
     samples = grouped(targets, predictions, classes=classes, stratified=stratified)
@@ -115,6 +117,29 @@ def interval(
         found = bca(of_weights, samples, resamples or resamples_for(metric, len(targets)), level)
     except (ValueError, ArithmeticError):
         return None  # a metric of a user's own, which may need samples of each class
+    return found if math.isfinite(found.low) and math.isfinite(found.high) else None
+
+
+def _interval_of_mean(
+    metric: str,
+    targets: np.ndarray,
+    predictions: np.ndarray,
+    classes: int,
+    stratified: bool,
+    level: float,
+    resamples: int | None,
+) -> Interval | None:
+    """Returns the interval of a metric's mean over several seeds; its arguments are those of `interval`."""
+    from learn.evaluation.uncertainty import mean_of_seeds  # here, because that module imports this one
+
+    samples = grouped(targets, *predictions, classes=classes, stratified=stratified)
+    try:
+        value, uncertainty = mean_of_seeds(metric, samples, resamples)
+    except (ValueError, ArithmeticError):
+        return None  # a metric of a user's own, which may need samples of each class
+    found = uncertainty.interval(value, level)
+    if metric == "accuracy":
+        found = Interval(max(found.low, 0.0), min(found.high, 1.0))
     return found if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 

@@ -17,7 +17,7 @@ class Predictions:
 
     Attributes:
         targets: (N,) int64 class indices, or (N, 1) float32 for regression.
-        predictions: The same shape and dtype.
+        predictions: The same shape and dtype; with several seeds (S, N) or (S, N, 1).
         data: md5 of the samples.
         classes: Number of classes; 0 for regression.
     """
@@ -26,6 +26,16 @@ class Predictions:
     predictions: np.ndarray
     data: str
     classes: int
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """(S, N) or (S, N, 1): the predictions of each seed, also if there is one."""
+        return seeds_of(self.predictions, self.targets)
+
+
+def seeds_of(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns predictions of one or several seeds with the seed as the first dimension: (S, N) or (S, N, 1)."""
+    return predictions if predictions.ndim > targets.ndim else predictions[None]
 
 
 def as_file(splits: dict[str, Predictions]) -> bytes:

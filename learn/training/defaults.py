@@ -7,6 +7,7 @@ from typing import Literal
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 
+SEED = SEEDS = None  # one of the two is given
 SCHEDULER = None
 RESEED = True  # seed again before the first epoch; False: weights and batches come from one random stream
 MEMORY_FORMAT: MemoryFormat = "contiguous"

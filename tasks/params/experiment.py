@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from learn.training.defaults import (
     AUGMENTATION,
@@ -13,6 +13,8 @@ from learn.training.defaults import (
     MEMORY_FORMAT,
     RESEED,
     SCHEDULER,
+    SEED,
+    SEEDS,
     MemoryFormat,
 )
 from tasks.params.section import Named, Section
@@ -45,8 +47,19 @@ class EarlyStoppingConfig(Section):
     """Number of epochs without a lower validation loss after which training ends."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _several(seeds: list[int]) -> list[int]:
+    if len(seeds) < 2:
+        raise ValueError("it must have at least two seeds; one alone is the key seed")
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ValueError(f"{twice[0]} is there twice; each seed must be another one")
+    return sorted(seeds)
+
+
 class ExperimentConfig(Section):
-    """One entry of `experiments`: one training run."""
+    """One entry of `experiments`: what is trained, once or with several seeds."""
 
     dataset: str
     """Name of the dataset to train on, one of those below `datasets`."""
@@ -67,8 +80,11 @@ class ExperimentConfig(Section):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "full"}]}),
     ]
     """Number of samples in a batch, or `full` for all training samples at once."""
-    seed: int = Field(ge=0, lt=2**63)
-    """Seed of the model's weights, the batches' order and the augmentation."""
+    seed: Seed | None = SEED
+    """Seed of the model's weights, the batches' order and the augmentation. Either `seed` or `seeds` must be given."""
+    seeds: Annotated[list[Seed], AfterValidator(_several)] | None = SEEDS
+    """Several seeds, such as `[42, 43, 44]`: the experiment is trained once with each, and its metrics are the means.
+    A seed that is added trains alone; the others' state_dicts are kept."""
     reseed: bool = RESEED
     """False: the batches' order goes on in the random stream that drew the weights, instead of starting from the seed
     again."""
@@ -82,3 +98,18 @@ class ExperimentConfig(Section):
     """Largest norm of all gradients together; larger gradients are scaled down to it. null: no limit."""
     early_stopping: EarlyStoppingConfig | None = EARLY_STOPPING
     """End the training early and keep the best epoch; needs a validation part. null: train all epochs."""
+
+    @property
+    def trainings(self) -> list[int | None]:
+        """What is trained: `[None]` for one seed, which needs no name, or each of several seeds."""
+        return list(self.seeds) if self.seeds else [None]
+
+    def with_seed(self, seed: int | None) -> ExperimentConfig:
+        """Returns the experiment with one of its seeds alone, as if that were its `seed`; None: the one that it has."""
+        return self if seed is None else self.model_copy(update={"seed": seed, "seeds": None})
+
+    @model_validator(mode="after")
+    def _has_seed(self) -> ExperimentConfig:
+        if (self.seed is None) == (self.seeds is None):
+            raise ValueError("either seed or seeds must be given, and not both")
+        return self

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from tasks.tracking.tags import STAGE
+from tasks.tracking.tags import CODE_MD5, DATA_MD5, FLOW_RUN_ID, STAGE
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
 from tasks.workspace.paths import training_folder
 
@@ -34,7 +34,7 @@ def lineage_of(stage_name: str, dataset: str) -> Lineage:
     path = training_folder(dataset).as_posix()
     tags = {STAGE: stage_name}
     if flow_run := os.environ.get(FLOW_RUN):
-        tags["prefect.flow_run"] = flow_run
+        tags[FLOW_RUN_ID] = flow_run
     url = os.environ.get(FLOW_RUN_URL)
     note = f"[Prefect flow run]({url})" if url else ""
     for variable, tag in {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.baseline_rev"}.items():
@@ -46,8 +46,8 @@ def lineage_of(stage_name: str, dataset: str) -> Lineage:
     except DvcException as error:  # run by hand, outside DVC's graph
         tags["dvc.error"] = str(error)
     digest = hashes.pop(path, "unversioned")
-    tags["dvc.data.md5"] = digest
-    tags["dvc.code.md5"] = json.dumps(hashes)
+    tags[DATA_MD5] = digest
+    tags[CODE_MD5] = json.dumps(hashes)
     return Lineage(dataset, path, digest, tags, note)
 
 

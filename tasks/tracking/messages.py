@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.tracking.lineage import Lineage
-from tasks.workspace.files import sha256
+from tasks.workspace.files import sha256_of
+from tasks.workspace.paths import state_dict_files
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Begin:
     params: dict[str, Any]  # flattened
     tags: dict[str, str]
     summary: str  # torchinfo's summary of the model
+    seed: int | None = None  # the seed whose run this is; None for the experiment's own run
+    time: int = 0  # milliseconds since 1970; 0 stands for the time at which the training itself began
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,23 @@ class Epochs:
     """One or more epochs, in order."""
 
     epochs: list[Epoch]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Files:
     """The files that training wrote; the sha256 tells whether they were replaced before this message is delivered."""
 
-    state_dict: str  # path below the folder of the training
-    sha256: str  # of the file with the state_dict
-    history: str  # path below the folder of the training
+    models: str  # the folder with the state_dict, or with a folder for each seed
+    sha256: str  # of the kept state_dict, or of those of all seeds
+    history: str  # path of the file
     seconds: float | None = None  # time that the epochs took; None for a run that is rebuilt
+    seed: int | None = None
 
     @classmethod
-    def of(cls, state_dict: Path, history: Path, seconds: float | None = None) -> Files:
+    def of(cls, models: Path, history: Path, seconds: float | None = None, seed: int | None = None) -> Files:
         """Returns the message for these files, with the sha256 of the state_dict."""
-        return cls(str(state_dict), sha256(state_dict), str(history), seconds)
+        return cls(str(models), sha256_of(state_dict_files(models)), str(history), seconds, seed)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class End:
 
     status: str  # FINISHED or FAILED
     time: int = 0  # milliseconds since 1970; 0 stands for the time at which the message comes
+    seed: int | None = None
 
 
 Message = Begin | Epochs | Files | End
@@ -89,7 +95,7 @@ def decode(line: str) -> Message:
     fields = json.loads(line)
     kind = KINDS[fields.pop("kind")]
     if kind is Epochs:
-        return Epochs([Epoch(**epoch) for epoch in fields["epochs"]])
+        return Epochs([Epoch(**epoch) for epoch in fields["epochs"]], fields["seed"])
     return kind(**fields)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently
-from tasks.tracking.tags import STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, STATE_DICT
+from tasks.workspace.paths import transformed_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ def log_evaluation(
     *,
     metrics: dict[str, float],
     tags: dict[str, str],
+    note: str,
     report: dict[str, Any],
     texts: dict[str, str],
     files: dict[str, bytes],
@@ -41,6 +43,7 @@ def log_evaluation(
         dataset: Name of the dataset.
         metrics: By their full names, such as `test/accuracy`.
         tags: Tags for the run.
+        note: What its description says of the evaluation, in Markdown.
         report: Content of the artifact report.json.
         texts: File → content of other artifacts.
         files: The same for artifacts that are no text.
@@ -57,11 +60,11 @@ def log_evaluation(
             print(f"MLflow has no run of {report['experiment']}; the register stage or trackway relog rebuilds it")
             return
         run_id = run.info.run_id
-        new = {key: value for key, value in metrics.items() if run.data.metrics.get(key) != value}
-        for key, value in new.items():
-            client.log_metric(run_id, key, value, step=int(run.data.params["epochs"]))
-        data = {key: report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in report}
-        for key, value in {**data, **tags}.items():
+        _log_metrics(client, run, metrics)
+        data = {split: report[key] for split, key in DATA_TAGS.items() if key in report}
+        _log_datasets(client, run_id, dataset, data)
+        notes = "\n\n".join(filter(None, [note, run.data.tags.get(FIRST_NOTE, "")]))
+        for key, value in {**{DATA_TAGS[split]: md5 for split, md5 in data.items()}, **tags, NOTE: notes}.items():
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, report, "report.json")
         for name, text in texts.items():
@@ -76,6 +79,59 @@ def log_evaluation(
             for model_id in models_of(client, run):
                 delete_model(client, model_id)
             _log_model(run, model, about, example)
+
+
+@patiently
+def log_seeds(
+    uri: str | None, dataset: str, experiment: str, seeds: dict[int, tuple[str, dict[str, float]]], data: dict[str, str]
+) -> None:
+    """Adds the metrics of each of several seeds to the seed's own run. Idempotent.
+
+    Args:
+        uri: Address of the store; None does nothing.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        seeds: Seed → sha256 of its state_dict, and its metrics by their full names.
+        data: Tags with the md5 of the splits.
+    """
+    if not uri:
+        return
+    with open_store(uri) as client:
+        for seed, (digest, metrics) in seeds.items():
+            if run := find_run(client, dataset, experiment, digest, seed):
+                _log_metrics(client, run, metrics)
+                for key, value in data.items():
+                    client.set_tag(run.info.run_id, key, value)
+
+
+def _log_datasets(client: MlflowClient, run_id: str, dataset: str, data: dict[str, str]) -> None:
+    """Adds the held-out splits to what a run's page lists as its datasets.
+
+    Args:
+        client: A client of the store.
+        run_id: The run.
+        dataset: Name of the dataset.
+        data: Split → md5 of its samples.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    path = transformed_folder(dataset).as_posix()
+    inputs = [
+        DatasetInput(Dataset(f"{dataset} {split}", md5, "dvc", path), [InputTag("mlflow.data.context", split)])
+        for split, md5 in data.items()
+    ]
+    try:
+        client.log_inputs(run_id, datasets=inputs)
+    except MlflowException:  # another run of the dataset has created it meanwhile
+        client.log_inputs(run_id, datasets=inputs)
+
+
+def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float]) -> None:
+    """Logs those metrics that the run does not have, or has with other values."""
+    for key, value in metrics.items():
+        if run.data.metrics.get(key) != value:
+            client.log_metric(run.info.run_id, key, value, step=int(run.data.params["epochs"]))
 
 
 def models_of(client: MlflowClient, run: Run) -> list[str]:

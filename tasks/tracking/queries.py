@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
-from tasks.tracking.registry import champion_of, is_model_of
+from tasks.tracking.registry import is_model_of, version_with
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import patiently, told_if_slow
-from tasks.tracking.tags import NO_MODEL
+from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
 
 
 @patiently
@@ -34,6 +34,31 @@ def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[s
     return missing
 
 
+@patiently
+def models_judged(uri: str, dataset: str, md5: str) -> int:
+    """Returns how many different models were measured on a test split, as far as the store knows.
+
+    The more there are, the likelier it is that the best of them was only lucky on these samples.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        md5: md5 of the samples of the split.
+    """
+    with open_store(uri) as client:
+        experiment = client.get_experiment_by_name(dataset)
+        if experiment is None:
+            return 0
+        token, digests, parents = None, {}, set()
+        while True:
+            page = client.search_runs([experiment.experiment_id], f"tags.`{TEST_DATA}` = '{md5}'", page_token=token)
+            for run in page:
+                digests[run.info.run_id] = run.data.tags.get(STATE_DICT, run.info.run_id)
+                parents.add(run.data.tags.get(PARENT, ""))
+            if not (token := page.token):
+                return len({digest for run_id, digest in digests.items() if run_id not in parents})
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """What only MLflow knows of an experiment's state_dict."""
@@ -41,6 +66,9 @@ class RunSummary:
     page: str  # path of the run's page, below the MLflow server's address
     seconds: float | None  # time of training; None for a run that was rebuilt
     champion: bool  # whether its model is its dataset's champion
+    challenger: bool = False  # whether it is the challenger
+    decision: str = ""  # what was said when it became one of them
+    device: str | None = None  # where it was trained
 
 
 def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
@@ -52,14 +80,26 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
     """
     found = {}
     with told_if_slow(uri), open_store(uri) as client:
-        champions = {dataset: champion_of(client, dataset) for dataset in {dataset for dataset, _ in state_dicts}}
+        datasets = {dataset for dataset, _ in state_dicts}
+        versions = {
+            dataset: [version_with(client, dataset, alias) for alias in (CHAMPION, CHALLENGER)] for dataset in datasets
+        }
         for (dataset, experiment), digest in state_dicts.items():
             run = find_run(client, dataset, experiment, digest)
             if run is None:
                 continue
-            version = champions[dataset]
             of_dataset = [name for other, name in state_dicts if other == dataset]
-            champion = version is not None and is_model_of(client, version, experiment, digest, of_dataset)
-            page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            found[dataset, experiment] = RunSummary(page, run.data.metrics.get("train/seconds"), champion)
+            champion, challenger = (
+                version if version and is_model_of(client, version, experiment, digest, of_dataset) else None
+                for version in versions[dataset]
+            )
+            version = champion or challenger
+            found[dataset, experiment] = RunSummary(
+                f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+                run.data.metrics.get("train/seconds"),
+                champion is not None,
+                challenger is not None,
+                version.tags.get(DECISION, "") if version else "",
+                run.data.params.get("device"),
+            )
     return found

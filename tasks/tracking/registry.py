@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
 from learn.errors import TrackingError
 from learn.evaluation.predictions import Predictions, read
+from tasks.tracking.cards import Cards, write_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model, why_broken
 from tasks.tracking.runs import find_run
@@ -18,6 +20,7 @@ from tasks.tracking.store import ALREADY_EXISTS, if_there, patiently, store_lock
 from tasks.tracking.tags import (
     CHALLENGER,
     CHAMPION,
+    DATA_TAGS,
     DECISION,
     EXPERIMENT,
     NO_MODEL,
@@ -25,16 +28,11 @@ from tasks.tracking.tags import (
     PREVIOUS,
     REFUSED,
     STATE_DICT,
-    TEST_DATA,
-    VALIDATION_DATA,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-
-DATA_TAGS = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the tag with the md5 of its samples
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ def register_champion(
     experiments: Collection[str],
     rule: Rule,
     evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    cards: Cards,
 ) -> Verdict:
     """Gives the alias `champion` to the candidate that learn/comparison/gate.py chooses, and `challenger` to the next.
 
@@ -65,6 +64,7 @@ def register_champion(
         experiments: Names of all experiments of the dataset.
         rule: What a candidate must have to replace the champion.
         evaluate: Returns what a registered model predicts on the split that decides; None if it does not fit the data.
+        cards: The model cards of the experiments.
     """
     if not uri:
         return Verdict("no champion: tracking is off")
@@ -84,6 +84,7 @@ def register_champion(
         else:
             verdict = Verdict(decision.text)
         _set_challenger(client, dataset, decision, experiments)
+        write_cards(client, _versions_with_alias(client, dataset), cards)
         return verdict
 
 
@@ -125,7 +126,13 @@ def _promote(
 
 
 def promote_by_hand(
-    uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], experiment: str, because: str
+    uri: str,
+    dataset: str,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    cards: Cards,
+    experiment: str,
+    because: str,
 ) -> str:
     """Gives an experiment's model the alias `champion`, and keeps the reason and the models that it was preferred to.
 
@@ -134,6 +141,7 @@ def promote_by_hand(
         dataset: Name of the dataset.
         candidates: All experiments of the dataset.
         experiments: Their names.
+        cards: Their model cards.
         experiment: The one that becomes champion.
         because: The reason.
 
@@ -156,11 +164,13 @@ def promote_by_hand(
 
     current, version = prepared(uri)
     text = f"{experiment} is champion (version {version}, {chosen.result}), chosen by hand: {because}"
-    _move_by_hand(uri, dataset, current, version, candidates, text)
+    _move_by_hand(uri, dataset, current, version, candidates, cards, text)
     return text
 
 
-def roll_back(uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str]) -> str:
+def roll_back(
+    uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], cards: Cards
+) -> str:
     """Exchanges the aliases `champion` and `previous-champion`.
 
     Args:
@@ -168,6 +178,7 @@ def roll_back(uri: str, dataset: str, candidates: Sequence[Candidate], experimen
         dataset: Name of the dataset.
         candidates: The experiments of the dataset that were evaluated.
         experiments: Names of all experiments of the dataset.
+        cards: Their model cards.
 
     Raises:
         TrackingError: There is no champion before the present one, or it cannot be loaded.
@@ -191,13 +202,19 @@ def roll_back(uri: str, dataset: str, candidates: Sequence[Candidate], experimen
     was = f"; version {current} was" if current else ""
     name = version.tags.get(EXPERIMENT, "a model registered by hand")
     text = f"{name} (version {version.version}) is champion of {dataset} again{was}, and was rolled back"
-    _move_by_hand(uri, dataset, current, version.version, candidates, text)
+    _move_by_hand(uri, dataset, current, version.version, candidates, cards, text)
     return text
 
 
 @patiently
 def _move_by_hand(
-    uri: str, dataset: str, current: str | None, version: str, candidates: Sequence[Candidate], text: str
+    uri: str,
+    dataset: str,
+    current: str | None,
+    version: str,
+    candidates: Sequence[Candidate],
+    cards: Cards,
+    text: str,
 ) -> None:
     """Gives a version the alias `champion`, and refuses all other models of today that place. Idempotent.
 
@@ -207,6 +224,7 @@ def _move_by_hand(
         current: The version that is champion; None for none.
         version: The version that becomes champion.
         candidates: The dataset's experiments.
+        cards: Their model cards.
         text: What is kept as the reason.
     """
     with open_store(uri) as client, store_lock(uri):
@@ -221,6 +239,7 @@ def _move_by_hand(
             client.set_registered_model_alias(dataset, PREVIOUS, current)
         if _aliases(client, dataset).get(CHALLENGER) == str(version):
             client.delete_registered_model_alias(dataset, CHALLENGER)
+        write_cards(client, _versions_with_alias(client, dataset), cards)
 
 
 def _as_record(
@@ -294,6 +313,13 @@ def _aliases(client: MlflowClient, dataset: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in registered.aliases.items()} if registered else {}
 
 
+def _versions_with_alias(client: MlflowClient, dataset: str) -> list[ModelVersion]:
+    """Returns the champion and the challenger of a dataset, as the store has them now."""
+    numbers = [number for alias, number in _aliases(client, dataset).items() if alias in (CHAMPION, CHALLENGER)]
+    found = [if_there(partial(client.get_model_version, dataset, number)) for number in sorted(set(numbers))]
+    return [version for version in found if version]
+
+
 def _tags_of(candidate: Candidate) -> dict[str, str]:
     """Returns the tags of a candidate's version.
 
@@ -314,7 +340,12 @@ def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> N
 
 def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
     """Returns the version that has the alias `champion`; None if there is none."""
-    if (version := _aliases(client, dataset).get(CHAMPION)) is None:
+    return version_with(client, dataset, CHAMPION)
+
+
+def version_with(client: MlflowClient, dataset: str, alias: str) -> ModelVersion | None:
+    """Returns the version of a dataset's model that has an alias; None if there is none."""
+    if (version := _aliases(client, dataset).get(alias)) is None:
         return None
     return if_there(lambda: client.get_model_version(dataset, version))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tasks.tracking.delivery import open_store
-from tasks.tracking.runs import find_run
+from tasks.tracking.runs import find_run, run_name, stage_tag
 from tasks.tracking.store import if_there
-from tasks.tracking.tags import STAGE
+from tasks.tracking.tags import PARENT, SEED, STAGE
 
 
 def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
@@ -20,8 +20,12 @@ def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
     """
     with open_store(uri) as client:
         while run := find_run(client, dataset, old, digest):
-            client.update_run(run.info.run_id, name=new)
-            client.set_tag(run.info.run_id, STAGE, f"train@{new}")
+            seeds = client.search_runs([run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
+            for each in (*(seed for seed in seeds if SEED in seed.data.tags), run):  # a kill leaves the run to be found
+                seed = each.data.tags.get(SEED)
+                differs = each.info.run_name.removeprefix(run_name(old, seed))
+                client.update_run(each.info.run_id, name=run_name(new, seed) + differs)
+                client.set_tag(each.info.run_id, STAGE, stage_tag(new, seed))
 
 
 def rename_dataset(uri: str, old: str, new: str) -> None:

@@ -44,6 +44,7 @@ class TrainingRun:
     def __init__(self, uri: str | None, dataset: str, experiment: str) -> None:
         self._writer: subprocess.Popen[str] | None = None
         self._epochs: list[Epoch] = []  # not sent yet
+        self._seed: int | None = None  # the seed whose epochs they are
         self._sent_at = 0.0
         if uri:
             address(uri)  # reports an environment variable that is not set before any work
@@ -74,35 +75,52 @@ class TrainingRun:
         if self._writer.wait() and kind is None:
             raise TrackingError(STORE_FAILED)
 
-    def begin(self, params: dict[str, Any], tags: dict[str, str], summary: str) -> None:
+    def begin(self, params: dict[str, Any], tags: dict[str, str], summary: str, seed: int | None = None) -> None:
         """Sends what is known before the first epoch.
 
         Args:
             params: Flattened settings.
             tags: Tags for the run.
             summary: torchinfo's summary of the model, as text.
+            seed: The seed whose run it is, below the experiment's own run, which has begun; None for the own run.
         """
-        self._send(Begin(params, tags, summary))
+        self._send(Begin(params, tags, summary, seed, 0 if seed is None else now_ms()))
 
-    def log_epoch(self, number: int, metrics: dict[str, float]) -> None:
+    def log_epoch(self, number: int, metrics: dict[str, float], seed: int | None = None) -> None:
         """Sends an epoch's metrics, at most once per SEND_INTERVAL_SECONDS together with those before.
 
         Args:
             number: Counted from 1.
             metrics: By their full names, such as `train/loss`.
+            seed: The same as in `begin`.
         """
+        if seed != self._seed:
+            self._send()
+            self._seed = seed
         self._epochs.append(Epoch(number, now_ms(), metrics))
         if time.monotonic() - self._sent_at > SEND_INTERVAL_SECONDS:
             self._send()
 
-    def finish(self, state_dict: Path, history: Path, seconds: float) -> None:
+    def finish(self, models: Path, history: Path, seconds: float | None) -> None:
         """Sends the files that training wrote, and the time that the epochs took."""
-        self._send(Files.of(state_dict, history, seconds))
+        self._send(Files.of(models, history, seconds))
+
+    def finish_seed(self, seed: int, models: Path, history: Path, seconds: float | None, time: int) -> None:
+        """Sends the files of one of several seeds, and ends its run.
+
+        Args:
+            seed: The seed.
+            models: The folder with its state_dict.
+            history: Its file with the metrics of each epoch.
+            seconds: The time that its epochs took; None if they are of an earlier training.
+            time: When its last epoch ended, in milliseconds since 1970.
+        """
+        self._send(Files.of(models, history, seconds, seed), End("FINISHED", time, seed))
 
     def _send(self, *messages: Message) -> None:
         """Sends the epochs that have not been sent yet, then the messages."""
         if self._epochs:
-            messages = (Epochs(self._epochs), *messages)
+            messages = (Epochs(self._epochs, self._seed), *messages)
             self._epochs = []
         self._sent_at = time.monotonic()
         if self._writer:

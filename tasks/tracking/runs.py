@@ -6,28 +6,39 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
 from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
-from tasks.tracking.tags import STAGE, STATE_DICT
+from tasks.tracking.tags import KIND, STAGE, STATE_DICT, TRAININGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
 
-def find_run(client: MlflowClient, dataset: str, name: str, digest: str) -> Run | None:
+def run_name(experiment: str, seed: int | str | None = None) -> str:
+    """Returns the name of a run on MLflow's page."""
+    return experiment if seed is None else f"{experiment} seed={seed}"
+
+
+def stage_tag(experiment: str, seed: int | str | None = None) -> str:
+    """Returns the value of the tag STAGE: DVC's name of the train stage, and behind it one of several seeds."""
+    return f"train@{experiment}" if seed is None else f"train@{experiment}#{seed}"
+
+
+def find_run(client: MlflowClient, dataset: str, name: str, digest: str, seed: int | None = None) -> Run | None:
     """Returns the latest run of an experiment with a given state_dict; None if there is none.
 
     Args:
         client: A client of the store.
         dataset: Name of the dataset.
         name: Name of the experiment in params.yaml.
-        digest: sha256 of the state_dict.
+        digest: sha256 of the state_dict, or of those of all seeds.
+        seed: One of several seeds, whose run is looked for; None for the experiment's own run.
     """
     experiment = client.get_experiment_by_name(dataset)
     if not experiment:
         return None
     runs = client.search_runs(
         [experiment.experiment_id],
-        f"tags.`{STAGE}` = 'train@{name}' AND tags.`{STATE_DICT}` = '{digest}'",
+        f"tags.`{STAGE}` = '{stage_tag(name, seed)}' AND tags.`{STATE_DICT}` = '{digest}'",
         max_results=1,
         order_by=["start_time DESC"],
     )
@@ -40,12 +51,14 @@ def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
 
     if found := client.get_experiment_by_name(name):
         restore_experiment(client, found)
+        if KIND not in found.tags:
+            client.set_experiment_tag(found.experiment_id, KIND, TRAININGS)
         return found.experiment_id
     store = address(tracking)
     # A tracking server itself decides where its artifacts are.
     location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{name}"
     try:
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags={KIND: TRAININGS})
     except MlflowException as error:
         found = client.get_experiment_by_name(name) if error.error_code == ALREADY_EXISTS else None
         if not found:

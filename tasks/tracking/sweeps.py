@@ -9,12 +9,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.tracking.delivery import MAX_METRICS_PER_BATCH, open_store
+from tasks.tracking.delivery import open_store
 from tasks.tracking.lineage import git_context
 from tasks.tracking.liveness import now_ms, this_process
+from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
 from tasks.tracking.runs import experiment_id_of
 from tasks.tracking.store import patiently, store_lock
-from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PROCESS, SWEEP, TRIAL
+from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SWEEP, TRIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SOURCE = "trackway sweep"  # what MLflow's page names as the source of the runs
-PARENT = "mlflow.parentRunId"
 LONGEST_NAME = 250  # characters of a run's name that MLflow keeps
 MOST_PARAMS = 100  # parameters that MLflow takes in one request
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +152,12 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
 def sha256(file: Path) -> str:
     """Returns the sha256 of a file's content."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Returns the sha256 of a file's content, or of several files' sha256 one after the other."""
+    digests = [sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def samples_md5(folder: Path, part: str) -> str:

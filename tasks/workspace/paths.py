@@ -34,19 +34,42 @@ def evaluation_folder(dataset: str) -> Path:
     return transformed_folder(dataset) / EVALUATION
 
 
-def state_dict_file(experiment: str) -> Path:
+def models_folder(experiment: str) -> Path:
+    """Returns the folder that the train stage writes."""
+    return Path("models") / experiment
+
+
+def training_of(experiment: str, seed: int | None = None) -> Path:
+    """Returns the folder of one training: a folder of its own for each seed if there are several.
+
+    Args:
+        experiment: Name of the experiment.
+        seed: The seed if the experiment has several; None if it has one.
+    """
+    return models_folder(experiment) if seed is None else models_folder(experiment) / f"seed-{seed}"
+
+
+def state_dict_file(experiment: str, seed: int | None = None) -> Path:
     """Returns the file of the kept weights: the best epoch's with early stopping, otherwise the last epoch's."""
-    return Path("models") / experiment / "model.pt"
+    return training_of(experiment, seed) / "model.pt"
 
 
-def last_state_dict_file(experiment: str) -> Path:
+def state_dict_files(models: Path) -> list[Path]:
+    """Returns the files of kept weights in the folder that a train stage wrote: one, or one for each seed, in order."""
+    of_seeds = {int(file.parent.name.removeprefix("seed-")): file for file in models.glob("seed-*/model.pt")}
+    return [of_seeds[seed] for seed in sorted(of_seeds)] or [models / "model.pt"]
+
+
+def last_state_dict_file(experiment: str, seed: int | None = None) -> Path:
     """Returns the file of the last epoch's weights, which only early stopping writes."""
-    return Path("models") / experiment / "last.pt"
+    return training_of(experiment, seed) / "last.pt"
 
 
-def history_file(experiment: str) -> Path:
-    """Returns the file with the metrics of each epoch."""
-    return Path("plots/history") / f"{experiment}.csv"
+def history_file(experiment: str, seed: int | None = None) -> Path:
+    """Returns the file with the metrics of each epoch; without a seed, their means if there are several seeds."""
+    return (
+        Path("plots/history") / f"{experiment}.csv" if seed is None else training_of(experiment, seed) / "history.csv"
+    )
 
 
 def metrics_file(dataset: str, experiment: str) -> Path:

@@ -19,6 +19,7 @@ PAGES = {
 README = PAGES["README.md"]
 MAKE = "test_every_make_target_shown_is_there"
 SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
+LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
     "make quickstart": MAKE,
@@ -47,8 +48,17 @@ RUN_BY = {
     "python -m tasks.atomic_dvc": "test_dvc_writes_its_lock_whole_after_the_command_shown",
     "trackway add food": "test_tiny_vgg_gives_the_course_s_digits",
     "trackway add-images pets path/to/pets": "test_new_photos_are_a_new_version",
+    "trackway compare": "test_it_is_compared_in_the_terminal_and_as_markdown",
+    "trackway compare digits --out report.html": "test_the_page_is_sorted_by_mouse_and_keyboard",
+    "trackway compare digits-mlp digits-cnn --out report.md": "test_it_is_compared_in_the_terminal_and_as_markdown",
     "trackway check": "test_a_broken_graph_is_told_with_its_place",
     "trackway down": "test_history_and_schedules_outlive_down_and_up",
+    "trackway lineage digits@champion": LINEAGE,
+    "trackway lineage digits-mlp": LINEAGE,
+    "trackway lineage models/digits-mlp/model.pt": LINEAGE,
+    "trackway lineage data/raw/digits": LINEAGE,
+    "trackway lineage digits": LINEAGE,
+    "trackway why train@digits-mlp": "test_data_of_before_is_brought_back_as_it_says",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from tasks.tracking.report import PAGE
 from tasks.tracking.tags import DIFF
 from tests.support.project import Project, wait_until
 
@@ -262,7 +263,7 @@ def contents(project: Project, run: Run) -> dict[str, Any]:
         "params": run.data.params,
         "metrics": dict(sorted(points.items())),
         "models": [model.status for model in models],
-        "artifacts": sorted(set(artifacts(client, run.info.run_id, "")) - {DIFF}),
+        "artifacts": sorted(set(artifacts(client, run.info.run_id, "")) - {DIFF, PAGE}),
     }
 
 

@@ -6,14 +6,15 @@ SCREENSHOTS=docs python -m pytest tests/integration/flows/test_pages.py        #
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.support.browser import browser
 from tests.support.project import Served, wait_until
 
 # asyncio's own, when playwright's event loop ends
@@ -24,15 +25,10 @@ SECONDS = 1000  # playwright counts milliseconds
 
 @pytest.fixture(scope="module")
 def page(served: Served) -> Iterator[Page]:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not browser:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+    with browser() as opened:
         page = opened.new_page(viewport={"width": 1280, "height": 720})
         page.set_default_timeout(60 * SECONDS)
         yield page
-        opened.close()
 
 
 def picture(page: Page, name: str) -> None:
@@ -79,12 +75,24 @@ def test_a_training_shows_the_order_of_its_tasks(page: Page, served: Served) -> 
     picture(page, "run")
 
 
+def test_the_saved_view_is_sorted_by_what_decides(page: Page, served: Served) -> None:
+    experiment = mlflow.MlflowClient(served.mlflow).get_experiment_by_name("digits")
+    assert experiment
+    page.goto(f"{served.mlflow}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trackway")
+    expect(page.get_by_text("accuracy on the validation split decides").first).to_be_visible()
+    expect(page.get_by_text("Sort: validation/accuracy").first).to_be_visible()
+    header = page.locator(".ag-header-cell")
+    places = {cell.get_attribute("col-id"): box["x"] for cell in header.all() if (box := cell.bounding_box())}
+    metrics = {column: x for column, x in places.items() if column and column.startswith("metrics")}
+    assert min(metrics, key=lambda column: metrics[column]) == "metrics.`validation/accuracy`", "what decides"
+    names = page.locator(".ag-row").filter(has_text="digits-").all_inner_texts()
+    assert "digits-cnn" in names[0]
+
+
 def test_two_runs_are_compared_and_both_curves_are_seen(page: Page, served: Served) -> None:
     page.goto(f"{served.mlflow}/#/experiments")
-    page.get_by_text("Model training").click()
-    page.get_by_role("button", name="Close").first.click()  # the assistant
-    page.get_by_role("link", name="digits").first.click()
-    page.get_by_role("link", name="digits-cnn").first.wait_for()
+    page.locator('a[href^="#/experiments/"]', has_text="digits").first.click()
+    page.get_by_role("link", name="digits-cnn").first.wait_for()  # the page opens on the runs, not on "GenAI"
     for experiment in ("digits-cnn", "digits-mlp"):
         page.get_by_role("row").filter(has_text=experiment).get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Compare").click()

@@ -160,6 +160,12 @@ def test_a_schedule_fires_by_itself_and_its_run_shows_everything(served: Served)
     assert link[1] == served.mlflow
     found = requests.get(f"{served.mlflow}/api/2.0/mlflow/runs/get", {"run_id": link[3]}, timeout=30).json()
     assert found["run"]["info"]["run_name"] == "circles-relu"
+    page = re.search(
+        rf"In detail: .*\[circles\]\({link[1]}/#/experiments/{link[2]}/runs/{link[3]}/artifacts/(\S+)\)", table
+    )
+    assert page, table
+    shown = requests.get(f"{served.mlflow}/get-artifact", {"run_id": link[3], "path": page[1]}, timeout=30).text
+    assert "circles-relu has the best test accuracy" in shown
 
 
 def test_a_run_started_through_the_api_trains_and_both_sides_link_to_each_other(served: Served) -> None:

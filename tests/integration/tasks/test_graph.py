@@ -18,8 +18,11 @@ from tests.support.project import ROOT, TRACKWAY, Project, wait_until
 PLUMBING = {
     "learn/errors.py": "messages",
     "tasks/params/": "reads and checks params.yaml, whose values are in dvc.lock; defaults stand in learn/",
+    "tasks/card_parts.py": "a text for MLflow",
+    "tasks/model_card.py": "a text for MLflow",
     "tasks/gpu.py": "a lock, and a message",
     "tasks/inputs.py": "checks",
+    "tasks/kept.py": "files that an earlier training with the same inputs made",
     "tasks/lifeline.py": "when a process ends",
     "tasks/memory.py": "streamed and resident inputs give the same bytes",
     "tasks/stage.py": "the command line",

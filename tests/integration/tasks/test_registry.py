@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -16,6 +17,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from tasks.tracking.tags import CARD_FILE, STATE_DICT
 from tests.integration.tasks.test_tracking import run_of, runs
 from tests.support.project import TRACKWAY, Project, Served
 
@@ -175,3 +177,33 @@ def test_what_a_user_did_on_mlflow_s_page_is_mended_or_named(
     assert "version 2 stays champion: it was registered by hand and cannot be compared; to let line-linear be it" in log
     client.delete_registered_model_alias("line", "champion")
     assert "line-linear is champion (version 1, test mae 0.0003)" in finished.stage("register@line").stdout
+
+
+def test_a_model_card_follows_the_decision_and_a_user_s_description_stays(finished: Project) -> None:
+    """Also that of a version whose experiment was trained again since; and what has not changed is not written."""
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    before = client.get_model_version("circles", "1")
+    finished.stage("register@circles")
+    after = client.get_model_version("circles", "1")
+    assert (after.description, after.last_updated_timestamp) == (before.description, before.last_updated_timestamp)
+    assert "\n## How to load it\n" in before.description
+
+    old = card(finished, "1")
+    said = re.findall(r"^## What decided\n\n(.*\n)", old, re.MULTILINE)[0]
+    client.update_model_version("digits", "1", "mine")
+    finished.run(*TRACKWAY, "promote", "digits", "digits-mlp", "--because", "*fast*")
+    second = client.get_model_version("digits", "2")
+    assert "chosen by hand: \\*fast\\*\n" in second.description
+    assert card(finished, "2").endswith(f"\n{second.description}\n")
+    report = finished.folder / "metrics/digits/digits-cnn.report.json"
+    report.write_text(json.dumps(json.loads(report.read_bytes()) | {STATE_DICT: "0" * 64}))
+    finished.run(*TRACKWAY, "rollback", "digits")
+    assert client.get_model_version("digits", "1").description == "mine"
+    again = "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back\n"
+    assert card(finished, "1") == old.replace(said, again)
+
+
+def card(project: Project, version: str) -> str:
+    client = mlflow.MlflowClient(project.tracking_uri)
+    run = client.get_model_version("digits", version).run_id
+    return Path(client.download_artifacts(run, CARD_FILE)).read_text(encoding="utf-8")

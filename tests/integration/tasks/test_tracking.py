@@ -21,6 +21,8 @@ from mlflow.entities import Run
 from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
+from tasks.tracking.report import PAGE
+from tasks.tracking.tags import REPORT
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
 from tests.support.project import ROOT, TRACKWAY, Project
@@ -87,14 +89,20 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
     assert tags["mlflow.source.git.commit"] == by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
     assert len(tags["prefect.flow_run"]) == 36
     assert tags["version.torch"] == torch.__version__
-    (data,) = run.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == (experiment.dataset, tags["dvc.data.md5"])
+    data = {each.tags[0].value: (each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
+    assert data.pop("training") == (experiment.dataset, tags["dvc.data.md5"])
+    assert data.pop("test") == (f"{experiment.dataset} test", tags["test_data.md5"])
+    assert list(data) == [part for part in ("validation",) if measured[part]]
+    note = tags["mlflow.note.content"]
+    assert f"The {held_out} split decides." in note
+    assert f"| {held_out} loss | {measured[held_out]['loss']:.4f} |" in note
 
     figures = {"loss_curves"}
     classes = PARAMS.datasets[experiment.dataset].source.classes
     figures |= {"confusion_matrix"} if classes else {"predictions"}
     figures |= {"decision_boundary"} if classes and experiment.dataset != "digits" else set()
     figures |= {"prediction_grid"} if experiment.dataset == "digits" else set()
+    registered = {version.run_id for version in client.search_model_versions(f"name = '{experiment.dataset}'")}
     assert artifacts(by_flow, run) == {
         "summary.txt",
         "state_dict/model.pt",
@@ -104,6 +112,8 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         "diagnosis.txt",
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
+        *({"model_card.md"} if run.info.run_id in registered else set()),
+        *({PAGE} if REPORT in tags else set()),
     }
 
 
@@ -246,6 +256,12 @@ print(mlflow.pytorch.load_model("models:/digits@champion")(torch.ones(2, 1, 8, 8
 """
 
 
+def described(project: Project, name: str) -> str:
+    """What MLflow's page shows of a version, which is its model card."""
+    version = mlflow.MlflowClient(project.tracking_uri).get_model_version_by_alias(*name.split("@"))
+    return str(version.description)
+
+
 def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     """Each time `models:/digits@champion` answers with another model, and a registration changes nothing."""
     because = ("--because", "smaller on disk")
@@ -255,10 +271,13 @@ def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     assert re.search(told, said), said
     second = finished.run("python", "-c", PREDICT).stdout
     assert second != first
+    assert "chosen by hand: smaller on disk" in described(finished, "digits@champion")
     assert re.search(rf"digits-mlp \(version 2\) stays champion: {told}", finished.stage("register@digits").stdout)
 
     said = finished.run(*TRACKWAY, "rollback", "digits").stdout
-    assert "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back" in said
+    told = "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back"
+    assert told in said
+    assert told in described(finished, "digits@champion")
     assert finished.run("python", "-c", PREDICT).stdout == first
     assert "digits-cnn stays champion (version 1)" in finished.stage("register@digits").stdout
     finished.run(*TRACKWAY, "rollback", "digits")

@@ -206,3 +206,18 @@ def test_predictions_come_back_from_their_file(tmp_path: Path) -> None:
     assert read(file, "test") is None
     file.unlink()
     assert read(file, "test") is None
+
+
+def test_means_over_seeds_are_compared_by_seeds_and_samples() -> None:
+    def with_seeds(*right: int) -> Predictions:
+        each = [predicted(number, first) for first, number in enumerate(right)]
+        return replace(each[0], predictions=np.stack([one.predictions for one in each]))
+
+    mean = {"validation/accuracy": 0.875}
+    ours = replace(candidate(170), metrics=CANDIDATE.metrics | mean, predicted=with_seeds(165, 175, 185))
+    close = judge([ours], replace(champion(170), predicted=with_seeds(160, 170, 180)), EXPERIMENTS, SEPARABLE)
+    assert close.challenger is ours
+    assert "old (version 3, validation accuracy 0.8500) stays champion; new has 0.8750" in close.text
+    assert "more seeds would tell" in close.text or "samples would tell" in close.text
+    clear = judge([ours], replace(champion(100), predicted=with_seeds(98, 100, 102)), EXPERIMENTS, SEPARABLE)
+    assert clear.champion is ours

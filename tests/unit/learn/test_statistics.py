@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm
 
-from learn.comparison.paired import compare, holm, mcnemar, samples_needed
+from learn.comparison.paired import Comparison, compare, holm, mcnemar, samples_needed, what_would_tell
 from learn.evaluation.intervals import Interval, grouped, interval, intervals, wilson
 from learn.evaluation.metrics import METRICS, Metric, metrics_for
 from learn.evaluation.predictions import Predictions
+from learn.evaluation.uncertainty import Uncertainty
 
 CLASSES = ("a", "b", "c")
 SAMPLES = 120
@@ -133,6 +134,75 @@ def test_a_comparison_says_how_much_and_how_sure() -> None:
     assert found.discordant == pytest.approx(0.1)
     alike = compare("accuracy", targets, second, second, classes=3)
     assert (alike.difference, alike.p, alike.interval) == (0, 1, Interval(0, 0))
+
+
+def of_seeds(random: np.random.Generator, seeds: int, skill: np.ndarray, spread: float, samples: int) -> np.ndarray:
+    """Predictions (S, N) of a model, 1 for a wrong one, whose seeds differ by so much in their skill.
+
+    Args:
+        skill: (N,): how easy each sample is for the model.
+    """
+    off = random.normal(0, spread, size=(seeds, 1)) + random.normal(0, 0.5, size=(seeds, samples))
+    return np.asarray(skill[None] + off < 0, dtype=np.int64)
+
+
+@pytest.mark.parametrize(("samples", "seeds", "others"), [(75, 3, 3), (360, 5, 5), (360, 1, 5)])
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_equally_good_models_with_seeds_are_told_apart_in_at_most_so_many_cases(
+    samples: int, seeds: int, others: int, spread: float
+) -> None:
+    random, trials, told = np.random.default_rng(5), 300, 0
+    targets = np.zeros(samples, dtype=np.int64)
+    for _ in range(trials):
+        easy = random.normal(1.8, 1, samples)
+        first, second = (
+            of_seeds(random, number, easy + random.normal(0, 0.5, samples), spread, samples)
+            for number in (seeds, others)
+        )
+        found = compare("accuracy", targets, first, second, classes=2, level=None, resamples=200)
+        told += found.p <= 0.05
+    assert binomtest(told, trials, 0.05, alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_the_interval_of_a_mean_over_seeds_covers_as_it_says(spread: float) -> None:
+    random, trials, covered, samples = np.random.default_rng(6), 600, 0, 360
+    truth = norm.cdf(1.8 / np.sqrt(1 + 0.5**2 + spread**2))
+    targets = np.zeros(samples, dtype=np.int64)
+    for _ in range(trials):
+        predictions = of_seeds(random, 3, random.normal(1.8, 1, samples), spread, samples)
+        found = interval("accuracy", targets, predictions, classes=2, level=0.9, resamples=200)
+        assert found
+        covered += found.low <= truth <= found.high
+    assert covered / trials > 0.86
+
+
+def test_a_difference_of_means_is_one_of_their_seeds_and_their_samples() -> None:
+    targets = np.zeros(100, dtype=np.int64)
+    right, half = np.zeros((3, 100), dtype=np.int64), np.zeros((2, 100), dtype=np.int64)
+    half[:, :50] = 1
+    found = compare("accuracy", targets, right, half, classes=2)
+    assert (found.difference, found.seeds) == (0.5, 2)
+    assert found.interval
+    assert 0.3 < found.interval.low < 0.5 < found.interval.high < 0.7
+    assert found.p < 1e-6
+    same = compare("accuracy", targets, right, right[:2], classes=2)
+    assert (same.difference, same.p, same.interval) == (0, 1, Interval(0, 0))
+    regression = compare("mae", targets[:, None].astype(float), right[..., None] + 0.1, half[..., None], classes=0)
+    assert regression.difference == pytest.approx(0.1 - 0.5)
+    assert regression.p < 1e-4
+
+
+def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
+    def found(samples: float, seeds: float) -> str:
+        uncertainty = Uncertainty(samples, seeds, 4)
+        return what_would_tell(0.01, Comparison(0.005, None, 0.5, np.nan, 1000, uncertainty, 3), 0.05)
+
+    assert found(1e-5, 1e-5) == "3,649 samples or 8 more seeds"
+    assert found(1e-4, 1e-6) == "8,518 samples"
+    assert found(1e-6, 1e-4) == "23 more seeds"
+    assert found(1e-4, 1e-4) == "only more samples and more seeds together"
+    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05).endswith(" samples")
 
 
 def test_several_comparisons_are_corrected() -> None:

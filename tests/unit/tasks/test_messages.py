@@ -28,8 +28,10 @@ from tasks.tracking.messages import (
     [
         Begin({"optimizer.lr": 0.1, "layers": [5, 5]}, {"version.torch": "2.15"}, "a\ntable"),
         Epochs([Epoch(1, 1_700_000_000_000, {"train/loss": 0.1 + 0.2}), Epoch(2, 1_700_000_000_001, {})]),
-        Files("models/a/model.pt", "0" * 64, "plots/history/a.csv", 1.5),
+        Files("models/a", "0" * 64, "plots/history/a.csv", 1.5),
         End("FINISHED", 1_700_000_000_002),
+        Epochs([Epoch(1, 1_700_000_000_000, {"train/loss": 1.5})], seed=43),
+        Files("models/a/seed-43", "0" * 64, "models/a/seed-43/history.csv", None, 43),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -53,6 +55,6 @@ def test_anything_else_is_refused(line: str) -> None:
 
 def test_the_files_of_a_training_are_known_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"abc")
-    message = Files.of(tmp_path / "model.pt", tmp_path / "history.csv")
+    message = Files.of(tmp_path, tmp_path / "history.csv")
     assert message.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert json.loads(encode(message))["seconds"] is None

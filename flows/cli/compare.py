@@ -1,0 +1,46 @@
+"""The command that shows which experiment is best, and whether that is chance."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import app, console, in_project
+from tasks.params import load_params
+
+
+@app.command()
+def compare(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATASET | EXPERIMENT]...", help="what to compare; all experiments of all datasets by default"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a page to write, .html or .md, with a section for each dataset"),
+    ] = None,
+) -> None:
+    """Compare experiments that have been evaluated: which is best, and may that be chance? Without --out, as tables."""
+    there = in_project()
+    from flows.reports.comparison.command import collected, content_of, write
+
+    params = load_params()
+    if out:
+        content_of(out)  # refuses another kind of file before any work
+    reports, why = collected(params, targets or [], details=out is not None)
+    if out:
+        write(there / out, content_of(out)(reports))
+        print(f"written: {out}")
+    else:
+        from flows.reports.comparison.terminal import terminal
+
+        for report in reports:
+            console.print(terminal(report, console.width), "", highlight=False)
+    if why:
+        print(f"error: {why}", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,123 @@
+"""What a comparison shows of a dataset and its experiments, as plain records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Role = Literal["champion", "challenger", ""]  # a registered version's alias; "" for none
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric on a split."""
+
+    value: float
+    interval: tuple[float, float] | None = None  # 95 %
+    sd: float | None = None  # standard deviation over the seeds; None for one seed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an experiment's metric differs from the best one's, on the same samples."""
+
+    value: float  # the experiment's metric less the best one's
+    interval: tuple[float, float] | None  # 95 %; None if it was not asked for
+    p: float  # corrected for being one of several (Holm)
+    is_separable: bool  # whether it is more than chance explains
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over the epochs: the mean over the seeds, with the lowest and the highest seed if there are several."""
+
+    epochs: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is drawn of an experiment.
+
+    Attributes:
+        curves: Name, such as `train/loss`, to curve.
+        recall: Class to its recall on the test split; empty for regression.
+        support: Class to its number of test samples.
+        confusion: Test samples by their true class (rows) and the predicted one (columns); empty for regression.
+    """
+
+    curves: dict[str, Curve]
+    recall: dict[str, float]
+    support: dict[str, int]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment that was evaluated."""
+
+    name: str
+    measured: dict[str, dict[str, Measured]]  # split → metric
+    settings: dict[str, Any]  # of params.yaml, by names such as `optimizer.lr`
+    seeds: int
+    parameters: int
+    epochs: int
+    diagnosis: str
+    megabytes: float | None  # size of the state_dict; None if the file is not there
+    seconds: float | None = None  # time of training; None if MLflow does not know it
+    device: str | None = None
+    role: Role = ""
+    decision: str = ""  # what the gate said when it gave the role
+    difference: Difference | None = None  # None for the best one, and if they cannot be compared
+    details: Details | None = None  # None for those that are not drawn
+
+
+@dataclass(frozen=True)
+class Points:
+    """Test samples in the plane, with the class that each model predicts for them."""
+
+    places: np.ndarray  # (N, 2)
+    targets: np.ndarray  # (N,)
+    answers: dict[str, np.ndarray]  # experiment → (N,)
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Test samples of a regression: true values, and what each model predicts."""
+
+    targets: np.ndarray  # (N,)
+    answers: dict[str, np.ndarray]  # experiment → (N,)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Test pictures that at least one model gets wrong, with the class that each model predicts."""
+
+    numbers: tuple[int, ...]  # their places in the test split
+    images: tuple[bytes, ...]  # PNG
+    targets: np.ndarray  # (N,)
+    answers: dict[str, np.ndarray]  # experiment → (N,)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A dataset's experiments, best first."""
+
+    dataset: str
+    part: str  # the split that decides: validation, or test if there is no validation split
+    metric: str  # the metric that decides
+    level: float  # p-values above it are explained by chance
+    samples: dict[str, int]  # split → number of samples
+    classes: tuple[str, ...]  # empty for regression
+    entries: tuple[Entry, ...]
+    answers: Points | Fits | Pictures | None = None
+    remarks: tuple[str, ...] = ()  # what is missing, and what to do about it
+
+    @property
+    def drawn(self) -> list[Entry]:
+        """The experiments that figures show."""
+        return [entry for entry in self.entries if entry.details]

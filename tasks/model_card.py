@@ -1,0 +1,100 @@
+"""Makes the model card of a registered version from params.yaml, the metrics, the report and the checks of photos.
+
+The format is that of Hugging Face's model cards: YAML between two lines `---`, then Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+
+from learn.comparison.gate import Candidate
+from learn.data.transformed import INFO, Info
+from tasks.card_parts import (
+    DATA,
+    Records,
+    curves,
+    data,
+    load,
+    metrics,
+    per_class,
+    settings,
+    weaknesses,
+    what_it_is,
+    which_part_decides,
+)
+from tasks.params import Params
+from tasks.tracking.cards import DECIDED, FENCE, Cards, Registered, escaped
+from tasks.workspace.paths import (
+    REPORT,
+    evaluation_folder,
+    metrics_file,
+    report_file,
+    training_folder,
+    transformed_folder,
+)
+
+
+def cards(params: Params, dataset: str, candidates: Iterable[Candidate]) -> Cards:
+    """Returns the model cards of a dataset's experiments; without the transformed data there are none."""
+    if not (training_folder(dataset) / INFO).is_file():
+        return {}
+    return {
+        (each.experiment, each.state_dict): partial(card_of, params, dataset, each.experiment) for each in candidates
+    }
+
+
+def card_of(params: Params, dataset: str, experiment: str, registered: Registered) -> str:
+    """Reads what is on record of an experiment, and returns the card of its registered version."""
+    info, checks = Info.read(training_folder(dataset)), transformed_folder(dataset) / REPORT
+    folder = evaluation_folder(dataset)
+    samples = info.samples | (Info.read(folder).samples if (folder / INFO).is_file() else {})
+    records = Records(
+        params,
+        experiment,
+        info,
+        samples,
+        json.loads(metrics_file(dataset, experiment).read_bytes()),
+        json.loads(report_file(dataset, experiment).read_bytes()),
+        json.loads(checks.read_bytes()) if checks.is_file() else {},
+    )
+    return model_card(records, registered)
+
+
+def model_card(records: Records, registered: Registered) -> str:
+    """Returns a model card: front matter, then what it is, what decided, and all else in the order of its use."""
+    parts = [
+        what_it_is(records, registered),
+        DECIDED.lstrip("\n") + escaped(registered.decision),
+        which_part_decides(records),
+        metrics(records),
+        weaknesses(records),
+        load(records, registered),
+        data(records, registered),
+        curves(records),
+        per_class(records),
+        settings(records, registered),
+    ]
+    return front_matter(records, registered) + "\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def front_matter(records: Records, registered: Registered) -> str:
+    """Returns the YAML between two lines `---`; each value is JSON, which YAML contains."""
+    model, dataset = records.params.experiment(records.experiment).model.name, registered.model
+    results = []
+    for part in records.parts:
+        of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA[part], "")}
+        measured = [
+            {"type": name, "name": f"{part} {name}", "value": value} for name, value in records.metrics(part).items()
+        ]
+        results.append({"task": {"type": records.task}, "dataset": of, "metrics": measured})
+    values = {
+        "library_name": "pytorch",
+        "pipeline_tag": records.task,
+        "tags": ["trackway", dataset, records.experiment, model],
+        "datasets": [dataset],
+        "metrics": list(records.metrics("test")),
+        "model-index": [{"name": records.experiment, "results": results}],
+    }
+    return FENCE + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()) + FENCE
