@@ -186,9 +186,9 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
 
     def ended(result: Result) -> None:
         recorder.add(result)
-        bar.update()
         if best := best_first(found, found.results()):
-            bar.set_postfix_str(f"best {_measured(found, best[0])}, trial {best[0].number}")
+            bar.set_postfix_str(f"best {_measured(found, best[0])}, trial {best[0].number}", refresh=False)
+        bar.update()
         if bar.disable:
             line = f"sweep {name}: trial {result.number}, {_as_words(result.values)}: {_measured(found, result)}"
             print(line, flush=True)

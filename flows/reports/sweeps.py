@@ -20,7 +20,7 @@ def table(sweep: Sweep, results: list[Result]) -> Table:
     best = best_first(sweep, results)
     caption = counted(results)
     if len(best) > ROWS:
-        caption += f"; the best {ROWS} are shown, MLflow has all"
+        caption += f"; the best {ROWS} are shown"
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
     view.add_column("trial", justify="right", no_wrap=True)
     for key in identity.space:

@@ -12,7 +12,7 @@ from tasks.sweep.space import as_text
 from tasks.sweep.study import Result, Sweep
 from tasks.sweep.trial import COMPLETE, DIVERGED, FAILED, PRUNED
 from tasks.tracking.sweeps import SweepRecord, TrialRecord, write_sweep
-from tasks.tracking.tags import STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import DATA_TAGS, STATE_DICT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def sweep_record(sweep: Sweep, results: list[Result], dataset: str) -> SweepReco
         values = "\n".join(f"- `{key}: {as_text(value)}`" for key, value in best[0].values.items())
         note += f"\n\nThe best is trial {best[0].number}:\n\n{values}"
     return SweepRecord(
-        identity.name,
+        sweep.key,
         dataset,
         identity.experiment,
         identity.space,
@@ -120,7 +120,7 @@ def trial_record(sweep: Sweep, result: Result, md5: str) -> TrialRecord:
     """
     part, outcome = sweep.identity.part, result.outcome
     epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(outcome.history.splitlines())]
-    tags = {TEST_DATA if part == "test" else VALIDATION_DATA: md5}
+    tags = {DATA_TAGS[part]: md5}
     return TrialRecord(
         result.number,
         {key: as_text(value) for key, value in result.values.items()},

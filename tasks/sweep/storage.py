@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from learn.errors import DataError, SweepError
 from learn.evaluation.metrics import METRICS
-from tasks.sweep.study import Identity, Sweep
+from tasks.sweep.study import KEY, Identity, Sweep
 from tasks.tracking.address import project_folder
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-IDENTITY, USED = "identity", "used"  # user attributes of a study in Optuna: the second is when it was last opened
+IDENTITY, USED = "identity", "used"  # user attributes of a study: the second is when it was last opened
 
 
 def database(experiment: str) -> Path:
@@ -72,6 +73,8 @@ def open_sweep(identity: Identity) -> Sweep:
             pruner=optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
+        if KEY not in study.user_attrs:
+            study.set_user_attr(KEY, uuid.uuid4().hex)
         study.set_user_attr(IDENTITY, asdict(identity))
         study.set_user_attr(USED, time.time())
     return Sweep(study, identity)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+KEY = "key"  # the user attribute of a study in Optuna by which MLflow knows the sweep
 NUMBER, OUTCOME = "number", "outcome"  # user attributes of a trial; one that was interrupted has no outcome
 
 
@@ -52,6 +53,8 @@ class Identity:
             "settings": "the experiment's other settings",
             "versions": "the data or the code",
         }
+        if set(self.space) != set(other.space):  # then the other settings are not the same keys
+            del words["settings"]
         return [word for name, word in words.items() if getattr(self, name) != getattr(other, name)]
 
 
@@ -77,6 +80,11 @@ class Sweep:
         self._study = study
         self.identity = identity
         self.space = parse([f"{key}={text}" for key, text in identity.space.items()])
+
+    @property
+    def key(self) -> str:
+        """By which MLflow knows the sweep; another one if the file was deleted and the sweep began anew."""
+        return str(self._study.user_attrs[KEY])
 
     @property
     def study(self) -> Study:

@@ -5,7 +5,6 @@ The state_dict has the bytes that `dvc repro` gives with the same settings; only
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import math
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from learn.data.transformed import Info
 from learn.errors import BatchError, NotFiniteError, TrackwayError
+from learn.training.history import as_csv
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import PARAMS_FILE, Params, parse_params
@@ -167,17 +167,8 @@ def _flat(params: Params, assembled: Assembled) -> dict[str, Any]:
 
 def _so_far(history: list[Epoch], flat: dict[str, Any]) -> dict[str, Any]:
     """Returns what is known of a trial however it ends."""
-    return {"history": _as_csv(history), "settings": flat, "seconds": sum(epoch.seconds for epoch in history)}
-
-
-def _as_csv(history: list[Epoch]) -> str:
-    if not history:
-        return ""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", *history[0].metrics])
-    writer.writerows([epoch.number, *map(repr, epoch.metrics.values())] for epoch in history)
-    return text.getvalue()
+    table = as_csv([epoch.metrics for epoch in history]).decode() if history else ""
+    return {"history": table, "settings": flat, "seconds": sum(epoch.seconds for epoch in history)}
 
 
 def data_of(dataset: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from tasks.tracking.liveness import now_ms, this_process
 from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
 from tasks.tracking.runs import experiment_id_of
 from tasks.tracking.store import patiently, store_lock
-from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PROCESS, SWEEP, TRIAL
+from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SWEEP, TRIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SOURCE = "trackway sweep"  # what MLflow's page names as the source of the runs
-PARENT = "mlflow.parentRunId"
 LONGEST_NAME = 250  # characters of a run's name that MLflow keeps
 MOST_PARAMS = 100  # parameters that MLflow takes in one request
 
@@ -34,7 +33,7 @@ MOST_PARAMS = 100  # parameters that MLflow takes in one request
 class SweepRecord:
     """What the parent run says."""
 
-    key: str  # the sweep's name, unique in the store
+    key: str  # unique in the store
     dataset: str
     experiment: str
     space: dict[str, str]  # key → space, as it was written
@@ -122,10 +121,10 @@ def _children(client: MlflowClient, experiment_id: str, sweep: str) -> set[str]:
     while token != "":
         page = client.search_runs([experiment_id], f"tags.`{SWEEP}` = '{sweep}'", page_token=token)
         for run in page:
-            if TRIAL in run.data.tags and run.info.status == "RUNNING":
-                client.delete_run(run.info.run_id)
-            else:
+            if TRIAL in run.data.tags:
                 there.add(run.data.tags[KEY])
+            elif run.data.tags[KEY] != sweep:
+                client.delete_run(run.info.run_id)
         token = page.token or ""
     return there
 
@@ -137,7 +136,7 @@ def _write_trial(
 
     changed = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in trial.values.items())
     name = f"{sweep.experiment} {changed}"[:LONGEST_NAME]
-    tags = {PARENT: parent_id, KEY: key, SWEEP: sweep.key, TRIAL: trial.ended, "mlflow.source.name": SOURCE}
+    tags = {PARENT: parent_id, KEY: key, SWEEP: sweep.key, PROCESS: this_process(), "mlflow.source.name": SOURCE}
     if trial.why:
         tags[NOTE] = f"The trial {trial.ended}: {trial.why}"
     run_id = client.create_run(experiment_id, trial.start, tags | trial.tags, name).info.run_id
@@ -148,6 +147,7 @@ def _write_trial(
     for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
     client.set_terminated(run_id, STATUS[trial.ended], trial.end)
+    client.set_tag(run_id, TRIAL, trial.ended)  # at the end, for it says that the run is whole
 
 
 def _points(trial: TrialRecord) -> Iterator[tuple[str, float, int]]:

@@ -29,5 +29,5 @@ FLOW_RUN_ID = "prefect.flow_run"
 COMMIT, USER = "mlflow.source.git.commit", "mlflow.user"
 CARD, CARD_FILE = "trackway.card", "model_card.md"  # a version's tag with the sha256 of its card, and an artifact
 DIRTY, DIFF = "git.dirty", "git.diff"  # a tag and an artifact
-SWEEP = "trackway.sweep"  # the tag of a sweep's run and of its trials' runs: the sweep's name
+SWEEP = "trackway.sweep"  # the tag of a sweep's run and of its trials' runs: the sweep's key
 TRIAL = "trackway.trial"  # the tag of a trial's run: how the trial ended
