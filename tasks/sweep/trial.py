@@ -6,8 +6,6 @@ The state_dict has the bytes that `dvc repro` gives with the same settings; only
 from __future__ import annotations
 
 import hashlib
-import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,8 +22,6 @@ from tasks.workspace.files import samples_md5
 from tasks.workspace.paths import evaluation_folder, training_folder
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from learn.training.loop import Epoch
     from learn.training.state import State
 
@@ -99,6 +95,8 @@ def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_
     """Trains and measures a trial; adds to the flattened settings and to the history as it goes."""
     from learn.training.evaluate import refuse_not_finite_weights
     from learn.training.loop import FitOptions, fit
+    from learn.training.state import as_file
+    from tasks.evaluate import scored_on
 
     state, experiment = _new_state(assembled), assembled.experiment
     flat["parameters"] = sum(parameter.numel() for parameter in state.model.parameters())
@@ -109,53 +107,25 @@ def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_
             return Outcome(PRUNED, **_so_far(history, flat))
     refuse_not_finite_weights(state.model)
     kept = state.early_stopping.state_dict if state.early_stopping else state.model.state_dict()
-    digest = _sha256(kept)
+    digest = hashlib.sha256(as_file(kept)).hexdigest()
     if state.early_stopping:
         state.model.load_state_dict(kept)
-    metrics = _measured(state.model, assembled)
+    split, classes = assembled.held_out, assembled.info.classes
+    metrics, _ = scored_on(state.model, split, assembled.criterion, assembled.batch_size, classes)
     return Outcome(COMPLETE, metrics=metrics, sha256=digest, **_so_far(history, flat))
 
 
 def _new_state(assembled: Assembled) -> State:
     """Returns the state before the first epoch; draws the random numbers that the train stage draws."""
-    import torch
-
     from learn.training.batch_check import try_batches
-    from learn.training.build import build_optimizer, build_scheduler
-    from learn.training.early_stopping import EarlyStopping
-    from learn.training.state import State
 
-    experiment, training = assembled.experiment, assembled.splits["train"]
+    training = assembled.splits["train"]
     model = assembled.on_device(assembled.new_model())
     try:
         try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), assembled.batch_size)
     except BatchError as error:
         raise BatchError(f"experiments.{assembled.name}: {error}") from error
-    optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
-    chosen, stop = experiment.scheduler, experiment.early_stopping
-    scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
-    if experiment.reseed:
-        torch.manual_seed(experiment.seed)
-    return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
-
-
-def _measured(model: nn.Module, assembled: Assembled) -> dict[str, float]:
-    """Returns every metric of the model on the held-out split, as the evaluate stage measures it.
-
-    Raises:
-        NotFiniteError: A loss, a logit or a metric is NaN or infinite.
-    """
-    from learn.evaluation.metrics import scores
-    from learn.training.evaluate import evaluate_split
-
-    part, criterion = assembled.held_out, assembled.criterion
-    measured, logits = evaluate_split(model, part, criterion, assembled.batch_size)
-    metrics = {key.removeprefix(f"{part.name}/"): value for key, value in measured.items()}
-    metrics |= scores(part.targets.cpu().numpy(), criterion.predict(logits).numpy(), assembled.info.classes)
-    for key, value in metrics.items():
-        if not math.isfinite(value):
-            raise NotFiniteError(f"{key} is {value} on the {part.name} part")
-    return metrics
+    return assembled.new_state(model)
 
 
 def _flat(params: Params, assembled: Assembled) -> dict[str, Any]:
@@ -182,12 +152,3 @@ def data_of(dataset: str) -> tuple[str, str]:
     return info.held_out, samples_md5(
         training if info.held_out in info.samples else evaluation_folder(dataset), info.held_out
     )
-
-
-def _sha256(state_dict: dict[str, Any]) -> str:
-    """Returns the sha256 of the file that the train stage would write for a state_dict."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({key: value.cpu().contiguous() for key, value in state_dict.items()}, buffer)
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
