@@ -36,7 +36,7 @@ def sweep(
     ] = None,
     workers: Annotated[int, typer.Option(help="trials at a time, each in a process of its own", min=1)] = 1,
     prune: Annotated[bool, typer.Option("--prune", help="stop trials early that are worse than the median")] = False,
-    seed: Annotated[int | None, typer.Option(help="of the search; the last sweep's, or 0", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="of the search; 0 with -S, else the last sweep's", min=0)] = None,
     apply: Annotated[bool, typer.Option("--apply", help="write the best trial's values into params.yaml")] = False,
 ) -> None:
     """Search for better settings of an experiment with Optuna; the same command again goes on where it stopped."""
@@ -119,12 +119,19 @@ def _identify(asked: Asked, params: Params, before: Identity | None) -> tuple[Id
     print("loading PyTorch, DVC and Optuna")
     check_space(data, name, settings, space)
     dataset = params.experiment(name).dataset
-    versions = _versions(name, dataset)
-    part, _ = data_of(dataset)
-    seed = asked.seed if asked.seed is not None else before.seed if before else 0
-    metric = params.dataset(dataset).champion.metric
-    others = without(settings, [each.key for each in space])
-    return Identity(name, {each.key: each.text for each in space}, seed, metric, part, others, versions), settings
+    seed = before.seed if before and asked.seed is None and not asked.spaces else asked.seed or 0
+    identity = Identity(
+        experiment=name,
+        space={each.key: each.text for each in space},
+        seed=seed,
+        metric=params.dataset(dataset).champion.metric,
+        versions=_versions(name, dataset),  # before the data is read, for it says if that is missing
+        part=data_of(dataset)[0],
+        settings=without(settings, [each.key for each in space]),
+        device=params.device,
+        threads=params.threads,
+    )
+    return identity, settings
 
 
 def _versions(experiment: str, dataset: str) -> dict[str, str]:
@@ -149,7 +156,7 @@ def _tell_what_is_there(found: Sweep, asked: Asked, before: Identity | None) -> 
     done, total = len(found.results()), _total(found, asked)
     if done:
         print(f"sweep {name}: {done} trials have ended before; {max(0, total - done)} to go")
-        if done >= total == asked.trials:
+        if done >= asked.trials and done != found.size:
             print(f"more of them: --trials {done + TRIALS}")
     elif before and (changes := identity.changes(before)):
         print(
