@@ -180,6 +180,7 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
     """Runs the trials with a progress bar, and writes them to MLflow."""
     from tqdm import tqdm
 
+    from flows.reports.sweeps import as_words, measured
     from tasks.sweep.record import Recorder, best_first
     from tasks.sweep.search import search
     from tasks.sweep.trial import data_of
@@ -194,10 +195,10 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
     def ended(result: Result) -> None:
         recorder.add(result)
         if best := best_first(found, found.results()):
-            bar.set_postfix_str(f"best {_measured(found, best[0])}, trial {best[0].number}", refresh=False)
+            bar.set_postfix_str(f"best {measured(found, best[0])}, trial {best[0].number}", refresh=False)
         bar.update()
         if bar.disable:
-            line = f"sweep {name}: trial {result.number}, {_as_words(result.values)}: {_measured(found, result)}"
+            line = f"sweep {name}: trial {result.number}, {as_words(result.values)}: {measured(found, result)}"
             print(line, flush=True)
 
     status = "KILLED"
@@ -209,21 +210,9 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
         recorder.finish(status)
 
 
-def _measured(found: Sweep, result: Result) -> str:
-    """Returns what a trial measured, or how it ended if it is not complete."""
-    value = result.outcome.metrics.get(found.identity.metric)
-    return result.outcome.ended if value is None else f"{found.identity.part} {found.identity.metric} {value:.4f}"
-
-
-def _as_words(values: dict[str, Any]) -> str:
-    from tasks.sweep.space import as_text
-
-    return ", ".join(f"{key}: {as_text(value)}" for key, value in values.items())
-
-
 def _show(found: Sweep, apply: bool) -> None:
     """Prints the table of the best trials, and what to do next, or does it."""
-    from flows.reports.sweeps import table
+    from flows.reports.sweeps import as_words, table
     from tasks.sweep.record import best_first
 
     name, results = found.identity.experiment, found.results()
@@ -236,19 +225,20 @@ def _show(found: Sweep, apply: bool) -> None:
     if apply:
         _apply(found, best[0])
     else:
-        values = _as_words(best[0].values)
+        values = as_words(best[0].values)
         print(f"next: trackway sweep {name} --apply (trial {best[0].number}: {values}), then dvc repro")
 
 
 def _apply(found: Sweep, best: Result) -> None:
     """Writes a trial's values into params.yaml."""
     from flows.edits.values import set_values
+    from flows.reports.sweeps import as_words
     from tasks.sweep.space import with_one_seed, without
 
     identity = found.identity
     settings = with_one_seed(read_yaml(PARAMS_FILE)["experiments"][identity.experiment])
     changed = set_values(PARAMS_FILE, identity.experiment, best.values)
-    print(f"{'written to' if changed else 'already in'} {PARAMS_FILE}: {_as_words(best.values)}")
+    print(f"{'written to' if changed else 'already in'} {PARAMS_FILE}: {as_words(best.values)}")
     if without(settings, list(identity.space)) != identity.settings:
         print(f"experiments.{identity.experiment} has other settings now than in these trials; it may not be as good")
     print("next: dvc repro")
