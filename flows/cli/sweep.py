@@ -36,7 +36,7 @@ def sweep(
     ] = None,
     workers: Annotated[int, typer.Option(help="trials at a time, each in a process of its own", min=1)] = 1,
     prune: Annotated[bool, typer.Option("--prune", help="stop trials early that are worse than the median")] = False,
-    seed: Annotated[int | None, typer.Option(help="of the search; the last sweep's, or 0", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="of the search; 0 with -S, else the last sweep's", min=0)] = None,
     apply: Annotated[bool, typer.Option("--apply", help="write the best trial's values into params.yaml")] = False,
 ) -> None:
     """Search for better settings of an experiment with Optuna; the same command again goes on where it stopped."""
@@ -119,12 +119,19 @@ def _identify(asked: Asked, params: Params, before: Identity | None) -> tuple[Id
     print("loading PyTorch, DVC and Optuna")
     check_space(data, name, settings, space)
     dataset = params.experiment(name).dataset
-    versions = _versions(name, dataset)
-    part, _ = data_of(dataset)
-    seed = asked.seed if asked.seed is not None else before.seed if before else 0
-    metric = params.dataset(dataset).champion.metric
-    others = without(settings, [each.key for each in space])
-    return Identity(name, {each.key: each.text for each in space}, seed, metric, part, others, versions), settings
+    seed = before.seed if before and asked.seed is None and not asked.spaces else asked.seed or 0
+    identity = Identity(
+        experiment=name,
+        space={each.key: each.text for each in space},
+        seed=seed,
+        metric=params.dataset(dataset).champion.metric,
+        versions=_versions(name, dataset),  # before the data is read, for it says if that is missing
+        part=data_of(dataset)[0],
+        settings=without(settings, [each.key for each in space]),
+        device=params.device,
+        threads=params.threads,
+    )
+    return identity, settings
 
 
 def _versions(experiment: str, dataset: str) -> dict[str, str]:
@@ -149,7 +156,7 @@ def _tell_what_is_there(found: Sweep, asked: Asked, before: Identity | None) -> 
     done, total = len(found.results()), _total(found, asked)
     if done:
         print(f"sweep {name}: {done} trials have ended before; {max(0, total - done)} to go")
-        if done >= total == asked.trials:
+        if done >= asked.trials and done != found.size:
             print(f"more of them: --trials {done + TRIALS}")
     elif before and (changes := identity.changes(before)):
         print(
@@ -173,6 +180,7 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
     """Runs the trials with a progress bar, and writes them to MLflow."""
     from tqdm import tqdm
 
+    from flows.reports.sweeps import as_words, measured
     from tasks.sweep.record import Recorder, best_first
     from tasks.sweep.search import search
     from tasks.sweep.trial import data_of
@@ -187,10 +195,10 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
     def ended(result: Result) -> None:
         recorder.add(result)
         if best := best_first(found, found.results()):
-            bar.set_postfix_str(f"best {_measured(found, best[0])}, trial {best[0].number}", refresh=False)
+            bar.set_postfix_str(f"best {measured(found, best[0])}, trial {best[0].number}", refresh=False)
         bar.update()
         if bar.disable:
-            line = f"sweep {name}: trial {result.number}, {_as_words(result.values)}: {_measured(found, result)}"
+            line = f"sweep {name}: trial {result.number}, {as_words(result.values)}: {measured(found, result)}"
             print(line, flush=True)
 
     status = "KILLED"
@@ -202,21 +210,9 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
         recorder.finish(status)
 
 
-def _measured(found: Sweep, result: Result) -> str:
-    """Returns what a trial measured, or how it ended if it is not complete."""
-    value = result.outcome.metrics.get(found.identity.metric)
-    return result.outcome.ended if value is None else f"{found.identity.part} {found.identity.metric} {value:.4f}"
-
-
-def _as_words(values: dict[str, Any]) -> str:
-    from tasks.sweep.space import as_text
-
-    return ", ".join(f"{key}: {as_text(value)}" for key, value in values.items())
-
-
 def _show(found: Sweep, apply: bool) -> None:
     """Prints the table of the best trials, and what to do next, or does it."""
-    from flows.reports.sweeps import table
+    from flows.reports.sweeps import as_words, table
     from tasks.sweep.record import best_first
 
     name, results = found.identity.experiment, found.results()
@@ -229,19 +225,20 @@ def _show(found: Sweep, apply: bool) -> None:
     if apply:
         _apply(found, best[0])
     else:
-        values = _as_words(best[0].values)
+        values = as_words(best[0].values)
         print(f"next: trackway sweep {name} --apply (trial {best[0].number}: {values}), then dvc repro")
 
 
 def _apply(found: Sweep, best: Result) -> None:
     """Writes a trial's values into params.yaml."""
     from flows.edits.values import set_values
+    from flows.reports.sweeps import as_words
     from tasks.sweep.space import with_one_seed, without
 
     identity = found.identity
     settings = with_one_seed(read_yaml(PARAMS_FILE)["experiments"][identity.experiment])
     changed = set_values(PARAMS_FILE, identity.experiment, best.values)
-    print(f"{'written to' if changed else 'already in'} {PARAMS_FILE}: {_as_words(best.values)}")
+    print(f"{'written to' if changed else 'already in'} {PARAMS_FILE}: {as_words(best.values)}")
     if without(settings, list(identity.space)) != identity.settings:
         print(f"experiments.{identity.experiment} has other settings now than in these trials; it may not be as good")
     print("next: dvc repro")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -36,3 +38,15 @@ def table(sweep: Sweep, results: list[Result]) -> Table:
             f"{result.outcome.seconds:.1f}",
         )
     return view
+
+
+def measured(sweep: Sweep, result: Result) -> str:
+    """Returns what a trial measured, or how it ended if it is not complete."""
+    identity = sweep.identity
+    value = result.outcome.metrics.get(identity.metric)
+    return result.outcome.ended if value is None else f"{identity.part} {identity.metric} {value:.4f}"
+
+
+def as_words(values: dict[str, Any]) -> str:
+    """Returns key: value, key: value."""
+    return ", ".join(f"{key}: {as_text(value)}" for key, value in values.items())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from learn.errors import SweepError
 from tasks.sweep.space import with_values
 from tasks.sweep.study import Result, Sweep
-from tasks.sweep.trial import Outcome
+from tasks.sweep.trial import FAILED, Outcome
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -54,7 +54,12 @@ def search(
             while running:
                 for key, _ in selector.select():
                     worker = key.data
-                    trial, message = running[worker.pid], worker.receive()
+                    trial = running[worker.pid]
+                    try:
+                        message = worker.receive()
+                    except SweepError as error:  # the trial does not run again, or it might end the next process, too
+                        ended(sweep.tell(trial, Outcome(FAILED, str(error))))
+                        raise
                     if "epoch" in message:
                         worker.send({"goes_on": sweep.report(trial, message["epoch"], message["metrics"])})
                         continue
@@ -109,7 +114,7 @@ class Worker:
             code = self._process.wait()
             raise SweepError(
                 f"the process that trained a trial ended unexpectedly (exit code {code}; what it printed stands above, "
-                "-9 may mean that the memory was full); the other trials are kept, and the same command goes on"
+                "-9 may mean that the memory was full); the trial has failed, the same command goes on with the next"
             )
         return json.loads(line)
 

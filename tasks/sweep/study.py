@@ -36,6 +36,8 @@ class Identity:
     part: str  # the split on which it decides
     settings: dict[str, Any]  # the experiment without the keys in `space`
     versions: dict[str, str]  # md5 of the data and the code that a training reads
+    device: str  # as in params.yaml; it and the threads change the last bits
+    threads: int
 
     @property
     def name(self) -> str:
@@ -52,6 +54,8 @@ class Identity:
             "part": "the part that decides",
             "settings": "the experiment's other settings",
             "versions": "the data or the code",
+            "device": "the device",
+            "threads": "the threads",
         }
         if set(self.space) != set(other.space):  # then the other settings are not the same keys
             del words["settings"]

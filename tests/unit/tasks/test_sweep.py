@@ -145,7 +145,9 @@ def test_a_drawn_number_has_few_digits_and_stays_in_its_span() -> None:
 
 # ---- the study
 
-IDENTITY = Identity("mlp", {"lr": "loguniform(1e-4,1)", "width": "[[8], [16]]"}, 0, "accuracy", "validation", {}, {})
+IDENTITY = Identity(
+    "mlp", {"lr": "loguniform(1e-4,1)", "width": "[[8], [16]]"}, 0, "accuracy", "validation", {}, {}, "cpu", 1
+)
 
 
 @pytest.fixture
