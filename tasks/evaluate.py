@@ -270,7 +270,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     log_evaluation(
         params.tracking,
         experiment.dataset,
-        metrics=_not_in_curves(found.metrics, history_file(name)) | spread,
+        metrics=_means(found) | spread if found.by_seed else _not_in_curves(found.metrics, history_file(name)),
         note=evaluation_note(found.report, found.metrics),
         tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
@@ -281,6 +281,11 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         about={"classes": list(found.criterion.classes), "loss": experiment.loss.name},
         example=example.numpy(),
     )
+
+
+def _means(found: Evaluation) -> dict[str, float]:
+    """Returns all means by their full names: if seeds stopped early, the last point of a mean curve is not theirs."""
+    return {f"{part}/{key}": value for part, values in found.metrics.items() for key, value in values.items()}
 
 
 def _not_in_curves(scores: Scores, history: Path) -> dict[str, float]:

@@ -20,7 +20,7 @@ SEEDS = {"seed", "seeds"}  # keys of an experiment
 def kept_seeds(experiment: str, seeds: Collection[int]) -> dict[int, dict[str, bytes]]:
     """Returns seed → the files of its folder in `models/E/`: name → content.
 
-    Empty if the seeds are those that dvc.lock names, since the stage then runs because it was forced to.
+    Empty if dvc.lock has the same list, since the stage then runs because it was forced to.
 
     Args:
         experiment: Name of the experiment.
@@ -33,19 +33,17 @@ def kept_seeds(experiment: str, seeds: Collection[int]) -> dict[int, dict[str, b
         with Repo() as repo:
             stage = repo.stage.load_one("dvc.yaml", name=f"train@{experiment}")
             before = _seeds_before(stage, experiment)
-            if set(seeds) == before:
-                return {}
-            files = _files(stage)
+            files = _files(stage) if before else {}
     except (DvcException, OSError):  # run by hand, outside DVC's graph, or not in the cache any more
         return {}
-    return {seed: found for seed in before & set(seeds) if (found := _of_seed(files, experiment, seed))}
+    return {seed: found for seed in sorted(before & set(seeds)) if (found := _of_seed(files, experiment, seed))}
 
 
 def _seeds_before(stage: PipelineStage, experiment: str) -> set[int]:
-    """Returns the seeds of the training that dvc.lock has; none if anything else has changed since."""
+    """Returns the seeds of the training that dvc.lock has; none if they are the same, or anything else has changed."""
     from dvc.dependency import ParamsDependency
 
-    before: dict[str, Any] = {}
+    key, listed = f"experiments.{experiment}", [dict[str, Any](), dict[str, Any]()]
     for dep in stage.deps:
         if not isinstance(dep, ParamsDependency):
             if dep.workspace_status():
@@ -54,8 +52,9 @@ def _seeds_before(stage: PipelineStage, experiment: str) -> set[int]:
         before, now = dict(dep.hash_info.value or {}), dict(dep.read_params())
         if _without_seeds(before) != _without_seeds(now):
             return set()
-    one = before.get(f"experiments.{experiment}", {})
-    return set(one["seeds"] if one.get("seeds") else [one["seed"]] if "seed" in one else [])
+        listed = [before.get(key, {}), now.get(key, {})]
+    was, wanted = ([each["seed"]] if each.get("seed") is not None else each.get("seeds") or [] for each in listed)
+    return set() if was == wanted else set(was)
 
 
 def _without_seeds(values: dict[str, Any]) -> dict[str, Any]:

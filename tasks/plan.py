@@ -43,8 +43,13 @@ class Plan:
         """Returns the plan of another seed, with a new model."""
         assembled = replace(self.assembled, experiment=self.assembled.experiment.with_seed(seed))
         settings = {key: value for key, value in self.settings.items() if key != "seeds"} | {"seed": seed}
-        model = assembled.on_device(assembled.new_model())
+        with memory_told(f"train {assembled.name}: for the model", assembled.device, lambda: _smaller(assembled.name)):
+            model = assembled.on_device(assembled.new_model())
         return replace(self, assembled=assembled, model=model, settings=settings, seed=seed)
+
+
+def _smaller(name: str) -> str:
+    return f"choose a smaller experiments.{name}.model"
 
 
 def plan(params: Params, name: str) -> Plan:
@@ -65,7 +70,7 @@ def plan(params: Params, name: str) -> Plan:
     assembled = replace(assembled, experiment=experiment.with_seed(experiment.trainings[0]))
     training, batch_size = assembled.splits["train"], assembled.batch_size
     model = assembled.new_model()
-    with memory_told(f"train {name}: for the model", device, lambda: f"choose a smaller experiments.{name}.model"):
+    with memory_told(f"train {name}: for the model", device, lambda: _smaller(name)):
         model = assembled.on_device(model)
     try:
         try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), batch_size)

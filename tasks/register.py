@@ -17,6 +17,7 @@ import numpy as np
 
 from learn.comparison.gate import Candidate, Rule, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
+from learn.errors import TrackingError
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
 from tasks.model_card import cards
@@ -63,7 +64,10 @@ def register(params: Params, name: str) -> Outcome:
             print(f"register {name}: the champion cannot be loaded: {broken}")
         complete(params, params.tracking, name)
     verdict = register_best(params, name, rows)
-    _describe(params, name, verdict.text)
+    try:
+        _describe(params, name, verdict.text)
+    except TrackingError as error:  # the next register stage does it; what was decided must be told now
+        print(f"register {name}: MLflow's page is not up to date: {error}")
     print(made := f"register {name}: {verdict.text}")
     return Outcome(made, champion=made if verdict.is_new else "")
 

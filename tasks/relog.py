@@ -123,10 +123,18 @@ def _messages(planned: Plan, device: str) -> Iterator[Message]:
         device: As params.yaml says it: `auto` stays, because the device that was used is unknown.
     """
     name, now = planned.assembled.name, now_ms()
-    for seed in (None, *(planned.settings.get("seeds") or ())):
-        settings = planned.settings if seed is None else planned.with_seed(seed).settings
+
+    def begin(settings: dict[str, Any], seed: int | None) -> Iterator[Message]:
         yield Begin(settings | {"device": device}, {REBUILT: "true"}, str(planned.summary), seed)
         history = read_history(history_file(name, seed))
         yield Epochs([Epoch(number, now, metrics) for number, metrics in enumerate(history, 1)], seed)
+
+    def end(seed: int | None) -> Iterator[Message]:
         yield Files.of(training_of(name, seed), history_file(name, seed), seed=seed)
         yield End("FINISHED", seed=seed)
+
+    yield from begin(planned.settings, None)
+    for seed in planned.settings.get("seeds") or ():
+        yield from begin(planned.with_seed(seed).settings, seed)
+        yield from end(seed)
+    yield from end(None)  # last: by the sha256 in it the run is found, so that a rebuild that is stopped is done again

@@ -52,7 +52,7 @@ def train(params: Params, name: str) -> str:
                 trained = _train(planned, run, partial)
         write_atomically(history_file(name), as_csv(trained.history))
         run.finish(models_folder(name), history_file(name), trained.seconds)
-    last = _line(trained.history[-1], planned.assembled.held_out.name)
+    last = _line(trained.last, planned.assembled.held_out.name)
     seeds = f"the mean of {len(experiment.seeds)} seeds" if experiment.seeds else f"{len(trained.history)} epochs"
     return f"train {name}: {seeds}, {last}"
 
@@ -62,6 +62,7 @@ class Trained:
     """What one training gave, or the mean of several."""
 
     history: History  # the metrics of each epoch
+    last: dict[str, float]  # the metrics of the last epoch; of several trainings the mean of each one's own last
     seconds: float | None  # time that the epochs took; None if nothing was trained
 
 
@@ -76,6 +77,7 @@ def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: di
     """
     name, found, ended = planned.assembled.name, dict[int, Trained](), dict[int, int]()
     kept = kept_seeds(name, seeds)
+    planned.model.cpu()  # a device has room for one model
     with atomic_folder(models_folder(name)) as partial:
         for seed in seeds:
             folder = partial / training_of(name, seed).name
@@ -88,6 +90,7 @@ def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: di
                 run.begin(one.settings, versions, str(one.summary), seed)
                 found[seed] = _train(one, run, folder)
                 (folder / history_file(name, seed).name).write_bytes(as_csv(found[seed].history))
+            one.model.cpu()
             ended[seed] = now_ms()
     for seed in seeds:
         files = training_of(name, seed), history_file(name, seed)
@@ -95,7 +98,8 @@ def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: di
     history = mean_history([each.history for each in found.values()])
     for number, metrics in enumerate(history, 1):
         run.log_epoch(number, metrics)
-    return Trained(history, sum(each.seconds or 0 for each in found.values()) or None)
+    (last,) = mean_history([[each.last] for each in found.values()])
+    return Trained(history, last, sum(each.seconds or 0 for each in found.values()) or None)
 
 
 def _keep(planned: Plan, run: TrainingRun, files: dict[str, bytes], folder: Path) -> Trained:
@@ -106,7 +110,7 @@ def _keep(planned: Plan, run: TrainingRun, files: dict[str, bytes], folder: Path
     run.begin(planned.settings, {REBUILT: "true"}, str(planned.summary), planned.seed)
     for number, metrics in enumerate(history, 1):
         run.log_epoch(number, metrics, planned.seed)
-    return Trained(history, None)
+    return Trained(history, history[-1], None)
 
 
 def _train(planned: Plan, run: TrainingRun, folder: Path) -> Trained:
@@ -117,7 +121,7 @@ def _train(planned: Plan, run: TrainingRun, folder: Path) -> Trained:
     epochs = _train_epochs(planned, state, run)
     refuse_not_finite_weights(state.model)
     _write_state_dicts(planned, folder, state, len(epochs))
-    return Trained([epoch.metrics for epoch in epochs], sum(epoch.seconds for epoch in epochs))
+    return Trained([epoch.metrics for epoch in epochs], epochs[-1].metrics, sum(epoch.seconds for epoch in epochs))
 
 
 def _announce(planned: Plan) -> None:

@@ -137,13 +137,13 @@ def judge(
 
 def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: Rule) -> Decision:
     """Decides by the metric and, if the rule says so, by a paired test of each rival, corrected for being several."""
-    found = [_comparison(rival, champion, rule) for rival in rivals]
-    corrected = iter(holm([each.p for each in found if each]))
-    p_values = [next(corrected) if each else None for each in found]
     metric, best = METRICS[rivals[0].metric], rivals[0]
-    for rival, p in zip(rivals, p_values, strict=True):
-        ahead = metric.beats(rival.value, value) and abs(rival.value - value) > rule.margin
-        if rule.require == "any" or (ahead and (p is None or p <= rule.level)):
+    ahead = [metric.beats(rival.value, value) and abs(rival.value - value) > rule.margin for rival in rivals]
+    found = [_comparison(each, champion, rule) if leads else None for each, leads in zip(rivals, ahead, strict=True)]
+    corrected = holm([each.p if each else 1.0 for each in found])  # those that are not ahead count as compared, too
+    p_values = [p if each else None for each, p in zip(found, corrected, strict=True)]
+    for rival, is_ahead, p in zip(rivals, ahead, p_values, strict=True):
+        if rule.require == "any" or (is_ahead and (p is None or p <= rule.level)):
             facts = _facts(rival, champion, value, p)
             told = f"; {champion.experiment} has {value:.4f} there" + (f" (p = {p:.2g})" if p is not None else "")
             return Decision(rival, told, facts=facts)

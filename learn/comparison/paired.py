@@ -174,6 +174,8 @@ def what_would_tell(difference: float, found: Comparison, level: float) -> str:
     if uncertainty is None:
         return f"{samples_needed(difference, found.discordant, level):,} samples"
     allowed = (difference / float(norm.ppf(1 - level / 2) + norm.ppf(POWER))) ** 2  # variance
+    if uncertainty.samples + uncertainty.seeds <= allowed:
+        return "these samples and seeds"
     ways = []
     if uncertainty.seeds < allowed:
         samples = math.ceil(found.samples * uncertainty.samples / (allowed - uncertainty.seeds))

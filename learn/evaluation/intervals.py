@@ -137,9 +137,8 @@ def _interval_of_mean(
         value, uncertainty = mean_of_seeds(metric, samples, resamples)
     except (ValueError, ArithmeticError):
         return None  # a metric of a user's own, which may need samples of each class
-    found = uncertainty.interval(value, level)
-    if metric == "accuracy":
-        found = Interval(max(found.low, 0.0), min(found.high, 1.0))
+    ends, possible = uncertainty.interval(value, level), METRICS[metric]
+    found = Interval(max(ends.low, possible.low), min(ends.high, possible.high))
     return found if math.isfinite(found.low) and math.isfinite(found.high) else None
 
 

@@ -6,6 +6,7 @@ class indices, for regression (N, 1) float32. scikit-learn computes the existing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,6 +76,8 @@ class Metric:
     better: Literal["higher", "lower"]
     score: Callable[[np.ndarray, np.ndarray], float] | None  # of (targets, predictions); None: the loop measures it
     weighted: Weighted | None = None  # computes many values at once for intervals; without it they take a second
+    low: float = -math.inf  # the metric is never below this
+    high: float = math.inf  # nor above this
 
     def of_weights(self, targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Returns the metric for each of several weightings of the samples.
@@ -98,32 +101,36 @@ class Metric:
         return value > other if self.better == "higher" else value < other
 
 
+_SHARE: dict[str, Any] = {"low": 0, "high": 1}
 _MACRO = {"average": "macro", "zero_division": 0.0}
 
 METRICS: dict[str, Metric] = {
     "loss": Metric("any", "lower", None),
-    "accuracy": Metric("classification", "higher", _sklearn("accuracy_score"), _mean(np.equal)),
+    "accuracy": Metric("classification", "higher", _sklearn("accuracy_score"), _mean(np.equal), **_SHARE),
     "precision_macro": Metric(
         "classification",
         "higher",
         _sklearn("precision_score", **_MACRO),
         _macro(lambda right, predicted, actual: _share(right, predicted)),
+        **_SHARE,
     ),
     "recall_macro": Metric(
         "classification",
         "higher",
         _sklearn("recall_score", **_MACRO),
         _macro(lambda right, predicted, actual: _share(right, actual)),
+        **_SHARE,
     ),
     "f1_macro": Metric(
         "classification",
         "higher",
         _sklearn("f1_score", **_MACRO),
         _macro(lambda right, predicted, actual: _share(2 * right, predicted + actual)),
+        **_SHARE,
     ),
-    "mae": Metric("regression", "lower", _sklearn("mean_absolute_error"), _mean(lambda t, p: np.abs(t - p))),
-    "mse": Metric("regression", "lower", _sklearn("mean_squared_error"), _mean(lambda t, p: (t - p) ** 2)),
-    "r2": Metric("regression", "higher", _sklearn("r2_score"), _r2),
+    "mae": Metric("regression", "lower", _sklearn("mean_absolute_error"), _mean(lambda t, p: np.abs(t - p)), low=0),
+    "mse": Metric("regression", "lower", _sklearn("mean_squared_error"), _mean(lambda t, p: (t - p) ** 2), low=0),
+    "r2": Metric("regression", "higher", _sklearn("r2_score"), _r2, high=1),
 }
 
 

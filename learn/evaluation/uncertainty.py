@@ -99,7 +99,11 @@ def difference_of_means(
 
 
 def _measured(metric: str, samples: Grouped, resamples: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each seed's metric (S,), and the covariances (S, S) of these if samples are drawn again."""
+    """Returns each seed's metric (S,), and the covariances (S, S) of these if samples are drawn again.
+
+    Raises:
+        ValueError: The metric is no number for some resamples.
+    """
     score = METRICS[metric]
     resamples = resamples or (RESAMPLES if score.weighted else RESAMPLES_ONE_BY_ONE)
 
@@ -107,7 +111,11 @@ def _measured(metric: str, samples: Grouped, resamples: int | None) -> tuple[np.
         return np.stack([score.of_weights(samples.targets, each, weights) for each in samples.predictions])
 
     drawn = np.concatenate([of(weights) for weights in samples.weights(resamples)], axis=1)
-    return of(samples.counts[None].astype(float))[:, 0], np.atleast_2d(np.cov(drawn))
+    with np.errstate(all="ignore"):  # it is looked at below
+        covariances = np.atleast_2d(np.cov(drawn))
+    if not np.isfinite(covariances).all():
+        raise ValueError(f"{metric} cannot be computed for some resamples")
+    return of(samples.counts[None].astype(float))[:, 0], covariances
 
 
 def _shared(covariances: np.ndarray) -> float:

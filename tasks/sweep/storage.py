@@ -75,8 +75,8 @@ def open_sweep(identity: Identity) -> Sweep:
         )
         if KEY not in study.user_attrs:
             study.set_user_attr(KEY, uuid.uuid4().hex)
-        study.set_user_attr(IDENTITY, asdict(identity))
         study.set_user_attr(USED, time.time())
+        study.set_user_attr(IDENTITY, asdict(identity))  # last: a study with it is whole
     return Sweep(study, identity)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +118,9 @@ class Sweep:
         distributions = {dimension.key: _distribution(dimension) for dimension in self.space}
         tried = [trial.params for trial in self._counted()]
         trial = self._study.ask(distributions)
-        if trial.params in tried and (left := [each for each in self._combinations() if each not in tried]):
+        if trial.params in tried and (left := next((each for each in self._combinations() if each not in tried), None)):
             self._study.tell(trial, state=TrialState.FAIL)
-            self._study.enqueue_trial(left[0])
+            self._study.enqueue_trial(left)
             trial = self._study.ask(distributions)
         trial.set_user_attr(NUMBER, number)
         return trial
@@ -126,15 +128,19 @@ class Sweep:
     @property
     def size(self) -> int | None:
         """Number of combinations if there are only choices; None if numbers are drawn from a span."""
-        return len(self._combinations()) or None
+        return math.prod(map(len, self._labels)) if self._labels else None
 
-    def _combinations(self) -> list[dict[str, Any]]:
-        """Returns the parameters of all possible trials, as Optuna knows them, if there are only choices."""
+    @property
+    def _labels(self) -> list[tuple[str, ...]]:
+        """The choices of each key, as Optuna knows them; none if numbers are drawn from a span."""
         labels = [dimension.space.labels for dimension in self.space if isinstance(dimension.space, Choice)]
-        if len(labels) < len(self.space):
-            return []
+        return labels if len(labels) == len(self.space) else []
+
+    def _combinations(self) -> Iterator[dict[str, Any]]:
+        """Yields the parameters of all possible trials, as Optuna knows them, if there are only choices."""
         keys = [dimension.key for dimension in self.space]
-        return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*labels)]
+        for combination in itertools.product(*self._labels) if self._labels else ():
+            yield dict(zip(keys, combination, strict=True))
 
     def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         """Returns the values of a trial's keys."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.address import project_folder
 from tasks.tracking.liveness import is_latest, now_ms
 from tasks.tracking.messages import Begin, End, Epochs, Files, Message, RunHeader
-from tasks.tracking.runs import experiment_id_of, run_name, stage_tag
+from tasks.tracking.runs import LONGEST_NAME, experiment_id_of, run_name, stage_tag
 from tasks.tracking.store import store_lock
 from tasks.tracking.tags import (
     DIFF,
@@ -131,7 +131,8 @@ class LoggedRun:
             name = run_name(header.experiment, self.seed)
             if self.seed is None:
                 name += self._what_differs(client, experiment_id, message.params)
-            run = client.create_run(experiment_id, message.time or header.started, tags, name)
+            started = message.time or header.started
+            run = client.create_run(experiment_id, started, tags, name[:LONGEST_NAME])
             return str(run.info.run_id)
 
     def _what_differs(self, client: MlflowClient, experiment_id: str, params: dict[str, Any]) -> str:

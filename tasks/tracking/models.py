@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently
-from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, STATE_DICT
+from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, OUR_NOTE, STATE_DICT
 from tasks.workspace.paths import transformed_folder
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def log_evaluation(
         _log_metrics(client, run, metrics)
         data = {split: report[key] for split, key in DATA_TAGS.items() if key in report}
         _log_datasets(client, run_id, dataset, data)
-        notes = "\n\n".join(filter(None, [note, run.data.tags.get(FIRST_NOTE, "")]))
-        for key, value in {**{DATA_TAGS[split]: md5 for split, md5 in data.items()}, **tags, NOTE: notes}.items():
+        new_tags = {DATA_TAGS[split]: md5 for split, md5 in data.items()} | tags | _description(run, note)
+        for key, value in new_tags.items():
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, report, "report.json")
         for name, text in texts.items():
@@ -79,6 +79,21 @@ def log_evaluation(
             for model_id in models_of(client, run):
                 delete_model(client, model_id)
             _log_model(run, model, about, example)
+
+
+def _description(run: Run, note: str) -> dict[str, str]:
+    """Returns the tags with a run's description: its evaluation, then what was said before; nothing if a user wrote it.
+
+    Args:
+        run: The run.
+        note: What is to be said of the evaluation.
+    """
+    there = run.data.tags.get(NOTE, "")
+    first = run.data.tags.get(FIRST_NOTE, "")
+    if there not in ("", first, run.data.tags.get(OUR_NOTE)):
+        return {}
+    text = "\n\n".join(filter(None, [note, first]))
+    return {OUR_NOTE: text, NOTE: text}
 
 
 @patiently

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.store import patiently
-from tasks.tracking.tags import KIND, NOTE, TRAININGS, VIEW
+from tasks.tracking.tags import KIND, NOTE, OUR_NOTE, TRAININGS, VIEW
 
 VIEW_KEY = "trackway"  # the view is at #/experiments/ID/runs?viewStateShareKey=trackway
 
@@ -29,8 +29,10 @@ def describe_dataset(uri: str | None, dataset: str, split: str, metric: str, hig
         return
     with open_store(uri) as client:
         if found := client.get_experiment_by_name(dataset):
-            view = json.dumps(_view(split, metric, higher_is_better))
-            for key, value in ((KIND, TRAININGS), (NOTE, text), (VIEW + VIEW_KEY, view)):
+            wanted = {KIND: TRAININGS, VIEW + VIEW_KEY: json.dumps(_view(split, metric, higher_is_better))}
+            if found.tags.get(NOTE, "") in ("", found.tags.get(OUR_NOTE)):  # otherwise a user wrote it
+                wanted |= {OUR_NOTE: text, NOTE: text}
+            for key, value in wanted.items():
                 if found.tags.get(key) != value:
                     client.set_experiment_tag(found.experiment_id, key, value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.tracking.delivery import open_store
-from tasks.tracking.runs import find_run, run_name, stage_tag
+from tasks.tracking.runs import LONGEST_NAME, find_run, run_name, stage_tag
 from tasks.tracking.store import if_there
 from tasks.tracking.tags import PARENT, SEED, STAGE
 
@@ -24,7 +24,7 @@ def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
             for each in (*(seed for seed in seeds if SEED in seed.data.tags), run):  # a kill leaves the run to be found
                 seed = each.data.tags.get(SEED)
                 differs = each.info.run_name.removeprefix(run_name(old, seed))
-                client.update_run(each.info.run_id, name=run_name(new, seed) + differs)
+                client.update_run(each.info.run_id, name=(run_name(new, seed) + differs)[:LONGEST_NAME])
                 client.set_tag(each.info.run_id, STAGE, stage_tag(new, seed))
 
 

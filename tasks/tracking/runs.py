@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 
+LONGEST_NAME = 250  # characters of a run's name that MLflow's databases have room for
+
+
 def run_name(experiment: str, seed: int | str | None = None) -> str:
     """Returns the name of a run on MLflow's page."""
     return experiment if seed is None else f"{experiment} seed={seed}"

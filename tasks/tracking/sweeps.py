@@ -13,7 +13,7 @@ from tasks.tracking.delivery import open_store
 from tasks.tracking.lineage import git_context
 from tasks.tracking.liveness import now_ms, this_process
 from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
-from tasks.tracking.runs import experiment_id_of
+from tasks.tracking.runs import LONGEST_NAME, experiment_id_of
 from tasks.tracking.store import patiently, store_lock
 from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SWEEP, TRIAL
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SOURCE = "trackway sweep"  # what MLflow's page names as the source of the runs
-LONGEST_NAME = 250  # characters of a run's name that MLflow keeps
 MOST_PARAMS = 100  # parameters that MLflow takes in one request
 
 

@@ -22,6 +22,7 @@ KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
 NOTE = "mlflow.note.content"  # what MLflow's page shows as the description, in Markdown
 FIRST_NOTE = "trackway.note"  # what the description said before the evaluation
+OUR_NOTE = "trackway.description"  # the description that Trackway wrote; one that a user wrote stays
 KIND, TRAININGS = "mlflow.experimentKind", "custom_model_development"  # or the page opens on "GenAI"
 VIEW = "mlflow.sharedViewState."  # begins the tag of an experiment with a saved view
 DATA_MD5, CODE_MD5 = "dvc.data.md5", "dvc.code.md5"  # tags of a run: what its training read

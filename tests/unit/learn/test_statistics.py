@@ -198,11 +198,26 @@ def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
         uncertainty = Uncertainty(samples, seeds, 4)
         return what_would_tell(0.01, Comparison(0.005, None, 0.5, np.nan, 1000, uncertainty, 3), 0.05)
 
+    assert found(1e-7, 1e-7) == "these samples and seeds"
     assert found(1e-5, 1e-5) == "3,649 samples or 8 more seeds"
     assert found(1e-4, 1e-6) == "8,518 samples"
     assert found(1e-6, 1e-4) == "23 more seeds"
     assert found(1e-4, 1e-4) == "only more samples and more seeds together"
     assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05).endswith(" samples")
+
+
+def test_an_interval_over_seeds_stays_in_the_metric_s_range_and_needs_all_resamples() -> None:
+    targets = np.arange(60) % 3
+    good, bad = targets.copy(), np.where(np.arange(60) < 20, (targets + 1) % 3, targets)
+    found = interval("f1_macro", targets, np.stack([good, bad]), classes=3)
+    assert found == Interval(found.low if found else 0, 1)
+    errors = np.stack([np.full((60, 1), 0.1), np.full((60, 1), 0.3)])
+    lowest = interval("mae", np.zeros((60, 1)), errors, classes=0)
+    assert lowest
+    assert lowest.low == 0
+    few = np.array([[0.0]] * 9 + [[1.0]])  # a resample without the last one has no variance, and r2 no value
+    predictions = few + np.array([0.01, 0.02, 0.04])[:, None, None]
+    assert interval("r2", few, predictions, classes=0) is None
 
 
 def test_several_comparisons_are_corrected() -> None:
