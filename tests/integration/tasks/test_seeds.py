@@ -44,6 +44,10 @@ def runs(project: Project, store: str = "mlflow.db") -> tuple[list[Run], dict[st
 
 def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
     alone = content(finished, "model.pt")
+    client = mlflow.MlflowClient(finished.tracking_uri)
+    described = client.search_experiments(filter_string="name = 'blobs'")[0]
+    assert "accuracy on the test split decides" in described.tags["mlflow.note.content"]
+    client.set_experiment_tag(described.experiment_id, "mlflow.note.content", "My own words")
     set_seeds(finished, "seeds: [43, 42]")
     said = finished.run("dvc", "repro", "register@blobs").stdout
     assert f"{NAME}, seed 42: kept" in said
@@ -63,7 +67,8 @@ def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
     assert {seed: run.info.run_name for seed, run in below.items()} == {s: f"{NAME} seed={s}" for s in ("42", "43")}
     assert {run.info.status for run in (parent, *below.values())} == {"FINISHED"}
     assert [below[seed].data.metrics["test/accuracy"] for seed in ("42", "43")] == each
-    client = mlflow.MlflowClient(finished.tracking_uri)
+    assert client.get_experiment(described.experiment_id).tags["mlflow.note.content"] == "My own words"
+    assert "| test accuracy |" in parent.data.tags["mlflow.note.content"]
     curve = client.get_metric_history(below["43"].info.run_id, "train/loss")
     assert [point.step for point in curve] == list(range(1, 101))
 
@@ -98,6 +103,10 @@ def test_a_list_that_changes_trains_what_is_new_and_a_forced_stage_trains_all(fi
     said = finished.run("dvc", "repro", f"train@{NAME}").stdout
     assert "seed 43: kept" in said
     assert "seed 44: epoch 1/100" in said
+    set_seeds(finished, "seeds: [44, 43]")
+    said = finished.run("dvc", "repro", f"train@{NAME}").stdout
+    assert "seed 43: kept" in said
+    assert "seed 44: kept" in said
     assert content(finished, "seed-43/model.pt") == kept
     assert not (finished.folder / "models" / NAME / "seed-42").exists()
     assert "kept" not in finished.run("dvc", "repro", "--force", "--single-item", f"train@{NAME}").stdout
