@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from learn.errors import ParamsError, did_you_mean
 from tasks.params import parse_params, read_yaml
@@ -74,10 +75,10 @@ def merge(extra: str, path: Path, comment: str) -> list[str]:
 
 def open_params(path: Path) -> tuple[Any, Any]:
     """Returns a YAML reader and the file's content as it read it; when it writes, comments and quotes are kept."""
-    yaml = YAML()
+    yaml: Any = YAML()
+    yaml.Representer = _WithNull
     yaml.preserve_quotes = True
     yaml.width = 4096
-    yaml.representer.add_representer(type(None), _null)
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml, yaml.load(path.read_text(encoding="utf-8"))
 
@@ -99,5 +100,8 @@ def write_params(yaml: Any, params: Any, path: Path) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def _null(representer: Any, _: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+class _WithNull(RoundTripRepresenter):
+    """Writes None as `null`. A class of its own, for ruamel keeps representers in the class, and DVC uses ruamel's."""
+
+
+_WithNull.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
