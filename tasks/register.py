@@ -89,7 +89,7 @@ def _models_judged(params: Params, uri: str, name: str) -> str:
     if not (experiments := params.experiments_of(name)):
         return ""
     judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA])
-    lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best one's result there is too good"
+    lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best result may be luck"
     return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
 
