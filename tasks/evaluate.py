@@ -266,11 +266,14 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     }
     data = {key: found.report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in found.report}
     log_seeds(params.tracking, experiment.dataset, name, for_seeds, data)
-    spread = {f"{part}/{key}.sd": value for part, values in found.sd.items() for key, value in values.items()}
+    if found.by_seed:  # all means: if seeds stopped early, the last point of a mean curve is not theirs
+        metrics = _full_names(found.metrics) | {f"{name}.sd": value for name, value in _full_names(found.sd).items()}
+    else:
+        metrics = _not_in_curves(found.metrics, history_file(name))
     log_evaluation(
         params.tracking,
         experiment.dataset,
-        metrics=_means(found) | spread if found.by_seed else _not_in_curves(found.metrics, history_file(name)),
+        metrics=metrics,
         note=evaluation_note(found.report, found.metrics),
         tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
@@ -283,19 +286,16 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     )
 
 
-def _means(found: Evaluation) -> dict[str, float]:
-    """Returns all means by their full names: if seeds stopped early, the last point of a mean curve is not theirs."""
-    return {f"{part}/{key}": value for part, values in found.metrics.items() for key, value in values.items()}
+def _full_names(scores: Scores) -> dict[str, float]:
+    """Returns metrics by their full names, such as `test/accuracy`."""
+    return {f"{part}/{key}": value for part, values in scores.items() for key, value in values.items()}
 
 
 def _not_in_curves(scores: Scores, history: Path) -> dict[str, float]:
     """Returns metrics by their full names, without those that training logged: another point would bend the curves."""
     curves = read_history(history)[-1]
     return {
-        f"{part}/{key}": value
-        for part, values in scores.items()
-        for key, value in values.items()
-        if part == "test" or f"{part}/{key}" not in curves
+        name: value for name, value in _full_names(scores).items() if name.startswith("test/") or name not in curves
     }
 
 

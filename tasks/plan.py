@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from learn.errors import BatchError
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import free_memory, memory_told
-from tasks.params import Params
+from tasks.params import ExperimentConfig, Params
 from tasks.params.flatten import flatten
 
 if TYPE_CHECKING:
@@ -48,8 +48,26 @@ class Plan:
         return replace(self, assembled=assembled, model=model, settings=settings, seed=seed)
 
 
+def settings_of(params: Params, experiment: ExperimentConfig, device: torch.device) -> dict[str, Any]:
+    """Returns the parameters of a run, flattened: of the experiment, and of what its dataset's stages do."""
+    dataset = params.dataset(experiment.dataset)
+    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
+    return flatten(experiment.model_dump() | data | {"device": str(device), "threads": params.threads})
+
+
 def _smaller(name: str) -> str:
     return f"choose a smaller experiments.{name}.model"
+
+
+def check_batches(assembled: Assembled, model: nn.Module) -> None:
+    """Checks that model, loss and batches fit each other; raises BatchError. Draws no random numbers."""
+    from learn.training.batch_check import try_batches
+
+    training = assembled.splits["train"]
+    try:
+        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), assembled.batch_size)
+    except BatchError as error:
+        raise BatchError(f"experiments.{assembled.name}: {error}") from error
 
 
 def plan(params: Params, name: str) -> Plan:
@@ -60,7 +78,6 @@ def plan(params: Params, name: str) -> Plan:
         DataError: A file of the data is damaged.
         BatchError: Model, loss and data do not fit each other.
     """
-    from learn.training.batch_check import try_batches
     from learn.training.device import use_device
 
     experiment = params.experiment(name)
@@ -68,21 +85,13 @@ def plan(params: Params, name: str) -> Plan:
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
         assembled = assemble(params, name, "train", HELD_OUT)
     assembled = replace(assembled, experiment=experiment.with_seed(experiment.trainings[0]))
-    training, batch_size = assembled.splits["train"], assembled.batch_size
     model = assembled.new_model()
     with memory_told(f"train {name}: for the model", device, lambda: _smaller(name)):
         model = assembled.on_device(model)
-    try:
-        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), batch_size)
-    except BatchError as error:
-        raise BatchError(f"experiments.{name}: {error}") from error
+    check_batches(assembled, model)
     planned = Plan(assembled, model, assembled.augmentation(), None, {})
     summary = _summary(planned)
-    seeds = {"seed": experiment.seed} if experiment.seeds is None else {"seeds": experiment.seeds}
-    settings = experiment.model_dump(exclude={"seed", "seeds"}) | seeds
-    dataset = params.dataset(experiment.dataset)
-    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
-    settings = flatten(settings | data | {"device": str(device), "threads": params.threads})
+    settings = settings_of(params, experiment, device)
     return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from learn.data.transformed import Info
-from learn.errors import BatchError, NotFiniteError, TrackwayError
+from learn.errors import NotFiniteError, TrackwayError
 from learn.training.history import as_csv
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import PARAMS_FILE, Params, parse_params
-from tasks.params.flatten import flatten
+from tasks.plan import check_batches, settings_of
 from tasks.sweep.check import only
 from tasks.workspace.files import samples_md5
 from tasks.workspace.paths import evaluation_folder, training_folder
@@ -72,7 +72,7 @@ class Trainer:
             device, what = use_device(params.device, params.threads), f"a trial of {self._name}"
             with alone_on_gpu(what, device), memory_told(what, device, lambda: LESS.format(self._name)):
                 assembled = self._assembled(params)
-                flat |= _flat(params, assembled)
+                flat |= settings_of(params, assembled.experiment, assembled.device)
                 return _fit(assembled, flat, history, goes_on)
         except NotFiniteError as error:
             return Outcome(DIVERGED, str(error), **_so_far(history, flat))
@@ -117,22 +117,9 @@ def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_
 
 def _new_state(assembled: Assembled) -> State:
     """Returns the state before the first epoch; draws the random numbers that the train stage draws."""
-    from learn.training.batch_check import try_batches
-
-    training = assembled.splits["train"]
     model = assembled.on_device(assembled.new_model())
-    try:
-        try_batches(model, assembled.criterion, *training.batch(slice(0, 2)), len(training), assembled.batch_size)
-    except BatchError as error:
-        raise BatchError(f"experiments.{assembled.name}: {error}") from error
+    check_batches(assembled, model)
     return assembled.new_state(model)
-
-
-def _flat(params: Params, assembled: Assembled) -> dict[str, Any]:
-    """Returns the settings that the train stage gives its run in MLflow."""
-    experiment, dataset = assembled.experiment, params.dataset(assembled.experiment.dataset)
-    data = {"split": dataset.split.model_dump(), "transform": dataset.transform.model_dump()}
-    return flatten(experiment.model_dump() | data | {"device": str(assembled.device), "threads": params.threads})
 
 
 def _so_far(history: list[Epoch], flat: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.address import project_folder
 from tasks.tracking.liveness import is_latest, now_ms
 from tasks.tracking.messages import Begin, End, Epochs, Files, Message, RunHeader
-from tasks.tracking.runs import LONGEST_NAME, experiment_id_of, run_name, stage_tag
+from tasks.tracking.runs import LONGEST_NAME, experiment_id_of, log_datasets, run_name, stage_tag
 from tasks.tracking.store import store_lock
 from tasks.tracking.tags import (
     DIFF,
@@ -89,7 +89,8 @@ class LoggedRun:
         diff = "" if rebuilt else self.header.diff
         self.run_id = run_id = self._create_run(client, self._tags(message, rebuilt, bool(diff)), message)
         client.log_batch(run_id, params=[Param(key, _as_text(value)) for key, value in message.params.items()])
-        self._log_dataset(client, run_id)
+        lineage = self.header.lineage
+        log_datasets(client, run_id, lineage.path, {"training": (lineage.dataset, lineage.digest)})
         client.log_text(run_id, message.summary, "summary.txt")
         if diff:
             client.log_text(run_id, diff, DIFF)
@@ -145,18 +146,6 @@ class LoggedRun:
             if before and key not in NO_SETTINGS and before[0].data.params.get(key, "") != _as_text(value)
         ]
         return "".join(changed[:3]) + (" …" if len(changed) > 3 else "")
-
-    def _log_dataset(self, client: MlflowClient, run_id: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
-
-        lineage = self.header.lineage
-        dataset = Dataset(lineage.dataset, lineage.digest, "dvc", lineage.path)
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        try:
-            client.log_inputs(run_id, datasets=inputs)
-        except MlflowException:  # MLflow checks, then creates: another run of the dataset may have created it meanwhile
-            client.log_inputs(run_id, datasets=inputs)
 
     def _log_epochs(self, client: MlflowClient, run_id: str, message: Epochs) -> None:
         from mlflow.entities import Metric

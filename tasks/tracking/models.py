@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
-from tasks.tracking.runs import find_run
+from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
 from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, OUR_NOTE, STATE_DICT
 from tasks.workspace.paths import transformed_folder
@@ -62,7 +62,8 @@ def log_evaluation(
         run_id = run.info.run_id
         _log_metrics(client, run, metrics)
         data = {split: report[key] for split, key in DATA_TAGS.items() if key in report}
-        _log_datasets(client, run_id, dataset, data)
+        path = transformed_folder(dataset).as_posix()
+        log_datasets(client, run_id, path, {split: (f"{dataset} {split}", md5) for split, md5 in data.items()})
         new_tags = {DATA_TAGS[split]: md5 for split, md5 in data.items()} | tags | _description(run, note)
         for key, value in new_tags.items():
             client.set_tag(run_id, key, value)
@@ -117,29 +118,6 @@ def log_seeds(
                 _log_metrics(client, run, metrics)
                 for key, value in data.items():
                     client.set_tag(run.info.run_id, key, value)
-
-
-def _log_datasets(client: MlflowClient, run_id: str, dataset: str, data: dict[str, str]) -> None:
-    """Adds the held-out splits to what a run's page lists as its datasets.
-
-    Args:
-        client: A client of the store.
-        run_id: The run.
-        dataset: Name of the dataset.
-        data: Split → md5 of its samples.
-    """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-    from mlflow.exceptions import MlflowException
-
-    path = transformed_folder(dataset).as_posix()
-    inputs = [
-        DatasetInput(Dataset(f"{dataset} {split}", md5, "dvc", path), [InputTag("mlflow.data.context", split)])
-        for split, md5 in data.items()
-    ]
-    try:
-        client.log_inputs(run_id, datasets=inputs)
-    except MlflowException:  # another run of the dataset has created it meanwhile
-        client.log_inputs(run_id, datasets=inputs)
 
 
 def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float]) -> None:

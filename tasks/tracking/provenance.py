@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tasks.tracking.delivery import open_store
-from tasks.tracking.store import if_there, told_if_slow
+from tasks.tracking.store import all_pages, if_there, told_if_slow
 from tasks.tracking.tags import (
     COMMIT,
     DATA_MD5,
@@ -114,7 +114,7 @@ class Provenance:
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
-        models = _all(client.search_registered_models)
+        models = all_pages(client.search_registered_models)
         aliases: dict[tuple[str, str], list[str]] = {}
         for model in models:
             for alias, number in model.aliases.items():
@@ -127,7 +127,7 @@ class Provenance:
                 each.run_id or "",
                 each.tags.get(DECISION, ""),
             )
-            for each in _all(client.search_model_versions)
+            for each in all_pages(client.search_model_versions)
         ]
 
     def version(self, name: str) -> Version | None:
@@ -154,7 +154,7 @@ class Provenance:
     def of_dataset(self, name: str) -> list[Origin]:
         """Returns all runs of a dataset, latest first."""
         found = self._client.get_experiment_by_name(name)
-        runs = _all(self._client.search_runs, experiment_ids=[found.experiment_id]) if found else []
+        runs = all_pages(self._client.search_runs, experiment_ids=[found.experiment_id]) if found else []
         return [_origin(run) for run in runs]
 
     def versions_of(self, run_ids: Collection[str]) -> list[Version]:
@@ -162,11 +162,11 @@ class Provenance:
         return [each for each in self.versions if each.run_id and each.run_id in run_ids]
 
     def _found(self, wanted: Iterable[tuple[str, str]]) -> list[Origin]:
-        experiments = [each.experiment_id for each in _all(self._client.search_experiments)]
+        experiments = [each.experiment_id for each in all_pages(self._client.search_experiments)]
         runs: dict[str, Run] = {}
         for tag, value in wanted:
             where = {"experiment_ids": experiments, "filter_string": f"tags.`{tag}` = '{value}'"}
-            runs |= {run.info.run_id: run for run in _all(self._client.search_runs, **where)}
+            runs |= {run.info.run_id: run for run in all_pages(self._client.search_runs, **where)}
         return [_origin(run) for run in sorted(runs.values(), key=lambda run: -run.info.start_time)]
 
 
@@ -196,14 +196,3 @@ def asked(uri: str, question: Callable[[Provenance], T]) -> T:
     """
     with told_if_slow(uri), open_store(uri) as client:
         return question(Provenance(client))
-
-
-def _all(search: Callable[..., Any], **arguments: Any) -> list[Any]:
-    """Returns what a search of MLflow finds, from all its pages."""
-    found, token = [], None
-    while True:
-        page = search(page_token=token, **arguments)
-        found += page
-        token = page.token
-        if not token:
-            return found

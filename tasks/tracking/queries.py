@@ -8,7 +8,7 @@ from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
 from tasks.tracking.registry import is_model_of, version_with
 from tasks.tracking.runs import find_run, restore_experiment
-from tasks.tracking.store import patiently, told_if_slow
+from tasks.tracking.store import all_pages, patiently, told_if_slow
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
 
 
@@ -49,14 +49,11 @@ def models_judged(uri: str, dataset: str, md5: str) -> int:
         experiment = client.get_experiment_by_name(dataset)
         if experiment is None:
             return 0
-        token, digests, parents = None, {}, set()
-        while True:
-            page = client.search_runs([experiment.experiment_id], f"tags.`{TEST_DATA}` = '{md5}'", page_token=token)
-            for run in page:
-                digests[run.info.run_id] = run.data.tags.get(STATE_DICT, run.info.run_id)
-                parents.add(run.data.tags.get(PARENT, ""))
-            if not (token := page.token):
-                return len({digest for run_id, digest in digests.items() if run_id not in parents})
+        where = {"experiment_ids": [experiment.experiment_id], "filter_string": f"tags.`{TEST_DATA}` = '{md5}'"}
+        runs = all_pages(client.search_runs, **where)
+        parents = {run.data.tags.get(PARENT) for run in runs}
+        own = [run for run in runs if run.info.run_id not in parents]
+        return len({run.data.tags.get(STATE_DICT, run.info.run_id) for run in own})
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,28 @@ def find_run(client: MlflowClient, dataset: str, name: str, digest: str, seed: i
     return runs[0] if runs else None
 
 
+def log_datasets(client: MlflowClient, run_id: str, path: str, datasets: dict[str, tuple[str, str]]) -> None:
+    """Adds datasets to what a run's page lists. Idempotent.
+
+    Args:
+        client: A client of the store.
+        run_id: The run.
+        path: Where their files are.
+        datasets: What each was used for, such as `training` → its name and digest.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    inputs = [
+        DatasetInput(Dataset(name, digest, "dvc", path), [InputTag("mlflow.data.context", context)])
+        for context, (name, digest) in datasets.items()
+    ]
+    try:
+        client.log_inputs(run_id, datasets=inputs)
+    except MlflowException:  # MLflow checks, then creates: another run of the dataset may have created it meanwhile
+        client.log_inputs(run_id, datasets=inputs)
+
+
 def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
     """Returns the id of a dataset's MLflow experiment, and creates or restores the experiment if necessary."""
     from mlflow.exceptions import MlflowException

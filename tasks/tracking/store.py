@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from learn.errors import StoreUnreachable, TrackingError
@@ -245,6 +245,16 @@ def store_lock(tracking: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def all_pages(search: Callable[..., Any], **arguments: Any) -> list[Any]:
+    """Returns what a search of MLflow finds, from all its pages."""
+    found, token = [], None
+    while True:
+        page = search(page_token=token, **arguments)
+        found += page
+        if not (token := page.token):
+            return found
 
 
 def if_there(ask: Callable[[], T]) -> T | None:

@@ -14,7 +14,7 @@ from tasks.tracking.lineage import git_context
 from tasks.tracking.liveness import now_ms, this_process
 from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
 from tasks.tracking.runs import LONGEST_NAME, experiment_id_of
-from tasks.tracking.store import patiently, store_lock
+from tasks.tracking.store import all_pages, patiently, store_lock
 from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SWEEP, TRIAL
 
 if TYPE_CHECKING:
@@ -116,15 +116,12 @@ def _parent(client: MlflowClient, uri: str, sweep: SweepRecord) -> Run:
 def _children(client: MlflowClient, experiment_id: str, sweep: str) -> set[str]:
     """Returns the keys of the trials that MLflow has; deletes the runs that a kill left unfinished."""
     there = set()
-    token: str | None = None
-    while token != "":
-        page = client.search_runs([experiment_id], f"tags.`{SWEEP}` = '{sweep}'", page_token=token)
-        for run in page:
-            if TRIAL in run.data.tags:
-                there.add(run.data.tags[KEY])
-            elif run.data.tags[KEY] != sweep:
-                client.delete_run(run.info.run_id)
-        token = page.token or ""
+    where = {"experiment_ids": [experiment_id], "filter_string": f"tags.`{SWEEP}` = '{sweep}'"}
+    for run in all_pages(client.search_runs, **where):
+        if TRIAL in run.data.tags:
+            there.add(run.data.tags[KEY])
+        elif run.data.tags[KEY] != sweep:
+            client.delete_run(run.info.run_id)
     return there
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Collection, Iterator
 from itertools import chain
@@ -28,9 +27,10 @@ from flows.reports.comparison.records import (
 from learn.comparison.ranking import is_number, metric_of
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
+from learn.training.history import read_history
 from tasks.params import Params
 from tasks.params.flatten import flatten
-from tasks.workspace.paths import history_file, report_file, scored_file, state_dict_file
+from tasks.workspace.paths import history_file, models_folder, report_file, scored_file, state_dict_files
 
 MOST_COMPARED = 20  # experiments that are compared with the best one
 MOST_DRAWN = 10  # experiments in a figure
@@ -143,8 +143,8 @@ def _measured(row: Row, split: str) -> dict[str, Measured]:
 
 def _megabytes(experiment: str) -> float | None:
     """Returns the size of an experiment's state_dict, of one if there is one for each seed."""
-    files = [state_dict_file(experiment), *state_dict_file(experiment).parent.glob("seed-*/model.pt")]
-    return next((file.stat().st_size / 1e6 for file in files if file.is_file()), None)
+    file = state_dict_files(models_folder(experiment))[0]
+    return file.stat().st_size / 1e6 if file.is_file() else None
 
 
 def _details(experiment: str, report: Row) -> Details:
@@ -165,7 +165,7 @@ def _curves(experiment: str) -> dict[str, Curve]:
     if not history_file(experiment).is_file():
         return {}
     mean = _columns(history_file(experiment))
-    each = [_columns(file) for file in sorted(state_dict_file(experiment).parent.glob("seed-*/history.csv"))]
+    each = [_columns(file) for file in sorted(models_folder(experiment).glob("seed-*/history.csv"))]
     epochs = tuple(range(1, len(next(iter(mean.values()), ())) + 1))
     curves = {}
     for name, values in mean.items():
@@ -179,9 +179,8 @@ def _curves(experiment: str) -> dict[str, Curve]:
 
 
 def _columns(file: Path) -> dict[str, tuple[float, ...]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return {name: tuple(float(row[name]) for row in rows) for name in rows[0] if name != "epoch"} if rows else {}
+    rows = read_history(file)
+    return {name: tuple(row[name] for row in rows) for name in rows[0]} if rows else {}
 
 
 def _one_seed(predictions: np.ndarray, row: Row, report: Row) -> np.ndarray:
