@@ -39,7 +39,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def warm_socket() -> Iterator[str]:
     """The socket of a warm process for all tests of a worker, and for the `trackway` command.
 
-    They take half the time. What it must equal is the cold `by_repro`.
+    They take half the time. What it must equal are the cold stages of `by_repro`.
     """
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         place = Path(folder, "warm.sock")  # a socket's path must be short
@@ -93,11 +93,14 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory, warm_socket: str, prefect_
 
 
 @pytest.fixture(scope="session")
-def by_repro(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which a bare `dvc repro` has run everything, cold. Not to be changed."""
-    return made_once(
-        "by-repro", lambda project: project.run("dvc", "repro", check=True, **{WARM: "off"}), tmp_path_factory
-    )
+def by_repro(tmp_path_factory: pytest.TempPathFactory, warm_socket: str) -> Project:
+    """A project in which `dvc repro` has run everything, each kind of stage also cold. Not to be changed."""
+
+    def run(project: Project) -> None:
+        project.run("dvc", "repro", "register@digits", check=True, **{WARM: "off"})
+        project.run("dvc", "repro", check=True)
+
+    return made_once("by-repro", run, tmp_path_factory)
 
 
 def made_once(name: str, run: Callable[[Project], object], factory: pytest.TempPathFactory) -> Project:

@@ -193,7 +193,7 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
     assert finished.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
     finished.run("sh", "-c", command, check=True, **author)
     assert finished.run("git", "status", "--porcelain").stdout == ""
-    again = finished.run("python", "-c", "from flows.cli.run import next_steps; print(next_steps())").stdout
+    again = finished.python("from flows.cli.run import next_steps; print(next_steps())").stdout
     assert again.startswith("Compare and watch:"), "nothing is left to commit"
 
 

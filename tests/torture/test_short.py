@@ -1,4 +1,4 @@
-"""The short part of `make torture` (python -m tests.torture)."""
+"""The short part of `make torture` (python -m tests.torture), with stages that are forks of a warm process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.torture.__main__ import lost
 from tests.torture.common import Ground, Scenario
 from tests.torture.kills import after_a_row
 
-pytestmark = pytest.mark.usefixtures("as_shipped")
+pytestmark = pytest.mark.usefixtures("warm_socket", "own_prefect")
 
 BLOBS = ["train@blobs-linear", "evaluate@blobs-linear", "register@blobs"]
 

@@ -62,7 +62,7 @@ def test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache(finished: 
     assert "digits-cnn" not in shown
     assert "blobs" not in shown
     assert champion(finished)[1] == "digits-mlp"
-    finished.run("python", "-c", LOAD, "models:/digits@champion")
+    finished.python(LOAD, "models:/digits@champion")
 
     finished.run("git", "checkout", "params.yaml", "dvc.lock")
     finished.run("dvc", "checkout")
@@ -71,7 +71,7 @@ def test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache(finished: 
 
 def test_what_is_renamed_is_not_trained_again_and_stays_champion(finished: Project) -> None:
     before = finished.lock["stages"]
-    assert finished.run("python", "-c", KILLED_BETWEEN_ITS_WRITES, check=False).returncode == -signal.SIGKILL
+    assert finished.python(KILLED_BETWEEN_ITS_WRITES, check=False).returncode == -signal.SIGKILL
     assert "digits-conv" not in finished.read("params.yaml")
     trackway(finished, "rename", "digits-cnn", "digits-conv")
     finished.edit("params.yaml", SCHEDULES, f"{SCHEDULES}\n{SCHEDULE}")
@@ -92,7 +92,7 @@ def test_what_is_renamed_is_not_trained_again_and_stays_champion(finished: Proje
     assert champion(finished, "straight") == ("1", "line-linear")
     assert sorted(run.info.run_name for run in runs(finished, "digits")) == ["digits-conv", "digits-mlp"]
     for name in ("digits", "straight"):
-        finished.run("python", "-c", LOAD, f"models:/{name}@champion")
+        finished.python(LOAD, f"models:/{name}@champion")
 
 
 def test_what_cannot_be_done_is_refused_with_nothing_changed(finished: Project) -> None:

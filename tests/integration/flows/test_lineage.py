@@ -29,7 +29,7 @@ print(json.dumps({target: answer(target) for target in sys.argv[1:]}))
 
 
 def asked(project: Project, *targets: str) -> dict[str, str]:
-    return json.loads(project.run("python", "-c", ASK, *targets).stdout.splitlines()[-1])
+    return json.loads(project.python(ASK, *targets).stdout.splitlines()[-1])
 
 
 def md5_of(project: Project, stage: str, path: str) -> str:

@@ -112,7 +112,7 @@ def test_a_password_protects_both_pages(finished: Project) -> None:
             "MLFLOW_TRACKING_USERNAME": "trackway",
             "MLFLOW_TRACKING_PASSWORD": password,
         }
-        assert "digits" in finished.run("python", "-c", code, check=True, **client).stdout
+        assert "digits" in finished.python(code, check=True, **client).stdout
 
         arguments = [process.cmdline() for process in finished.processes("")]
         assert len(arguments) >= 4

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import termios
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -41,10 +41,13 @@ def undone(finished: Project) -> Project:
     return finished
 
 
-@pytest.fixture
-def run(undone: Project, served: Served) -> Iterator[subprocess.Popen[str]]:
-    """A flow in it, started from a terminal."""
-    flow = undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api")
+@pytest.fixture(params=["its own"])
+def run(
+    undone: Project, served: Served, warm_socket: str, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """A flow in it, started from a terminal; whose warm process forks for its stages is the fixture's parameter."""
+    warm = warm_socket if request.param == "another" else ""
+    flow = undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api", TRACKWAY_WARM=warm)
     yield flow
     for process in undone.processes(""):
         process.kill()
@@ -82,19 +85,20 @@ def assert_a_rerun_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "run"),
     [
-        "Task run 'train digits-mlp' - train digits-mlp: 4,810 parameters",
-        "train digits-mlp: epoch 30/30",
-        "evaluate digits-mlp: validation loss",
+        ("Task run 'train digits-mlp' - train digits-mlp: 4,810 parameters", "its own"),
+        ("train digits-mlp: epoch 30/30", "another"),
+        ("evaluate digits-mlp: validation loss", "another"),
     ],
+    indirect=["run"],
 )
 def test_a_killed_flow_takes_its_stages_with_it(
     undone: Project, run: subprocess.Popen[str], served: Served, by_flow: Project, words: str, warm_socket: str
 ) -> None:
     read_until(run, words)
     run.kill()
-    wait_until(lambda: not undone.processes("tasks."), 10)
+    wait_until(lambda: not undone.processes(""), 20)
     assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow, warm_socket)
 
 
@@ -228,7 +232,9 @@ def test_a_killed_flow_takes_its_server_with_it(finished: Project) -> None:
         wait_until(lambda: not finished.processes(""), 20)
 
 
-def test_a_killed_dvc_takes_its_stage_with_it_and_can_be_run_again(undone: Project, by_flow: Project) -> None:
+def test_a_killed_dvc_takes_its_stage_with_it_and_can_be_run_again(
+    undone: Project, by_flow: Project, warm_socket: str
+) -> None:
     """Only DVC is killed, and run again at once: the two trainings do not both write the outputs and a run."""
     before = runs(undone)
     undone.edit("params.yaml", *LONG)
@@ -237,26 +243,28 @@ def test_a_killed_dvc_takes_its_stage_with_it_and_can_be_run_again(undone: Proje
         repro.kill()
         repro.wait()
         undone.edit("params.yaml", *reversed(LONG))
-        log = undone.run("dvc", "repro", "register@digits").stdout
+        log = undone.run("dvc", "repro", "register@digits", TRACKWAY_WARM=warm_socket).stdout
     assert "stays champion" in log
     assert runs(undone) == ["FINISHED", "KILLED", *before]
     assert undone.lock == by_flow.lock
     assert not undone.processes("tasks.")
 
 
-def test_a_dvc_that_is_killed_while_it_writes_its_lock_leaves_it_whole(undone: Project, by_flow: Project) -> None:
+def test_a_dvc_that_is_killed_while_it_writes_its_lock_leaves_it_whole(
+    undone: Project, by_flow: Project, warm_socket: str
+) -> None:
     before, partial = undone.read("dvc.lock"), undone.folder / ".dvc.lock.partial"
     os.mkfifo(partial)
     pipe = os.open(partial, os.O_RDWR)
     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # bytes; more cannot be written until these are read
-    with undone.start("dvc", "repro", "train@digits-mlp") as repro:
+    with undone.start("dvc", "repro", "train@digits-mlp", TRACKWAY_WARM=warm_socket) as repro:
         assert os.read(pipe, 10).startswith(b"schema: ")
         os.killpg(repro.pid, signal.SIGKILL)
     os.close(pipe)
     assert undone.read("dvc.lock") == before
     partial.unlink()
     partial.write_text(before[:10_000], encoding="utf-8")
-    undone.run("dvc", "repro", "register@digits")
+    undone.run("dvc", "repro", "register@digits", TRACKWAY_WARM=warm_socket)
     assert undone.lock == by_flow.lock
     assert not partial.exists()
 
@@ -281,7 +289,9 @@ def unlogged(finished: Project) -> Project:
     return finished
 
 
-def test_a_download_is_tried_again_where_the_network_failed(finished: Project, served: Served, mirror: Path) -> None:
+def test_a_download_is_tried_again_where_the_network_failed(
+    finished: Project, served: Served, mirror: Path, warm_socket: str
+) -> None:
     """Fashion-MNIST's hosts are behind a proxy that refuses; then its files appear in the mirror."""
     finished.run(*TRACKWAY, "add", "fashion_mnist")
     (finished.folder / "late").mkdir()
@@ -292,6 +302,7 @@ def test_a_download_is_tried_again_where_the_network_failed(finished: Project, s
         "download@fashion_mnist",
         PREFECT_API_URL=f"{served.prefect}/api",
         DATA_MIRROR="late",
+        TRACKWAY_WARM=warm_socket,
         **nowhere,
     )
     read_until(flow, "Retry 1/3 will start")
@@ -301,18 +312,19 @@ def test_a_download_is_tried_again_where_the_network_failed(finished: Project, s
     assert "download fashion_mnist: 4 files" in log
 
 
-def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served) -> None:
-    """The first trains for some 30 s, far longer than the second takes to start."""
-    undone.edit("params.yaml", "    epochs: 30\n", "    epochs: 900\n")
-    server = {"PREFECT_API_URL": f"{served.prefect}/api"}
-    with undone.start(*RUN, **server) as first:
-        read_until(first, "/900, train/loss")
-        assert first.stdout
-        threading.Thread(target=first.stdout.read, daemon=True).start()  # it must not wait for a reader
-        log = undone.run(*RUN, check=True, **server).stdout
-        first.wait()
-    assert "another flow is at work in this folder; waiting for it to end" in log
-    assert "9 stages: 0 run, 9 up to date" in log
+def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served, warm_socket: str) -> None:
+    """The first one has to wait for a stage, until the second one waits for it."""
+    server = {"PREFECT_API_URL": f"{served.prefect}/api", "TRACKWAY_WARM": warm_socket}
+    with ExitStack() as stack:
+        with FileLock(undone.folder / ".dvc/tmp/stages/train-digits-mlp.lock"):
+            first = stack.enter_context(undone.start(*RUN, **server))
+            read_until(first, "another process is at work on this stage")
+            second = stack.enter_context(undone.start(*RUN, **server))
+            read_until(second, "another flow is at work in this folder; waiting for it to end")
+        log, _ = first.communicate(timeout=120)
+        assert "9 stages: 4 run, 5 up to date" in log
+        log, _ = second.communicate(timeout=120)
+        assert "9 stages: 0 run, 9 up to date" in log
 
 
 def mounted(project: Project, mount: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -344,16 +356,16 @@ def test_an_mlflow_store_that_cannot_be_written_is_named(undone: Project, mount:
     assert "Traceback" not in done.stdout
 
 
-def test_an_artifact_store_that_runs_full_leaves_no_half_champion(unlogged: Project) -> None:
+def test_an_artifact_store_that_runs_full_leaves_no_half_champion(unlogged: Project, warm_socket: str) -> None:
     folder = "mlruns/artifacts/digits/models"
     done = mounted(unlogged, FULL.format(folder), "dvc", "repro", "register@digits")
     assert done.returncode != 0
     assert "error: the MLflow store sqlite:///mlruns/mlflow.db cannot be used: " in done.stdout
     assert "No space left on device" in done.stdout
     assert "Traceback" not in done.stdout
-    log = unlogged.run("dvc", "repro", "register@digits").stdout
+    log = unlogged.run("dvc", "repro", "register@digits", TRACKWAY_WARM=warm_socket).stdout
     assert "register digits: digits-cnn is champion (version 1, " in log
-    unlogged.run("python", "-c", LOAD_CHAMPION)
+    unlogged.python(LOAD_CHAMPION)
 
 
 @pytest.mark.parametrize(

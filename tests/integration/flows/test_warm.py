@@ -10,15 +10,18 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tasks.warm import own_place
+from tasks.workspace.environment import WARM
 from tests.integration.flows.test_survival import LONG, Terminal, read_until, runs
-from tests.support.project import TRACKWAY, Project, Served, wait_until, warm_process
+from tests.support.project import ROOT, TRACKWAY, Project, Served, wait_until, warm_process
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
 LOG = ".dvc/tmp/warm.log"
@@ -35,9 +38,41 @@ for _ in range(int(sys.argv[1])):
 """
 
 
+@dataclass(frozen=True)
+class Warm:
+    """A warm process, its socket and its log, which has so many characters when a test begins."""
+
+    pid: int
+    place: Path
+    log: Path
+    before: int
+
+    @property
+    def forked(self) -> list[str]:
+        """What has been done by forks during the test."""
+        return forked(self.log.read_text(encoding="utf-8")[self.before :])
+
+
+@pytest.fixture(scope="module")
+def ready() -> Iterator[Warm]:
+    """A warm process for this file's tests: one takes seconds to start."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, log = Path(folder, "warm.sock"), Path(folder, "log")  # a socket's path must be short
+        with warm_process(ROOT, place, log) as process:
+            wait_until(lambda: "ready" in log.read_text(encoding="utf-8"), 60)
+            yield Warm(process.pid, place, log, 0)
+
+
 @pytest.fixture
-def warm(finished: Project) -> Iterator[subprocess.Popen[bytes]]:
-    """A warm process for the finished project, ready."""
+def warm(ready: Warm, monkeypatch: pytest.MonkeyPatch) -> Warm:
+    """A warm process, which the project's stages use."""
+    monkeypatch.setenv(WARM, str(ready.place))
+    return replace(ready, before=len(ready.log.read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def own_warm(finished: Project) -> Iterator[subprocess.Popen[bytes]]:
+    """A warm process of the finished project, ready."""
     with warm_process(finished.folder, socket_of(finished), finished.folder / LOG) as process:
         wait_until(lambda: "ready" in finished.read(LOG), 60)
         yield process
@@ -48,14 +83,14 @@ def socket_of(project: Project) -> Path:
         return Path(own_place())
 
 
-def forked(project: Project) -> list[str]:
+def forked(log: str) -> list[str]:
     """What has been done by forks."""
-    return [line.strip() for line in project.read(LOG).splitlines()[1:] if "(cold: " not in line]
+    return [line.strip() for line in log.splitlines() if not re.match("ready |.*\\(cold: ", line)]
 
 
 def test_a_flow_starts_one_for_its_stages_which_ends_with_it(by_flow: Project) -> None:
     assert "loading PyTorch, MLflow and DVC once for all stages" in by_flow.read(".git/first-run.log")
-    found = forked(by_flow)
+    found = forked(by_flow.read(LOG))
     for kind, times in {
         "dvc": 31,
         "tasks.train": 7,
@@ -64,30 +99,28 @@ def test_a_flow_starts_one_for_its_stages_which_ends_with_it(by_flow: Project) -
         "tasks.register": 4,
     }.items():
         assert sum(line.startswith(f"{kind} ") for line in found) == times, found
-    assert not by_flow.processes("")
+    wait_until(lambda: not by_flow.processes(""), 10)
     assert not socket_of(by_flow).exists()
 
 
-def test_a_stage_is_warm_where_somebody_listens_and_not_where_that_is_off(
-    finished: Project, warm: subprocess.Popen[bytes]
-) -> None:
+def test_a_stage_is_warm_where_somebody_listens_and_not_where_that_is_off(finished: Project, warm: Warm) -> None:
     cold = finished.stage("split@digits", TRACKWAY_WARM="off").stdout
-    assert forked(finished) == []
+    assert warm.forked == []
     assert finished.stage("split@digits").stdout == cold
-    assert forked(finished) == ["tasks.split digits"]
-    assert stat.S_IMODE(socket_of(finished).stat().st_mode) == 0o700
+    assert warm.forked == ["tasks.split digits"]
+    assert stat.S_IMODE(warm.place.stat().st_mode) == 0o700
     # what libraries set themselves when they are imported, as in the process that starts the warm one, is no difference
     finished.stage("split@circles", KMP_INIT_AT_FORK="FALSE", TORCHINDUCTOR_CACHE_DIR="elsewhere")
     both = ["tasks.split digits", "tasks.split circles"]
-    assert forked(finished) == both
+    assert warm.forked == both
     # another environment, other limits: in doubt cold
     finished.stage("split@digits", OMP_NUM_THREADS="1")
     finished.run("sh", "-c", "ulimit -v 50000000; exec python -m tasks.split digits")
     finished.run("python", "-X", "dev", "-m", "tasks.split", "digits")
-    assert forked(finished) == both
+    assert warm.forked == both
 
 
-def test_mistakes_are_told_as_by_a_cold_stage(finished: Project, warm: subprocess.Popen[bytes]) -> None:
+def test_mistakes_are_told_as_by_a_cold_stage(finished: Project, warm: Warm) -> None:
     for edit in (("nothing", "nothing"), ("lr: 0.003", "lr: fast")):
         finished.edit("params.yaml", *edit) if edit[0] != "nothing" else None
         told = [
@@ -98,16 +131,14 @@ def test_mistakes_are_told_as_by_a_cold_stage(finished: Project, warm: subproces
         assert "Traceback" not in told[0].stdout
 
 
-def test_code_is_that_of_now(finished: Project, warm: subprocess.Popen[bytes]) -> None:
+def test_code_is_that_of_now(finished: Project, warm: Warm) -> None:
     assert "split digits: train" in finished.stage("split@digits").stdout
     finished.edit("tasks/split.py", 'made := f"split {name}: ', 'made := f"cut {name}: ')
     assert finished.stage("split@digits").stdout.startswith("cut digits: train")
-    assert len(forked(finished)) == 2
+    assert len(warm.forked) == 2
 
 
-def test_a_stage_that_crashes_in_c_fails_as_cold_and_harms_no_other(
-    finished: Project, warm: subprocess.Popen[bytes]
-) -> None:
+def test_a_stage_that_crashes_in_c_fails_as_cold_and_harms_no_other(finished: Project, warm: Warm) -> None:
     text = finished.read("tasks/split.py")
     (finished.folder / "tasks/split.py").write_text(f"{text}\n", encoding="utf-8")
     finished.edit(
@@ -119,30 +150,30 @@ def test_a_stage_that_crashes_in_c_fails_as_cold_and_harms_no_other(
     assert [stage.returncode for stage in done] == [-signal.SIGSEGV] * 2
     (finished.folder / "tasks/split.py").write_text(text, encoding="utf-8")
     finished.stage("split@digits")
-    assert len(forked(finished)) == 2
+    assert len(warm.forked) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_stage_ends_with_its_client(finished: Project, warm: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def test_a_stage_ends_with_its_client(finished: Project, warm: Warm, number: signal.Signals) -> None:
     finished.edit("params.yaml", *LONG)
     training = finished.start("python", "-m", "tasks.train", "digits-mlp")
     read_until(training, "epoch 300/30000")
     training.send_signal(number)
     training.communicate(timeout=30)
     assert training.returncode == (130 if number == signal.SIGINT else -number)
-    wait_until(lambda: finished.processes("") == [psutil.Process(warm.pid)], 20)
+    wait_until(lambda: not finished.processes(""), 20)
     assert runs(finished)[0] == "KILLED"
     finished.edit("params.yaml", *reversed(LONG))
     assert "Cached" not in finished.run("dvc", "repro", "evaluate@digits-mlp").stdout
 
 
 def test_a_killed_warm_process_ends_no_stage_and_the_next_ones_run_cold(
-    finished: Project, by_flow: Project, warm: subprocess.Popen[bytes]
+    finished: Project, by_flow: Project, own_warm: subprocess.Popen[bytes]
 ) -> None:
     finished.forget("train@digits-mlp", "evaluate@digits-mlp", "register@digits")
     flow = finished.start(*TRACKWAY, "run", "digits")
     read_until(flow, "train digits-mlp: 4,810 parameters")
-    warm.kill()
+    own_warm.kill()
     log, _ = flow.communicate(timeout=300)
     assert flow.returncode == 0, log
     assert "error" not in log
@@ -165,23 +196,21 @@ def test_it_ends_when_a_library_is_installed(finished: Project, tmp_path: Path) 
         log = finished.run(str(python), "-m", "tasks.split", "digits").stdout
         assert process.wait(10) == 0
     assert log.startswith("split digits: train")
-    assert forked(finished) == ["tasks.split digits"]
+    assert forked(finished.read(LOG)) == ["tasks.split digits"]
     assert not socket_of(finished).exists()
 
 
-def test_two_hundred_stages_leave_its_memory_as_ten_do(finished: Project, warm: subprocess.Popen[bytes]) -> None:
+def test_two_hundred_stages_leave_its_memory_as_ten_do(finished: Project, warm: Warm) -> None:
     process = psutil.Process(warm.pid)
     finished.run("python", "-c", MANY, "10")
     after_ten = process.memory_info().rss
     finished.run("python", "-c", MANY, "190")
-    assert len(forked(finished)) == 200
+    assert len(warm.forked) == 200
     assert process.memory_info().rss < after_ten * 1.01
     wait_until(lambda: not process.children(), 10)
 
 
-def test_a_terminal_shows_the_progress_bar_and_ctrl_c_ends_the_stage(
-    finished: Project, warm: subprocess.Popen[bytes]
-) -> None:
+def test_a_terminal_shows_the_progress_bar_and_ctrl_c_ends_the_stage(finished: Project, warm: Warm) -> None:
     finished.edit("params.yaml", *LONG)
     with Terminal(finished, "dvc", "repro", "--single-item", "train@digits-mlp") as terminal:
         terminal.read_until("%|")
@@ -189,21 +218,20 @@ def test_a_terminal_shows_the_progress_bar_and_ctrl_c_ends_the_stage(
         terminal.read_until(seconds=60)
         assert terminal.command.wait(10) != 0
         assert "Traceback" not in terminal.text, terminal.text
-    assert "tasks.train train@digits-mlp" in forked(finished)
-    wait_until(lambda: finished.processes("") == [psutil.Process(warm.pid)], 20)
+    assert "tasks.train train@digits-mlp" in warm.forked
+    wait_until(lambda: not finished.processes(""), 20)
 
 
-def test_nobody_else_can_reach_it(finished: Project, warm: subprocess.Popen[bytes]) -> None:
+def test_nobody_else_can_reach_it(warm: Warm) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root, to become another user")
     code = (
         "import os, socket, sys\nos.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
         "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     )
-    place = socket_of(finished)
-    done = subprocess.run([sys.executable, "-c", code, place], cwd="/", capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, warm.place], cwd="/", capture_output=True, text=True)
     assert "PermissionError" in done.stderr
-    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(warm.place.parent.stat().st_mode) == 0o700
 
 
 def test_status_shows_it_and_a_bare_repro_uses_it(served: Served) -> None:
@@ -228,7 +256,7 @@ def test_the_trackway_command_is_a_fork_while_the_servers_are_up(served: Served)
 
 
 @pytest.mark.hardware
-def test_a_stage_can_use_a_gpu_after_the_fork(finished: Project, warm: subprocess.Popen[bytes]) -> None:
+def test_a_stage_can_use_a_gpu_after_the_fork(finished: Project, warm: Warm) -> None:
     """The warm process refuses to serve once CUDA is initialized; a fork can still do so."""
     import torch
 
@@ -236,4 +264,4 @@ def test_a_stage_can_use_a_gpu_after_the_fork(finished: Project, warm: subproces
         pytest.skip("needs a CUDA GPU")
     finished.edit("params.yaml", "device: auto", "device: cuda")
     assert "cuda" in finished.stage("train@digits-mlp").stdout
-    assert "tasks.train digits-mlp" in forked(finished)
+    assert "tasks.train digits-mlp" in warm.forked

@@ -135,7 +135,7 @@ def test_an_experiment_that_is_gone_leaves_the_comparison_and_the_championship(f
     left = {file.name for file in (finished.folder / "metrics/digits").iterdir()}
     assert left == {"digits-mlp.json", "digits-mlp.predictions.npz", "digits-mlp.report.json"}
     assert "up to date" in finished.run("dvc", "status").stdout
-    finished.run("python", "-c", LOAD_CHAMPION)
+    finished.python(LOAD_CHAMPION)
 
     finished.edit(
         "params.yaml",
@@ -181,8 +181,9 @@ CHANGES = {
 def test_a_change_makes_stale_what_it_can_change_and_no_more(finished: Project, change: str) -> None:
     file, old, new, stale = CHANGES[change]
     finished.edit(file, old, new)
-    listed = finished.run("dvc", "stage", "list", "--name-only").stdout.split()
-    expected = {name for name in listed for word in stale.split() if word in (name, name.partition("@")[0])}
+    expected = {
+        name for name in finished.lock["stages"] for word in stale.split() if word in (name, name.partition("@")[0])
+    }
     status = json.loads(finished.run("dvc", "status", "--json").stdout)
     own = {name for name, why in status.items() if any(_is_code(reason) for reason in why)}
     assert own == expected

@@ -46,11 +46,11 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_renamed_project_goes_on_where_it_was(finished: Project) -> None:
-    finished.run("python", "-c", USE)
+    finished.python(USE)
     old = finished.folder
     shutil.rmtree(old / "downloaded")
     project = Project(old.rename(old.parent / "100% café, renamed"))
-    assert "GraphModule" in project.run("python", "-c", USE).stdout
+    assert "GraphModule" in project.python(USE).stdout
     for file in ("state_dict/model.pt", "history/digits-mlp.csv", "figures/confusion_matrix.png"):
         assert (project.folder / "downloaded" / file).is_file()
 
@@ -64,12 +64,12 @@ def test_a_renamed_project_goes_on_where_it_was(finished: Project) -> None:
 
 
 def test_a_copied_project_leaves_the_original_alone(finished: Project) -> None:
-    finished.run("python", "-c", USE)
+    finished.python(USE)
     before = files(finished.folder / "mlruns")
     copy = Project(finished.folder.with_name("project-copy"))  # the old name is how the new one begins
     shutil.copytree(finished.folder, copy.folder, symlinks=True)
     original = finished.folder.rename(finished.folder.with_name("away"))  # whatever is read from it is missed
-    copy.run("python", "-c", USE)
+    copy.python(USE)
     original.rename(finished.folder)
 
     for stage in ("train@digits-mlp", "evaluate@digits-mlp", "register@digits"):
@@ -80,9 +80,9 @@ def test_a_copied_project_leaves_the_original_alone(finished: Project) -> None:
 
 
 def test_a_store_that_is_where_it_was_is_not_written(finished: Project) -> None:
-    finished.run("python", "-c", USE)
+    finished.python(USE)
     before = files(finished.folder / "mlruns")
-    finished.run("python", "-c", USE)
+    finished.python(USE)
     assert files(finished.folder / "mlruns") == before
 
 
@@ -91,7 +91,7 @@ def test_an_experiment_that_someone_keeps_elsewhere_stays_there(finished: Projec
     places = {"cloud": "s3://bucket/artifacts/cloud", "server": "mlflow-artifacts:/7", "disk": "file:///somewhere/else"}
     for name, location in places.items():
         client.create_experiment(name, artifact_location=location)
-    finished.run("python", "-c", USE)
+    finished.python(USE)
     assert set(places.values()) <= texts(finished)
 
 
@@ -143,9 +143,7 @@ def test_a_run_of_another_machine_is_marked_when_its_heart_has_stopped(finished:
         client.set_tag(run.info.run_id, "trackway.process", '["another-host", 1, 0.0]')
         client.set_tag(run.info.run_id, "trackway.heartbeat", str(beat))
         client.update_run(run.info.run_id, "RUNNING")
-    finished.run(
-        "python", "-c", "from tasks.tracking.delivery import prepare_store as p; p('sqlite:///mlruns/mlflow.db')"
-    )
+    finished.python("from tasks.tracking.delivery import prepare_store as p; p('sqlite:///mlruns/mlflow.db')")
     assert run_of(finished, "digits-cnn").info.status == "RUNNING"
     assert run_of(finished, "digits-mlp").info.status == "KILLED"
 

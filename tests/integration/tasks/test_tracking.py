@@ -206,7 +206,7 @@ def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Pro
     shown = finished.run("python", "-m", "flows.cli", "results").stdout
     (line,) = [line for line in shown.splitlines() if " champion" in line and "digits" in line]
     assert {"digits-mlp", "99.90%", f"{numbers['accuracy']:.2%}"} <= set(line.split())
-    finished.run("python", "-c", LOAD_CHAMPION)
+    finished.python(LOAD_CHAMPION)
 
     inputs = finished.folder / "data/transformed/digits/training/validation-inputs.npy"
     pictures = np.load(inputs)
@@ -265,11 +265,11 @@ def described(project: Project, name: str) -> str:
 def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     """Each time `models:/digits@champion` answers with another model, and a registration changes nothing."""
     because = ("--because", "smaller on disk")
-    first = finished.run("python", "-c", PREDICT).stdout
+    first = finished.python(PREDICT).stdout
     said = finished.run(*TRACKWAY, "promote", "digits", "digits-mlp", *because).stdout
     told = r"digits-mlp is champion \(version 2, validation accuracy 0\.9556, .*\), chosen by hand: smaller on disk"
     assert re.search(told, said), said
-    second = finished.run("python", "-c", PREDICT).stdout
+    second = finished.python(PREDICT).stdout
     assert second != first
     assert "chosen by hand: smaller on disk" in described(finished, "digits@champion")
     assert re.search(rf"digits-mlp \(version 2\) stays champion: {told}", finished.stage("register@digits").stdout)
@@ -278,10 +278,10 @@ def test_a_champion_is_chosen_by_hand_and_goes_back(finished: Project) -> None:
     told = "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back"
     assert told in said
     assert told in described(finished, "digits@champion")
-    assert finished.run("python", "-c", PREDICT).stdout == first
+    assert finished.python(PREDICT).stdout == first
     assert "digits-cnn stays champion (version 1)" in finished.stage("register@digits").stdout
     finished.run(*TRACKWAY, "rollback", "digits")
-    assert finished.run("python", "-c", PREDICT).stdout == second
+    assert finished.python(PREDICT).stdout == second
 
     finished.run(*TRACKWAY, "promote", "circles", "circles-linear", *because)
     assert "circles-linear (version 2) stays champion" in finished.stage("register@circles").stdout
@@ -318,7 +318,7 @@ def test_one_that_chance_could_have_made_better_is_challenger(finished: Project)
     challenger = client.get_model_version_by_alias("digits", "challenger")
     assert (challenger.tags["experiment"], challenger.tags["trackway.decision"]) == ("digits-cnn", told[0])
     assert 0.05 < float(challenger.tags["trackway.decision.p"]) <= 1
-    finished.run("python", "-c", LOAD_CHAMPION)
+    finished.python(LOAD_CHAMPION)
     finished.edit("params.yaml", "require: separable", "max_parameters: 3000")
     log = finished.run("dvc", "repro").stdout
     assert "digits-cnn cannot be champion: it has 3,240 parameters, more than champion.max_parameters allows" in log

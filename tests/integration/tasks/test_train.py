@@ -192,7 +192,7 @@ def test_losses_with_weights_train_and_become_champion(finished: Project) -> Non
     for dataset in ("digits", "circles"):
         client.delete_registered_model_alias(dataset, "champion")
     finished.run("dvc", "repro", "register@digits", "register@circles")
-    predicted = finished.run("python", "-c", PREDICT).stdout.splitlines()
+    predicted = finished.python(PREDICT).stdout.splitlines()
     for (experiment, loss), line in zip(WEIGHTED.items(), predicted, strict=True):
         dataset, name, accuracy = line.split()
         version = client.get_model_version_by_alias(dataset, "champion")
@@ -399,7 +399,7 @@ def test_a_dataset_of_one_s_own_goes_the_whole_way(finished: Project) -> None:
     assert inputs.dtype == np.float32
     assert -1 <= inputs.min() < -0.9 < 0.9 < inputs.max() <= 1
     measured = json.loads(finished.read("metrics/waves/waves-one.json"))["accuracy"]
-    assert float(finished.run("python", "-c", PREDICT_WAVES).stdout) == pytest.approx(measured)
+    assert float(finished.python(PREDICT_WAVES).stdout) == pytest.approx(measured)
 
     # a model that torch.export cannot store trains and is measured
     finished.edit("params.yaml", "{name: centred}", "{name: deciding}")
