@@ -12,12 +12,12 @@ from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.tracking.address import address
 from tasks.tracking.cards import Registered, escaped
-from tasks.tracking.tags import COMMIT, DATA_MD5, DIFF, DIRTY, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import COMMIT, DATA_MD5, DIFF, DIRTY
+from tasks.workspace.report import DATA_KEYS
 
 WORST = 3  # number of classes and of pairs of classes that are named as weaknesses
 CLASSES = 20  # largest number of classes that the first sentence names
 COUNTS = ("parameters", "epochs")  # numbers in metrics/D/E.json that are no metrics
-DATA = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the key in the report with the md5 of its samples
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _classes_of(records: Records) -> list[str]:
 def data(records: Records, registered: Registered) -> str:
     """Returns the sizes and versions of the splits, the dataset's settings, and what the checks of photos found."""
     rows = [
-        [part, f"{records.samples[part]:,}", records.report.get(DATA.get(part, ""), "–")]
+        [part, f"{records.samples[part]:,}", records.report.get(DATA_KEYS.get(part, ""), "–")]
         for part in ("train", "validation", "test")
         if part in records.samples
     ]

@@ -12,7 +12,6 @@ from functools import partial
 from learn.comparison.gate import Candidate
 from learn.data.transformed import INFO, Info
 from tasks.card_parts import (
-    DATA,
     Records,
     curves,
     data,
@@ -34,6 +33,7 @@ from tasks.workspace.paths import (
     training_folder,
     transformed_folder,
 )
+from tasks.workspace.report import DATA_KEYS
 
 
 def cards(params: Params, dataset: str, candidates: Iterable[Candidate]) -> Cards:
@@ -84,7 +84,7 @@ def front_matter(records: Records, registered: Registered) -> str:
     model, dataset = records.params.experiment(records.experiment).model.name, registered.model
     results = []
     for part in records.parts:
-        of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA[part], "")}
+        of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA_KEYS[part], "")}
         measured = [
             {"type": name, "name": f"{part} {name}", "value": value} for name, value in records.metrics(part).items()
         ]

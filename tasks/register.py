@@ -33,7 +33,6 @@ from tasks.tracking.registry import (
     register_champion,
     why_champion_broken,
 )
-from tasks.tracking.tags import DATA_TAGS, STATE_DICT, TEST_DATA
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
@@ -46,6 +45,7 @@ from tasks.workspace.paths import (
     state_dict_files,
     training_folder,
 )
+from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY, TEST_DATA_KEY
 
 BATCH = 1000  # samples that a registered model predicts at a time
 
@@ -88,7 +88,7 @@ def _models_judged(params: Params, uri: str, name: str) -> str:
     """Returns a text that says how many models the test split has measured; "" if it is fresh."""
     if not (experiments := params.experiments_of(name)):
         return ""
-    judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA])
+    judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA_KEY])
     lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best result may be luck"
     return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
@@ -101,7 +101,7 @@ def complete(params: Params, uri: str, name: str) -> None:
     """
     for experiment in missing_parts(uri, name, _state_dicts(params, name)):
         files, report = state_dict_files(models_folder(experiment)), report_of(name, experiment)
-        if not all(file.is_file() for file in files) or sha256_of(files) != report[STATE_DICT]:
+        if not all(file.is_file() for file in files) or sha256_of(files) != report[STATE_DICT_KEY]:
             print(
                 f"register {name}: MLflow lacks the model of {experiment}, and {files[0]} is not what was evaluated; "
                 f"next: dvc repro evaluate@{experiment}, then trackway relog"
@@ -131,7 +131,7 @@ def is_complete(params: Params, name: str) -> bool:
 
 def _state_dicts(params: Params, name: str) -> dict[str, str]:
     """Returns experiment → sha256 of the state_dict that was evaluated."""
-    return {e: report_of(name, e)[STATE_DICT] for e in params.experiments_of(name)}
+    return {e: report_of(name, e)[STATE_DICT_KEY] for e in params.experiments_of(name)}
 
 
 def report_of(name: str, experiment: str) -> dict[str, Any]:
@@ -201,8 +201,8 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Ca
                 dataset.split.held_out,
                 dataset.champion.metric,
                 _by_part(row),
-                report[STATE_DICT],
-                {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
+                report[STATE_DICT_KEY],
+                {split: report[key] for split, key in DATA_KEYS.items() if key in report},
                 read(scored_file(name, row["experiment"]), dataset.split.held_out),
                 why_not(params, name, row) or "",
             )

@@ -24,10 +24,12 @@ from tasks.tracking.tags import (
     DECISION,
     EXPERIMENT,
     NO_MODEL,
+    OURS,
     PREDICTIONS,
     PREVIOUS,
     REFUSED,
     STATE_DICT,
+    prefixed,
 )
 
 if TYPE_CHECKING:
@@ -261,7 +263,7 @@ def _as_record(
         version.name,
         version.version,
         tags.get(EXPERIMENT, "") if ours else None,
-        {name: float(value) for name, value in tags.items() if ours and name.startswith(("test/", "validation/"))},
+        _metrics_in(tags) if ours else {},
         {split: tags[tag] for split, tag in DATA_TAGS.items() if tag in tags},
         is_broken=_why_version_broken(client, version) is not None,
         refused=frozenset(tags.get(REFUSED, "").split()),
@@ -329,8 +331,14 @@ def _tags_of(candidate: Candidate) -> dict[str, str]:
         EXPERIMENT: candidate.experiment,
         STATE_DICT: candidate.state_dict,
         **{DATA_TAGS[split]: md5 for split, md5 in candidate.data.items()},
-        **{name: repr(value) for name, value in candidate.metrics.items()},
+        **prefixed({name: repr(value) for name, value in candidate.metrics.items()}),
     }
+
+
+def _metrics_in(tags: dict[str, str]) -> dict[str, float]:
+    """Returns the metrics in a version's tags by their full names, such as `validation/accuracy`."""
+    names = {tag: tag.removeprefix(OURS) for tag in tags}
+    return {name: float(tags[tag]) for tag, name in names.items() if name.startswith(("test/", "validation/"))}
 
 
 def _describe(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:

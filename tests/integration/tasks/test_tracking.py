@@ -22,7 +22,21 @@ from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
 from tasks.tracking.report import PAGE
-from tasks.tracking.tags import REPORT
+from tasks.tracking.tags import (
+    CODE_MD5,
+    COMMIT,
+    DATA_MD5,
+    DECISION,
+    DIRTY,
+    EXPERIMENT,
+    FLOW_RUN_ID,
+    NOTE,
+    OURS,
+    REPORT,
+    STAGE,
+    STATE_DICT,
+    TEST_DATA,
+)
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
 from tests.support.project import ROOT, TRACKWAY, Project
@@ -79,21 +93,21 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
             assert metrics[f"{part}/{key}"] == values[key]
 
     state_dict = by_flow.folder / "models" / name / "model.pt"
-    assert tags["state_dict.sha256"] == sha256(state_dict)
+    assert tags[STATE_DICT] == sha256(state_dict)
     lock = by_flow.read("dvc.lock")
-    assert tags["dvc.data.md5"] in lock
-    code = json.loads(tags["dvc.code.md5"])
+    assert tags[DATA_MD5] in lock
+    code = json.loads(tags[CODE_MD5])
     assert f"learn/models/{experiment.model.name}.py" in code
     assert all(md5 in lock for md5 in code.values())
-    assert tags["dvc.stage"] == f"train@{name}"
-    assert tags["mlflow.source.git.commit"] == by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
-    assert len(tags["prefect.flow_run"]) == 36
-    assert tags["version.torch"] == torch.__version__
+    assert tags[STAGE] == f"train@{name}"
+    assert tags[COMMIT] == by_flow.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert len(tags[FLOW_RUN_ID]) == 36
+    assert tags[f"{OURS}version.torch"] == torch.__version__
     data = {each.tags[0].value: (each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
-    assert data.pop("training") == (experiment.dataset, tags["dvc.data.md5"])
-    assert data.pop("test") == (f"{experiment.dataset} test", tags["test_data.md5"])
+    assert data.pop("training") == (experiment.dataset, tags[DATA_MD5])
+    assert data.pop("test") == (f"{experiment.dataset} test", tags[TEST_DATA])
     assert list(data) == [part for part in ("validation",) if measured[part]]
-    note = tags["mlflow.note.content"]
+    note = tags[NOTE]
     assert f"The {held_out} split decides." in note
     assert f"| {held_out} loss | {measured[held_out]['loss']:.4f} |" in note
 
@@ -156,7 +170,7 @@ def test_each_dataset_s_best_model_is_its_champion(by_flow: Project) -> None:
     client = mlflow.MlflowClient(by_flow.tracking_uri)
     for dataset, best in {"line": "line-linear", "circles": "circles-relu", "blobs": "blobs-linear"}.items():
         champion = client.get_model_version_by_alias(dataset, "champion")
-        assert champion.tags["experiment"] == best
+        assert champion.tags[EXPERIMENT] == best
         assert champion.run_id == run_of(by_flow, best).info.run_id
         assert by_flow.read(f"metrics/{dataset}.csv").splitlines()[1].startswith(best)
 
@@ -316,8 +330,8 @@ def test_one_that_chance_could_have_made_better_is_challenger(finished: Project)
     )
     assert told, log
     challenger = client.get_model_version_by_alias("digits", "challenger")
-    assert (challenger.tags["experiment"], challenger.tags["trackway.decision"]) == ("digits-cnn", told[0])
-    assert 0.05 < float(challenger.tags["trackway.decision.p"]) <= 1
+    assert (challenger.tags[EXPERIMENT], challenger.tags[DECISION]) == ("digits-cnn", told[0])
+    assert 0.05 < float(challenger.tags[f"{DECISION}.p"]) <= 1
     finished.run("python", "-c", LOAD_CHAMPION)
     finished.edit("params.yaml", "require: separable", "max_parameters: 3000")
     log = finished.run("dvc", "repro").stdout
@@ -403,7 +417,7 @@ def test_a_training_that_dvc_did_not_record_leaves_no_second_finished_run(finish
     finished.stage("train@line-parameters")  # once more, after it was evaluated
     new = sorted(runs(finished, "line"), key=lambda run: run.info.start_time)[before:]
     assert [run.info.status for run in new] == ["KILLED", "KILLED", "FINISHED", "FINISHED"]
-    assert len({run.data.tags["state_dict.sha256"] for run in new}) == 1
+    assert len({run.data.tags[STATE_DICT] for run in new}) == 1
     assert new[2].outputs.model_outputs, "it was evaluated"
 
 
@@ -438,7 +452,7 @@ def test_a_run_says_which_changes_were_not_committed(finished: Project) -> None:
     finished.commit("results")
     (finished.folder / "dvc.lock").write_text("")  # each run changes it
     clean = written()
-    assert clean.data.tags["git.dirty"] == "false"
+    assert clean.data.tags[DIRTY] == "false"
     finished.run("git", "init", "--quiet", "another")  # without a commit: git add fails on it
     assert "git.diff" not in artifacts(finished, clean)
 
@@ -447,8 +461,8 @@ def test_a_run_says_which_changes_were_not_committed(finished: Project) -> None:
     (finished.folder / "learn/models/mine.py").write_text("MINE = 1\n")
     index = (finished.folder / ".git/index").read_bytes()
     dirty = written()
-    assert dirty.data.tags["git.dirty"] == "true"
-    assert "uncommitted changes" in dirty.data.tags["mlflow.note.content"]
+    assert dirty.data.tags[DIRTY] == "true"
+    assert "uncommitted changes" in dirty.data.tags[NOTE]
     assert (finished.folder / ".git/index").read_bytes() == index
     shown = Path(client.download_artifacts(dirty.info.run_id, "git.diff", str(finished.folder.parent)))
     assert "s3cr3t" not in shown.read_text()
@@ -460,7 +474,7 @@ def test_a_run_says_which_changes_were_not_committed(finished: Project) -> None:
     assert {name: finished.read(name) for name in changed} == changed, "the patch on the commit is what was trained"
 
     shutil.rmtree(finished.folder / ".git")
-    assert "git.dirty" not in written().data.tags
+    assert DIRTY not in written().data.tags
 
 
 def test_settings_are_flattened_with_dots() -> None:

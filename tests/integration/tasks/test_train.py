@@ -22,6 +22,7 @@ from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split, StreamedSplit, load_split
 from learn.training.state import State
 from tasks.memory import is_streamed
+from tasks.tracking.tags import EXPERIMENT
 from tests.support.project import ROOT, TRACKWAY, Project
 
 CPU = torch.device("cpu")
@@ -196,7 +197,7 @@ def test_losses_with_weights_train_and_become_champion(finished: Project) -> Non
     for (experiment, loss), line in zip(WEIGHTED.items(), predicted, strict=True):
         dataset, name, accuracy = line.split()
         version = client.get_model_version_by_alias(dataset, "champion")
-        assert version.tags["experiment"] == experiment
+        assert version.tags[EXPERIMENT] == experiment
         assert name == loss["name"]
         assert float(accuracy) > 0.8
         key = "weight" if "weight" in loss else "pos_weight"

@@ -14,7 +14,8 @@ from tasks.card_parts import Records
 from tasks.model_card import model_card
 from tasks.params import load_params
 from tasks.tracking.cards import CUT, MOST, Registered, description, escaped, with_decision
-from tasks.tracking.tags import COMMIT, DATA_MD5, DIRTY, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import COMMIT, DATA_MD5, DIRTY
+from tasks.workspace.report import TEST_DATA_KEY, VALIDATION_DATA_KEY
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -37,7 +38,7 @@ RECORDS = Records(
         "validation": {"loss": 0.127, "accuracy": 0.9555},
     },
     {
-        TEST_DATA: "4773", VALIDATION_DATA: "0b71",
+        TEST_DATA_KEY: "4773", VALIDATION_DATA_KEY: "0b71",
         "diagnosis": {"kind": "settled", "summary": "settled", "text": "settled: the loss settled"},
         "intervals": {"validation": {"accuracy": [0.914, 0.977]}, "test": {"accuracy": [0.922, 0.968]}},
         "per_class": {"cat": f1(0.9, 30), "dog": f1(1.0, 10), "a|b<i>": f1(0.4, 5)},
@@ -51,7 +52,7 @@ LINE = Records(
     Info((1,), (), 1.0, {"train": 40, "test": 10}),
     {"train": 40, "test": 10},
     {"loss": 0.0003, "mae": 0.0003, "parameters": 2, "epochs": 1000},
-    {TEST_DATA: "c518", "diagnosis": {"text": "settled"}, "intervals": {"test": {"mae": [0.0002, 0.0004]}}},
+    {TEST_DATA_KEY: "c518", "diagnosis": {"text": "settled"}, "intervals": {"test": {"mae": [0.0002, 0.0004]}}},
     {},
 )
 
