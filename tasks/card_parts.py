@@ -31,6 +31,7 @@ class Records:
     numbers: dict[str, Any]  # content of metrics/D/E.json
     report: dict[str, Any]  # content of metrics/D/E.report.json
     photos: dict[str, Any]  # what the checks of photos found; {} for other data
+    judged: int  # number of models that the test part has measured
 
     @property
     def task(self) -> str:
@@ -86,7 +87,9 @@ def metrics(records: Records) -> str:
         [escaped(name), *(_value(records, part, name) for part in parts)]
         for name in dict.fromkeys(name for part in parts for name in records.metrics(part))
     ]
+    measured = "this model only" if records.judged < 2 else f"{records.judged:,} models"
     text = "## Metrics\n\nIn brackets is the 95 % interval.\n\n" + _table(["metric", *parts], rows)
+    text += f"\n\nThe test part has measured {measured}."
     if seeds := records.numbers.get("seeds"):
         text += (
             f"\n\nThese are means over {len(seeds)} seeds ({', '.join(seeds)}), ± their standard deviation. The model "

@@ -45,6 +45,7 @@ RECORDS = Records(
         "confusion_matrix": [[27, 0, 3], [0, 10, 0], [1, 0, 4]],
     },
     {},
+    12,
 )  # fmt: skip
 LINE = Records(
     PARAMS,
@@ -54,6 +55,7 @@ LINE = Records(
     {"loss": 0.0003, "mae": 0.0003, "parameters": 2, "epochs": 1000},
     {TEST_DATA_KEY: "c518", "diagnosis": {"text": "settled"}, "intervals": {"test": {"mae": [0.0002, 0.0004]}}},
     {},
+    1,
 )
 
 
@@ -90,6 +92,11 @@ def test_metrics_have_intervals_on_each_part() -> None:
     assert "| accuracy | 0.9555 (0.914 to 0.977) | 0.95 (0.922 to 0.968) |" in lines
     assert "| loss | 0.127 | 0.15 |" in lines
     assert not any("batch_mean" in line for line in lines)
+
+
+def test_it_says_how_many_models_the_test_part_has_measured() -> None:
+    assert section(model_card(RECORDS, DIGITS), "Metrics").endswith("\n\nThe test part has measured 12 models.")
+    assert "The test part has measured this model only." in model_card(LINE, replace(DIGITS, model="line"))
 
 
 def test_over_several_seeds_they_have_their_spread_and_the_seed_that_is_kept() -> None:
