@@ -69,7 +69,8 @@ def register(params: Params, name: str) -> Outcome:
     except TrackingError as error:  # the next register stage does it; what was decided must be told now
         print(f"register {name}: MLflow's page is not up to date: {error}")
     print(made := f"register {name}: {verdict.text}")
-    return Outcome(made, champion=made if verdict.is_new else "")
+    refused = f"{made}; judged for the first time: {', '.join(verdict.refused)}" if verdict.refused else ""
+    return Outcome(made, champion=made if verdict.is_new else "", refused=refused)
 
 
 def _describe(params: Params, name: str, verdict: str) -> None:
@@ -81,7 +82,7 @@ def _describe(params: Params, name: str, verdict: str) -> None:
     if params.tracking and (judged := _models_judged(params, params.tracking, name)):
         print(f"register {name}: {judged}")
         text += f"\n\n{judged[0].upper()}{judged[1:]}."
-    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text)
+    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text, verdict)
 
 
 def _models_judged(params: Params, uri: str, name: str) -> str:

@@ -214,5 +214,6 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
             name = f"[{name}]({mlflow}/{row['page']})"
         lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
-    decided = [f"- {row['dataset']}: {escaped(row['decision'])}" for row in rows if row.get("decision")]
+    decisions = [(row["dataset"], row[key]) for row in rows for key in ("decision", "verdict") if row.get(key)]
+    decided = [f"- {dataset}: {escaped(text)}" for dataset, text in dict.fromkeys(decisions)]
     return "\n".join([*lines, "", CAPTION, "", *decided, *(["", f"In detail: {links}"] if links else [])])

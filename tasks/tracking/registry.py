@@ -23,6 +23,7 @@ from tasks.tracking.tags import (
     DATA_TAGS,
     DECISION,
     EXPERIMENT,
+    JUDGED,
     NO_MODEL,
     OURS,
     PREDICTIONS,
@@ -43,9 +44,9 @@ class Verdict:
 
     text: str
     is_new: bool = False  # whether the alias moved to another version
+    refused: tuple[str, ...] = ()  # the experiments whose models were judged for the first time and are not champion
 
 
-@patiently
 def register_champion(
     uri: str | None,
     dataset: str,
@@ -70,9 +71,31 @@ def register_champion(
     """
     if not uri:
         return Verdict("no champion: tracking is off")
+    verdict = _decide(uri, dataset, candidates, experiments, rule, evaluate)
+    try:
+        _write_cards(uri, dataset, cards)
+    except TrackingError as error:  # the next register stage writes them; what was decided must be told now
+        print(f"register {dataset}: MLflow does not have the model cards yet: {error}")
+    return verdict
+
+
+@patiently
+def _decide(
+    uri: str,
+    dataset: str,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    rule: Rule,
+    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+) -> Verdict:
+    """Gives the aliases to models; the arguments are those of `register_champion`.
+
+    The alias `champion` comes last, so that a new champion is told even if the store fails to answer once before it.
+    """
     with open_store(uri) as client, store_lock(uri):
         able = [each for each in candidates if not each.barred]
-        kept = [each for each in able if not _never_kept(client, dataset, each)]
+        runs = {each.experiment: find_run(client, dataset, each.experiment, each.state_dict) for each in able}
+        kept = [each for each in able if not ((run := runs[each.experiment]) and NO_MODEL in run.data.tags)]
         if not kept:
             best = able[0].experiment
             return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
@@ -81,18 +104,19 @@ def register_champion(
         decision = judge(kept, champion, experiments, rule)
         if current and champion and champion.own and not champion.is_broken:
             _describe(client, current, next(each for each in candidates if each.experiment == champion.own))
-        if decision.champion:
-            verdict = _promote(client, dataset, decision.champion, decision, experiments, current)
-        else:
-            verdict = Verdict(decision.text)
         _set_challenger(client, dataset, decision, experiments)
+        new = {each.experiment: run for each in kept if (run := runs[each.experiment]) and JUDGED not in run.data.tags}
+        for run in new.values():
+            client.set_tag(run.info.run_id, JUDGED, "true")
+        if decision.champion:
+            return _promote(client, dataset, decision.champion, decision, experiments, current)
+        return Verdict(decision.text, refused=tuple(name for name in new if not (champion and name == champion.own)))
+
+
+@patiently
+def _write_cards(uri: str, dataset: str, cards: Cards) -> None:
+    with open_store(uri) as client, store_lock(uri):
         write_cards(client, _versions_with_alias(client, dataset), cards)
-        return verdict
-
-
-def _never_kept(client: MlflowClient, dataset: str, candidate: Candidate) -> bool:
-    run = find_run(client, dataset, candidate.experiment, candidate.state_dict)
-    return run is not None and NO_MODEL in run.data.tags
 
 
 def _set_challenger(client: MlflowClient, dataset: str, decision: Decision, experiments: Collection[str]) -> None:

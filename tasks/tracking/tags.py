@@ -19,7 +19,9 @@ NO_MODEL = "trackway.model.not_kept"  # the tag of a run whose model cannot be k
 REBUILT = "trackway.rebuilt"  # the tag of a run that was rebuilt from DVC's outputs, not written while it was trained
 PROCESS = "trackway.process"  # the tag that names the process that writes a run: machine, pid, when it was created
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"  # aliases of registered versions
-DECISION = "trackway.decision"  # the tag of a registered version that says why it did or did not become champion
+# The tag of a registered version that says why it did or did not become champion; of an experiment, what came last.
+DECISION = "trackway.decision"
+JUDGED = "trackway.judged"  # the tag of a run whose model was compared with the champion, or became it
 REFUSED = "trackway.refused"  # the tag of a champion with the state_dicts that do not take its place by themselves
 PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for each sample of the held-out splits
 SEED = "trackway.seed"  # the tag of the run of one of several seeds

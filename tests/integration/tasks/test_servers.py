@@ -95,7 +95,7 @@ def test_tags_of_an_earlier_version_are_renamed_and_a_kill_loses_none(
         version = {"experiment": "a", "state_dict.sha256": "1", "test/accuracy": "0.5"}
         runs = [client.create_run(experiment, tags=tags).info.run_id for tags in (run | own, trial | {KEY: "5"}, trial)]
         client.create_registered_model("old")
-        client.create_model_version("old", tmp_path.as_uri(), tags=version | own)
+        client.create_model_version("old", client.get_run(runs[0]).info.artifact_uri, runs[0], version | own)
 
         def tags() -> list[dict[str, str]]:
             found = [client.get_run(each).data.tags for each in runs] + [client.get_model_version("old", "1").tags]

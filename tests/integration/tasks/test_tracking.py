@@ -258,7 +258,7 @@ def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
     assert re.search(r"digits-cnn \(version 1, validation accuracy 0\.9\d+\) stays champion; digits-\w+ has 0\.", log)
     finished.edit("params.yaml", "cluster_std: 1.5, seed: 42", "cluster_std: 1.5, seed: 43")
     log = finished.run("dvc", "repro", "register@blobs").stdout
-    assert re.search(r"blobs-linear is champion \(version 2, .*; blobs-linear has 0\.\d+ there \(p = \S+e-\d+\)", log)
+    assert re.search(r"blobs-linear is champion \(version 2, .*; version 1 has 0\.\d+ there \(p = \S+e-\d+\)", log)
     client = mlflow.MlflowClient(finished.tracking_uri)
     assert str(client.get_model_version_by_alias("blobs", "previous-champion").version) == "1"
 
