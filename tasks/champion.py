@@ -7,7 +7,7 @@ from learn.errors import ParamsError, TrackingError, did_you_mean
 from tasks.model_card import cards
 from tasks.params import Params
 from tasks.register import candidates, compared
-from tasks.tracking.registry import promote_by_hand, roll_back
+from tasks.tracking.by_hand import promote_by_hand, roll_back
 
 
 def rollback(params: Params, dataset: str) -> str:

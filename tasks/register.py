@@ -24,15 +24,10 @@ from tasks.model_card import cards
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
+from tasks.tracking.loading import ModelMetadata, lacks_champion, why_champion_broken
 from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import missing_parts, models_judged
-from tasks.tracking.registry import (
-    ModelMetadata,
-    Verdict,
-    lacks_champion,
-    register_champion,
-    why_champion_broken,
-)
+from tasks.tracking.registry import Verdict, register_champion
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (

@@ -19,9 +19,9 @@ from tasks.plan import Plan, plan
 from tasks.register import compared, register_best, report_of
 from tasks.tracking.delivery import write_run
 from tasks.tracking.liveness import now_ms
+from tasks.tracking.loading import why_champion_broken
 from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message
 from tasks.tracking.queries import missing_parts
-from tasks.tracking.registry import why_champion_broken
 from tasks.tracking.tags import REBUILT
 from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import history_file, metrics_file, models_folder, state_dict_files, training_of

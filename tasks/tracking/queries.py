@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
-from tasks.tracking.registry import is_model_of, version_with
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import all_pages, patiently, told_if_slow
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
+from tasks.tracking.versions import is_model_of, version_with
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

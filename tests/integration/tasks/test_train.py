@@ -159,7 +159,7 @@ WEIGHTED = {
 PREDICT = """
 from pathlib import Path
 import numpy as np, torch
-from tasks.tracking.registry import load_model
+from tasks.tracking.loading import load_model
 for dataset, scale in (("digits", 16), ("circles", 1)):
     model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
     (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
@@ -374,7 +374,7 @@ experiments:
 
 PREDICT_WAVES = """
 import numpy as np, torch
-from tasks.tracking.registry import load_model
+from tasks.tracking.loading import load_model
 model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
 inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
