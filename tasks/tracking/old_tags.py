@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.store import all_pages, if_there, store_lock
-from tasks.tracking.tags import DATA_TAGS, KEY, NAMES, OURS, PREFIXED, STAGE, STATE_DICT, prefixed
+from tasks.tracking.tags import DATA_TAGS, JUDGED, KEY, NAMES, OURS, PREFIXED, STAGE, STATE_DICT, prefixed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,6 +74,9 @@ def rename_tags_in(client: MlflowClient, experiments: list[str]) -> None:
         print(f"MLflow: the tags of {len(runs):,} runs get names that begin with {OURS}, once", flush=True)
     for run_id, run in runs.items():
         new, old = _renamed(run.data.tags, OLD_RUN)
+        was_evaluated = OLD_STAGE in old and not set(OLD_DATA).isdisjoint(old)
+        if was_evaluated and JUDGED not in run.data.tags:  # nobody is told of it as of a new model
+            new[JUDGED] = "true"
         if new:
             client.log_batch(run_id, tags=[RunTag(*tag) for tag in new.items()])
         for tag in old:

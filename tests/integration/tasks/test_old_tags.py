@@ -8,7 +8,7 @@ from contextlib import closing
 import mlflow
 
 from tasks.tracking.old_tags import OLD_RUN, OLD_VERSION
-from tasks.tracking.tags import NAMES, OURS
+from tasks.tracking.tags import JUDGED, NAMES, OURS
 from tests.integration.tasks.test_tracking import runs
 from tests.support.project import Project
 
@@ -17,6 +17,7 @@ def as_before(project: Project) -> None:
     """Gives tags their old names, by which an earlier version of Trackway wrote them."""
     with closing(sqlite3.connect(project.folder / "mlruns/mlflow.db")) as database, database:
         database.execute("DELETE FROM experiment_tags WHERE key = ?", [NAMES])
+        database.execute("DELETE FROM tags WHERE key = ?", [JUDGED])
         for table, names in {"tags": OLD_RUN, "model_version_tags": OLD_VERSION}.items():
             for name in names:
                 like = f"{OURS}{name}%" if name.endswith((".", "/")) else OURS + name
