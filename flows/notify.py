@@ -1,4 +1,4 @@
-"""Notifies people of failed flows and new champions, in the log and at the addresses in params.yaml."""
+"""Notifies people of failed flows and of decisions about new models, in the log and at the addresses in params.yaml."""
 
 from __future__ import annotations
 

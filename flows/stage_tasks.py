@@ -80,6 +80,8 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     state = final_state(name, code, outcome, last)
     if outcome and outcome.champion:
         notify("new champion", outcome.champion, log)
+    if outcome and outcome.refused:
+        notify("no new champion", outcome.refused, log)
     return state
 
 

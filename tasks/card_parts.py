@@ -12,12 +12,12 @@ from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.tracking.address import address
 from tasks.tracking.cards import Registered, escaped
-from tasks.tracking.tags import COMMIT, DATA_MD5, DIFF, DIRTY, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import COMMIT, DATA_MD5, DIFF, DIRTY
+from tasks.workspace.report import DATA_KEYS
 
 WORST = 3  # number of classes and of pairs of classes that are named as weaknesses
 CLASSES = 20  # largest number of classes that the first sentence names
 COUNTS = ("parameters", "epochs")  # numbers in metrics/D/E.json that are no metrics
-DATA = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the key in the report with the md5 of its samples
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Records:
     numbers: dict[str, Any]  # content of metrics/D/E.json
     report: dict[str, Any]  # content of metrics/D/E.report.json
     photos: dict[str, Any]  # what the checks of photos found; {} for other data
+    judged: int  # number of models that the test part has measured
 
     @property
     def task(self) -> str:
@@ -86,7 +87,9 @@ def metrics(records: Records) -> str:
         [escaped(name), *(_value(records, part, name) for part in parts)]
         for name in dict.fromkeys(name for part in parts for name in records.metrics(part))
     ]
+    measured = "this model only" if records.judged < 2 else f"{records.judged:,} models"
     text = "## Metrics\n\nIn brackets is the 95 % interval.\n\n" + _table(["metric", *parts], rows)
+    text += f"\n\nThe test part has measured {measured}."
     if seeds := records.numbers.get("seeds"):
         text += (
             f"\n\nThese are means over {len(seeds)} seeds ({', '.join(seeds)}), ± their standard deviation. The model "
@@ -176,7 +179,7 @@ def _classes_of(records: Records) -> list[str]:
 def data(records: Records, registered: Registered) -> str:
     """Returns the sizes and versions of the splits, the dataset's settings, and what the checks of photos found."""
     rows = [
-        [part, f"{records.samples[part]:,}", records.report.get(DATA.get(part, ""), "–")]
+        [part, f"{records.samples[part]:,}", records.report.get(DATA_KEYS.get(part, ""), "–")]
         for part in ("train", "validation", "test")
         if part in records.samples
     ]

@@ -6,8 +6,8 @@ from learn.comparison.gate import Candidate
 from learn.errors import ParamsError, TrackingError, did_you_mean
 from tasks.model_card import cards
 from tasks.params import Params
-from tasks.register import candidates, compared
-from tasks.tracking.registry import promote_by_hand, roll_back
+from tasks.register import candidates, compared, reports_of
+from tasks.tracking.by_hand import promote_by_hand, roll_back
 
 
 def rollback(params: Params, dataset: str) -> str:
@@ -53,7 +53,7 @@ def promote(params: Params, dataset: str, experiment: str, because: str) -> str:
 def _evaluated(params: Params, dataset: str) -> list[Candidate]:
     """Returns all experiments of a dataset; raises TrackingError if one was not evaluated."""
     try:
-        return candidates(params, dataset, compared(params, dataset))
+        return candidates(params, dataset, compared(params, dataset), reports_of(params, dataset))
     except FileNotFoundError as error:
         raise TrackingError(f"{error.filename} is not there; next: dvc repro register@{dataset}") from error
 

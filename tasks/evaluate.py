@@ -30,7 +30,7 @@ from tasks.params import Params
 from tasks.stage import run_stage
 from tasks.tracking.models import log_evaluation, log_seeds
 from tasks.tracking.page import evaluation_note
-from tasks.tracking.tags import NO_MODEL, PREDICTIONS, STATE_DICT, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import DATA_TAGS, DIAGNOSIS, NO_MODEL, PREDICTIONS
 from tasks.workspace.files import samples_md5, sha256, sha256_of, write_atomically
 from tasks.workspace.paths import (
     history_file,
@@ -42,6 +42,7 @@ from tasks.workspace.paths import (
     state_dict_file,
     state_dict_files,
 )
+from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY, TEST_DATA_KEY, VALIDATION_DATA_KEY
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,15 +146,15 @@ def measured(params: Params, name: str) -> Evaluation:
     details: dict[str, Any] = {
         "experiment": name,
         "dataset": assembled.experiment.dataset,
-        STATE_DICT: sha256_of(state_dict_files(models_folder(name))),
-        TEST_DATA: predicted["test"].data,
+        STATE_DICT_KEY: sha256_of(state_dict_files(models_folder(name))),
+        TEST_DATA_KEY: predicted["test"].data,
         "diagnosis": vars(diagnosis),
         "intervals": {part: intervals(each) for part, each in predicted.items()},
     }
     if chosen is not None:
         details["chosen_seed"] = chosen
     if info.held_out != "test":
-        details[VALIDATION_DATA] = predicted["validation"].data
+        details[VALIDATION_DATA_KEY] = predicted["validation"].data
     by_class, texts = _by_class(predicted["test"].targets, scored[chosen]["test"][1], info.classes)
     return Evaluation(
         _mean(list(metrics.values())),
@@ -264,7 +265,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         seed: (sha256(state_dict_file(name, seed)), _not_in_curves(scores, history_file(name, seed)))
         for seed, scores in found.by_seed.items()
     }
-    data = {key: found.report[key] for key in (TEST_DATA, VALIDATION_DATA) if key in found.report}
+    data = {DATA_TAGS[split]: found.report[key] for split, key in DATA_KEYS.items() if key in found.report}
     log_seeds(params.tracking, experiment.dataset, name, for_seeds, data)
     if found.by_seed:  # all means: if seeds stopped early, the last point of a mean curve is not theirs
         metrics = _full_names(found.metrics) | {f"{name}.sd": value for name, value in _full_names(found.sd).items()}
@@ -275,7 +276,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         experiment.dataset,
         metrics=metrics,
         note=evaluation_note(found.report, found.metrics),
-        tags={"diagnosis": found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
+        tags={DIAGNOSIS: found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
         files={PREDICTIONS: as_file(found.predictions)},

@@ -6,13 +6,12 @@ The format is that of Hugging Face's model cards: YAML between two lines `---`, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 
 from learn.comparison.gate import Candidate
 from learn.data.transformed import INFO, Info
 from tasks.card_parts import (
-    DATA,
     Records,
     curves,
     data,
@@ -26,6 +25,7 @@ from tasks.card_parts import (
 )
 from tasks.params import Params
 from tasks.tracking.cards import DECIDED, FENCE, Cards, Registered, escaped
+from tasks.tracking.queries import models_judged
 from tasks.workspace.paths import (
     REPORT,
     evaluation_folder,
@@ -34,19 +34,30 @@ from tasks.workspace.paths import (
     training_folder,
     transformed_folder,
 )
+from tasks.workspace.report import DATA_KEYS
 
 
-def cards(params: Params, dataset: str, candidates: Iterable[Candidate]) -> Cards:
-    """Returns the model cards of a dataset's experiments; without the transformed data there are none."""
-    if not (training_folder(dataset) / INFO).is_file():
+def cards(params: Params, dataset: str, candidates: Sequence[Candidate]) -> Cards:
+    """Returns the model cards of a dataset's experiments; without the transformed data or a store there are none."""
+    if not (params.tracking and candidates and (training_folder(dataset) / INFO).is_file()):
         return {}
+    judged = models_judged(params.tracking, dataset, candidates[0].data["test"])
     return {
-        (each.experiment, each.state_dict): partial(card_of, params, dataset, each.experiment) for each in candidates
+        (each.experiment, each.state_dict): partial(card_of, params, dataset, each.experiment, judged)
+        for each in candidates
     }
 
 
-def card_of(params: Params, dataset: str, experiment: str, registered: Registered) -> str:
-    """Reads what is on record of an experiment, and returns the card of its registered version."""
+def card_of(params: Params, dataset: str, experiment: str, judged: int, registered: Registered) -> str:
+    """Reads what is on record of an experiment, and returns the card of its registered version.
+
+    Args:
+        params: The parameters.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        judged: Number of models that the test part has measured.
+        registered: What only MLflow knows of the version.
+    """
     info, checks = Info.read(training_folder(dataset)), transformed_folder(dataset) / REPORT
     folder = evaluation_folder(dataset)
     samples = info.samples | (Info.read(folder).samples if (folder / INFO).is_file() else {})
@@ -58,6 +69,7 @@ def card_of(params: Params, dataset: str, experiment: str, registered: Registere
         json.loads(metrics_file(dataset, experiment).read_bytes()),
         json.loads(report_file(dataset, experiment).read_bytes()),
         json.loads(checks.read_bytes()) if checks.is_file() else {},
+        judged,
     )
     return model_card(records, registered)
 
@@ -84,7 +96,7 @@ def front_matter(records: Records, registered: Registered) -> str:
     model, dataset = records.params.experiment(records.experiment).model.name, registered.model
     results = []
     for part in records.parts:
-        of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA[part], "")}
+        of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA_KEYS[part], "")}
         measured = [
             {"type": name, "name": f"{part} {name}", "value": value} for name, value in records.metrics(part).items()
         ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
 from learn.errors import DataError, TrackingError
-from tasks.tracking.registry import load_model
+from tasks.tracking.loading import load_model
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,10 @@ from tasks.model_card import cards
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
+from tasks.tracking.loading import ModelMetadata, lacks_champion, why_champion_broken
 from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import missing_parts, models_judged
-from tasks.tracking.registry import (
-    ModelMetadata,
-    Verdict,
-    lacks_champion,
-    register_champion,
-    why_champion_broken,
-)
-from tasks.tracking.tags import DATA_TAGS, STATE_DICT, TEST_DATA
+from tasks.tracking.registry import Verdict, register_champion
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
@@ -46,8 +40,11 @@ from tasks.workspace.paths import (
     state_dict_files,
     training_folder,
 )
+from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY, TEST_DATA_KEY
 
 BATCH = 1000  # samples that a registered model predicts at a time
+
+Reports = dict[str, dict[str, Any]]  # experiment → the details of its evaluation
 
 
 def register(params: Params, name: str) -> Outcome:
@@ -57,51 +54,52 @@ def register(params: Params, name: str) -> Outcome:
         if file not in keep:  # it belongs to an experiment that params.yaml no longer has
             print(f"register {name}: {file} is of no experiment of {name} and was deleted")
             file.unlink()
-    rows = compared(params, name)
+    rows, reports = compared(params, name), reports_of(params, name)
     write_atomically(comparison_file(name), _as_csv(rows))
     if params.tracking:
         if broken := why_champion_broken(params.tracking, name):
             print(f"register {name}: the champion cannot be loaded: {broken}")
-        complete(params, params.tracking, name)
-    verdict = register_best(params, name, rows)
+        complete(params, params.tracking, name, reports)
+    verdict = register_best(params, name, rows, reports)
     try:
-        _describe(params, name, verdict.text)
+        _describe(params, name, verdict.text, reports)
     except TrackingError as error:  # the next register stage does it; what was decided must be told now
         print(f"register {name}: MLflow's page is not up to date: {error}")
     print(made := f"register {name}: {verdict.text}")
-    return Outcome(made, champion=made if verdict.is_new else "")
+    refused = f"{made}; judged for the first time: {', '.join(verdict.refused)}" if verdict.refused else ""
+    return Outcome(made, champion=made if verdict.is_new else "", refused=refused)
 
 
-def _describe(params: Params, name: str, verdict: str) -> None:
+def _describe(params: Params, name: str, verdict: str, reports: Reports) -> None:
     """Tells MLflow's page about a dataset: its splits, what decides, and what was decided."""
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
     sizes = ", ".join(f"{size:,} for {part}" for part, size in dataset.sizes.items() if size)
     text = f"Samples: {sizes}. {metric} on the {split} split decides who is champion.\n\n{verdict}"
-    if params.tracking and (judged := _models_judged(params, params.tracking, name)):
+    if params.tracking and (judged := _models_judged(params, params.tracking, name, reports)):
         print(f"register {name}: {judged}")
         text += f"\n\n{judged[0].upper()}{judged[1:]}."
-    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text)
+    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text, verdict)
 
 
-def _models_judged(params: Params, uri: str, name: str) -> str:
+def _models_judged(params: Params, uri: str, name: str, reports: Reports) -> str:
     """Returns a text that says how many models the test split has measured; "" if it is fresh."""
-    if not (experiments := params.experiments_of(name)):
+    if not reports:
         return ""
-    judged = models_judged(uri, name, report_of(name, experiments[0])[TEST_DATA])
+    judged = models_judged(uri, name, next(iter(reports.values()))[TEST_DATA_KEY])
     lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best result may be luck"
     return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
 
-def complete(params: Params, uri: str, name: str) -> None:
+def complete(params: Params, uri: str, name: str, reports: Reports) -> None:
     """Adds to MLflow what it lacks of a dataset's experiments, from DVC's outputs.
 
     MLflow lacks something if a process was killed, or if DVC restored an experiment from its cache instead of running
     it.
     """
-    for experiment in missing_parts(uri, name, _state_dicts(params, name)):
-        files, report = state_dict_files(models_folder(experiment)), report_of(name, experiment)
-        if not all(file.is_file() for file in files) or sha256_of(files) != report[STATE_DICT]:
+    for experiment in missing_parts(uri, name, _state_dicts(reports)):
+        files, evaluated = state_dict_files(models_folder(experiment)), reports[experiment][STATE_DICT_KEY]
+        if not all(file.is_file() for file in files) or sha256_of(files) != evaluated:
             print(
                 f"register {name}: MLflow lacks the model of {experiment}, and {files[0]} is not what was evaluated; "
                 f"next: dvc repro evaluate@{experiment}, then trackway relog"
@@ -122,16 +120,23 @@ def is_complete(params: Params, name: str) -> bool:
     files = [path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)]
     if not params.tracking or not all(file.is_file() for file in files):
         return True
-    state_dicts = _state_dicts(params, name)
+    reports = reports_of(params, name)
+    state_dicts = _state_dicts(reports)
     if missing_parts(params.tracking, name, state_dicts):
         return False
-    best = next((row["experiment"] for row in compared(params, name) if not why_not(params, name, row)), None)
+    able = (row["experiment"] for row in compared(params, name) if not why_not(params, name, row, reports))
+    best = next(able, None)
     return best is None or not lacks_champion(params.tracking, name, best, state_dicts[best])
 
 
-def _state_dicts(params: Params, name: str) -> dict[str, str]:
+def _state_dicts(reports: Reports) -> dict[str, str]:
     """Returns experiment → sha256 of the state_dict that was evaluated."""
-    return {e: report_of(name, e)[STATE_DICT] for e in params.experiments_of(name)}
+    return {experiment: report[STATE_DICT_KEY] for experiment, report in reports.items()}
+
+
+def reports_of(params: Params, name: str) -> Reports:
+    """Returns the details of the evaluations of a dataset's experiments."""
+    return {experiment: report_of(name, experiment) for experiment in params.experiments_of(name)}
 
 
 def report_of(name: str, experiment: str) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def compared(params: Params, name: str) -> list[dict[str, Any]]:
     return ranked(rows, dataset.split.held_out, dataset.champion.metric)
 
 
-def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verdict:
+def register_best(params: Params, name: str, rows: list[dict[str, Any]], reports: Reports) -> Verdict:
     """Registers the model of the best experiment if it beats the present champion, and returns what happened.
 
     A model that predicts the same class for every sample is passed over, since its metric only says how common that
@@ -159,6 +164,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
         params: The parameters.
         name: The dataset's name.
         rows: What `compared` returns.
+        reports: What `reports_of` returns.
     """
     if not rows:
         return Verdict("no experiments")
@@ -166,7 +172,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
     part = dataset.split.held_out
     if part == "test":
         print(f"register {name}: the test part decides, for there is no validation part")
-    found = candidates(params, name, rows)
+    found = candidates(params, name, rows, reports)
     for each in found:
         if each.barred:
             print(f"register {name}: {each.experiment} cannot be champion: {each.barred}")
@@ -184,27 +190,28 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
     )
 
 
-def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Candidate]:
+def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: Reports) -> list[Candidate]:
     """Returns all experiments of a dataset as the gate needs them, also those that cannot be champion.
 
     Args:
         params: The parameters.
         name: The dataset's name.
         rows: What `compared` returns.
+        reports: What `reports_of` returns.
     """
     dataset, found = params.dataset(name), []
     for row in rows:
-        report = report_of(name, row["experiment"])
+        report = reports[row["experiment"]]
         found.append(
             Candidate(
                 row["experiment"],
                 dataset.split.held_out,
                 dataset.champion.metric,
                 _by_part(row),
-                report[STATE_DICT],
-                {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
+                report[STATE_DICT_KEY],
+                {split: report[key] for split, key in DATA_KEYS.items() if key in report},
                 read(scored_file(name, row["experiment"]), dataset.split.held_out),
-                why_not(params, name, row) or "",
+                why_not(params, name, row, reports) or "",
             )
         )
     return found
@@ -239,11 +246,11 @@ def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelM
     return Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
 
 
-def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
+def why_not(params: Params, name: str, row: dict[str, Any], reports: Reports) -> str | None:
     """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
     split, metric = dataset.split.held_out, dataset.champion.metric
-    diagnosis = report_of(name, row["experiment"])["diagnosis"]
+    diagnosis = reports[row["experiment"]]["diagnosis"]
     value, most = metric_of(row, split, metric), dataset.champion.max_parameters
     return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
 

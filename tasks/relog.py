@@ -16,12 +16,12 @@ from learn.training.history import read_history
 from tasks.evaluate import Scores, log, measured
 from tasks.params import Params
 from tasks.plan import Plan, plan
-from tasks.register import compared, register_best, report_of
+from tasks.register import compared, register_best, report_of, reports_of
 from tasks.tracking.delivery import write_run
 from tasks.tracking.liveness import now_ms
+from tasks.tracking.loading import why_champion_broken
 from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message
 from tasks.tracking.queries import missing_parts
-from tasks.tracking.registry import why_champion_broken
 from tasks.tracking.tags import REBUILT
 from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import history_file, metrics_file, models_folder, state_dict_files, training_of
@@ -50,7 +50,8 @@ def relog(params: Params) -> None:
             if name in left_out:
                 print(f"relog {name}: no champion without all its experiments; next: dvc repro register@{name}")
             else:
-                print(f"relog {name}: {register_best(params, name, compared(params, name)).text}")
+                verdict = register_best(params, name, compared(params, name), reports_of(params, name))
+                print(f"relog {name}: {verdict.text}")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from flows.graph import FLOW_LOCK, KINDS, Graph
 from learn.errors import GraphError, ParamsError, TrackingError, did_you_mean
 from tasks.params import PARAMS_FILE, Params, load_params
 from tasks.stage import checked_params
+from tasks.sweep.storage import rename_sweeps
 from tasks.tracking.address import address
 from tasks.tracking.rename import rename_dataset, rename_run
 from tasks.workspace.files import write_atomically
@@ -67,7 +68,7 @@ def remove(key: str, *, with_experiments: bool = False) -> str:
 
 
 def rename(key: str, new: str) -> str:
-    """Renames an experiment or a dataset, with its outputs and its runs in MLflow, and returns what was done.
+    """Renames an experiment or a dataset, with its outputs, sweeps and runs in MLflow, and returns what was done.
 
     Args:
         key: NAME, experiments.NAME or datasets.NAME.
@@ -76,6 +77,7 @@ def rename(key: str, new: str) -> str:
     Raises:
         ParamsError: There is no such entry, or the new name is not possible; nothing was changed.
         GraphError: DVC or a flow is at work in this folder, or DVC's files have mistakes; nothing was changed.
+        SweepError: A sweep of the experiment is at work; nothing was changed.
         TrackingError: Everything was renamed except in MLflow.
     """
     with _nobody_else_at_work() as graph:
@@ -97,6 +99,8 @@ def rename(key: str, new: str) -> str:
             raise ParamsError([f"{', '.join(taken)} is there already, of an earlier {new}; delete it and try again"])
         lock = read_lock()
         digests = move.state_dicts()
+        if section == "experiments":
+            rename_sweeps(old, new)
         # In this order the command can be repeated after a kill; DVC finds the removed outputs in its cache.
         graph.remove_outputs(move.again)
         write_lock(move.renamed(lock["stages"]), lock)

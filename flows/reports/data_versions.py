@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.edits.lock import DVC_LOCK, read_lock
-from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.git import commit_with, file_at
+from tasks.workspace.report import STATE_DICT_KEY
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DataVersion:
         report = next((Path(path) for path in outs if path.endswith(".report.json")), None)
         if self.commit or report is None or not report.is_file():
             return None
-        return json.loads(report.read_bytes())[STATE_DICT]
+        return json.loads(report.read_bytes())[STATE_DICT_KEY]
 
     def descendants(self) -> dict[str, str]:
         """Returns path → md5 of itself and of all that stages made from it, directly or not."""

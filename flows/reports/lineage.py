@@ -18,9 +18,9 @@ from flows.reports.origins import line, of_data, of_lost_data, of_runs, of_versi
 from learn.errors import ParamsError, TrackingError, did_you_mean
 from tasks.params import Params
 from tasks.tracking.provenance import Provenance, asked
-from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import sha256, sha256_of
 from tasks.workspace.paths import models_folder, report_file, state_dict_files, training_folder
+from tasks.workspace.report import STATE_DICT_KEY
 
 SHA256, MD5 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}(\.dir)?")
 VERSION = re.compile(r".+(@[^@/]+|/\d+)")
@@ -89,7 +89,7 @@ def _of_experiment(params: Params, known: Provenance, name: str) -> str:
     """Returns the answer for an experiment; the run of the present state_dict is shown, else the latest."""
     files, report = state_dict_files(models_folder(name)), report_file(params.experiment(name).dataset, name)
     wanted = [sha256_of(files)] if all(file.is_file() for file in files) else []
-    wanted += [json.loads(report.read_bytes())[STATE_DICT]] if report.is_file() else []
+    wanted += [json.loads(report.read_bytes())[STATE_DICT_KEY]] if report.is_file() else []
     runs = known.of_stage(f"train@{name}")
     if not runs:
         raise TrackingError(f"MLflow has no run of {name}; next: dvc repro train@{name}, or trackway relog")

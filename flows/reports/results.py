@@ -19,9 +19,9 @@ from tasks.tracking.address import address
 from tasks.tracking.cards import escaped
 from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
-from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
 from tasks.workspace.paths import metrics_file, report_file
+from tasks.workspace.report import STATE_DICT_KEY
 
 REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the state of its files at that time
 DASH = "–"
@@ -53,11 +53,11 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
                     "metric": params.datasets[experiment.dataset].champion.metric,
                     "diagnosis": report["diagnosis"]["summary"],
                     "intervals": report.get("intervals", {}),
-                    STATE_DICT: report[STATE_DICT],
+                    STATE_DICT_KEY: report[STATE_DICT_KEY],
                 }
             )
     if params.tracking and rows:
-        digests = {(row["dataset"], row["experiment"]): row[STATE_DICT] for row in rows}
+        digests = {(row["dataset"], row["experiment"]): row[STATE_DICT_KEY] for row in rows}
         try:
             known = _tracked(params.tracking, digests)
         except TrackingError as error:
@@ -214,5 +214,6 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
             name = f"[{name}]({mlflow}/{row['page']})"
         lines.append("| " + " | ".join([dataset, name, *_cells(row)]) + " |")
     links = ", ".join(f"[{dataset}]({mlflow}/{place})" for dataset, place in pages.items())
-    decided = [f"- {row['dataset']}: {escaped(row['decision'])}" for row in rows if row.get("decision")]
+    decisions = [(row["dataset"], row[key]) for row in rows for key in ("decision", "verdict") if row.get(key)]
+    decided = [f"- {dataset}: {escaped(text)}" for dataset, text in dict.fromkeys(decisions)]
     return "\n".join([*lines, "", CAPTION, "", *decided, *(["", f"In detail: {links}"] if links else [])])

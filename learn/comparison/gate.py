@@ -66,6 +66,10 @@ class Champion:
     refused: frozenset[str] = frozenset()  # sha256 of state_dicts over which a user chose it by hand
     decision: str = ""  # what was said when it became champion
 
+    def beside(self, candidate: Candidate) -> str:
+        """Its name in a sentence about a candidate: its version if that one is a later model of the same experiment."""
+        return f"version {self.version}" if candidate.experiment == self.experiment else str(self.experiment)
+
     def value_for(self, candidate: Candidate) -> float | None:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
         data, score = candidate.data[candidate.split], METRICS[candidate.metric].score
@@ -131,7 +135,7 @@ def judge(
         return Decision(None, stays)
     value = champion.value_for(rivals[0])
     if value is None:
-        return Decision(rivals[0], f"; {champion.experiment} was, and cannot be measured on this data")
+        return Decision(rivals[0], f"; {champion.beside(rivals[0])} was, and cannot be measured on this data")
     return _compared(rivals, champion, value, rule)
 
 
@@ -145,11 +149,12 @@ def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: R
     for rival, is_ahead, p in zip(rivals, ahead, p_values, strict=True):
         if rule.require == "any" or (is_ahead and (p is None or p <= rule.level)):
             facts = _facts(rival, champion, value, p)
-            told = f"; {champion.experiment} has {value:.4f} there" + (f" (p = {p:.2g})" if p is not None else "")
+            told = f"; {champion.beside(rival)} has {value:.4f} there" + (f" (p = {p:.2g})" if p is not None else "")
             return Decision(rival, told, facts=facts)
+    newcomer = f"the newly trained {best.experiment}" if best.experiment == champion.experiment else best.experiment
     stays = (
         f"{champion.experiment} (version {champion.version}, {best.split} {best.metric} {value:.4f}) stays champion; "
-        f"{best.experiment} has {best.value:.4f}"
+        f"{newcomer} has {best.value:.4f}"
     )
     if not metric.beats(best.value, value):
         return Decision(None, stays)

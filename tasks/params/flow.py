@@ -59,7 +59,7 @@ class FlowConfig(Section):
     timeouts: TimeoutsConfig
     """How long stages may take."""
     notify: list[str]
-    """Who is told of failures and new champions: webhooks, which get JSON, and Apprise addresses (Slack, mail, ...).
-    `$NAME` is taken from the environment."""
+    """Who is told of failures and of decisions about new models: webhooks, which get JSON, and Apprise addresses
+    (Slack, mail, ...). `$NAME` is taken from the environment."""
     schedules: list[ScheduleConfig]
     """When deployments start by themselves while `trackway up` runs."""

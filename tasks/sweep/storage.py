@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +82,43 @@ def open_sweep(identity: Identity) -> Sweep:
     return Sweep(study, identity)
 
 
+def rename_sweeps(old: str, new: str) -> None:
+    """Gives the studies of an experiment its new name, under which their sweeps go on. Idempotent.
+
+    Args:
+        old: Old name of the experiment.
+        new: New name of the experiment.
+
+    Raises:
+        SweepError: A sweep of the experiment is at work, or the new name has studies already; nothing was changed.
+        DataError: The file is no database of Optuna's.
+    """
+    before, after = database(old), database(new)
+    if not before.exists():
+        return
+    with alone(old):
+        if after.exists():
+            raise SweepError(f"{after} is there already, of an earlier {new}; delete it and try again")
+        try:
+            _rename_studies(before, new)
+        except sqlite3.DatabaseError as error:
+            raise _unusable(before, error) from error
+        before.rename(after)
+
+
+def _rename_studies(file: Path, new: str) -> None:
+    """Changes the names and identities of all studies at once; Optuna itself renames none."""
+    with closing(sqlite3.connect(file, timeout=60)) as open_file, open_file:
+        found = open_file.execute("SELECT study_id, value_json FROM study_user_attributes WHERE key = ?", [IDENTITY])
+        for study, text in found.fetchall():
+            identity = replace(Identity(**json.loads(text)), experiment=new)
+            open_file.execute("UPDATE studies SET study_name = ? WHERE study_id = ?", [identity.name, study])
+            open_file.execute(
+                "UPDATE study_user_attributes SET value_json = ? WHERE study_id = ? AND key = ?",
+                [json.dumps(asdict(identity)), study, IDENTITY],
+            )
+
+
 def _storage(file: Path) -> RDBStorage:
     from optuna.storages import RDBStorage
 
@@ -93,6 +132,8 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        raise DataError(
-            f"{file} cannot be used: {error.orig}; if it is damaged, delete it, and the sweep begins anew"
-        ) from error
+        raise _unusable(file, error.orig) from error
+
+
+def _unusable(file: Path, why: object) -> DataError:
+    return DataError(f"{file} cannot be used: {why}; if it is damaged, delete it, and the sweep begins anew")

@@ -20,6 +20,7 @@ from tasks.tracking.lineage import git_context, lineage_of
 from tasks.tracking.liveness import HEARTBEAT_SECONDS, mark_killed_runs, now_ms, this_process
 from tasks.tracking.logged_run import LoggedRun
 from tasks.tracking.messages import End, Message, RunHeader
+from tasks.tracking.old_tags import rename_old_tags
 from tasks.tracking.runs import stage_tag
 from tasks.tracking.store import connect, is_silence
 from tasks.tracking.tags import DIRTY
@@ -168,11 +169,14 @@ def deliver_what_was_left(client: MlflowClient, tracking: str) -> None:
 def open_store(tracking: str) -> Iterator[MlflowClient]:
     """Yields a client of the store, after delivering what earlier processes kept on disk.
 
+    The tags of a store that an earlier version of Trackway wrote get the names of today first.
+
     Raises:
         TrackingError: The store cannot be used.
         StoreUnreachable: Its server does not answer.
     """
     with connect(tracking) as client:
+        rename_old_tags(client, tracking)
         deliver_what_was_left(client, tracking)
         yield client
 

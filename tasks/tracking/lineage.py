@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from tasks.tracking.tags import CODE_MD5, DATA_MD5, FLOW_RUN_ID, STAGE
+from tasks.tracking.tags import CODE_MD5, DATA_MD5, DVC_ERROR, DVC_EXPERIMENT, FLOW_RUN_ID, STAGE
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
 from tasks.workspace.paths import training_folder
 
@@ -37,14 +37,14 @@ def lineage_of(stage_name: str, dataset: str) -> Lineage:
         tags[FLOW_RUN_ID] = flow_run
     url = os.environ.get(FLOW_RUN_URL)
     note = f"[Prefect flow run]({url})" if url else ""
-    for variable, tag in {"DVC_EXP_NAME": "dvc.exp.name", "DVC_EXP_BASELINE_REV": "dvc.exp.baseline_rev"}.items():
+    for variable, tag in DVC_EXPERIMENT.items():
         if value := os.environ.get(variable):
             tags[tag] = value
     hashes: dict[str, str] = {}
     try:
         hashes = _dependencies(stage_name)
     except DvcException as error:  # run by hand, outside DVC's graph
-        tags["dvc.error"] = str(error)
+        tags[DVC_ERROR] = str(error)
     digest = hashes.pop(path, "unversioned")
     tags[DATA_MD5] = digest
     tags[CODE_MD5] = json.dumps(hashes)

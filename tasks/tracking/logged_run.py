@@ -21,8 +21,10 @@ from tasks.tracking.tags import (
     PROCESS,
     REBUILT,
     SEED,
+    SOURCE_NAME,
     STAGE,
     STATE_DICT,
+    prefixed,
 )
 from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import REPORT, state_dict_files
@@ -103,15 +105,16 @@ class LoggedRun:
         lineage = self.header.lineage
         notes = [lineage.note, UNCOMMITTED if has_diff else ""]
         return {
-            **({} if rebuilt else self.header.context),  # for a rebuilt run, user and commit would be the present ones
-            "mlflow.source.name": "tasks/train.py",
+            # For a rebuilt run, user and commit would be the present ones.
+            **({} if rebuilt else prefixed(self.header.context)),
+            SOURCE_NAME: "tasks/train.py",
             **(dict.fromkeys((NOTE, FIRST_NOTE), "\n\n".join(filter(None, notes))) if any(notes) else {}),
             KEY: self._key,
             PROCESS: self.header.process,
             HEARTBEAT: str(now_ms()),
-            **lineage.tags,
+            **prefixed(lineage.tags),  # a run that was left by an earlier version has other names
             **({} if self.seed is None else self._tags_of_seed(self.seed)),
-            **message.tags,
+            **prefixed(message.tags),
         }
 
     def _tags_of_seed(self, seed: int) -> dict[str, str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
-from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, OUR_NOTE, STATE_DICT
+from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, OUR_NOTE, SOURCE_NAME
 from tasks.workspace.paths import transformed_folder
+from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,13 +56,13 @@ def log_evaluation(
     if not uri:
         return
     with open_store(uri) as client:
-        run = find_run(client, dataset, report["experiment"], report[STATE_DICT])
+        run = find_run(client, dataset, report["experiment"], report[STATE_DICT_KEY])
         if run is None:
             print(f"MLflow has no run of {report['experiment']}; the register stage or trackway relog rebuilds it")
             return
         run_id = run.info.run_id
         _log_metrics(client, run, metrics)
-        data = {split: report[key] for split, key in DATA_TAGS.items() if key in report}
+        data = {split: report[key] for split, key in DATA_KEYS.items() if key in report}
         path = transformed_folder(dataset).as_posix()
         log_datasets(client, run_id, path, {split: (f"{dataset} {split}", md5) for split, md5 in data.items()})
         new_tags = {DATA_TAGS[split]: md5 for split, md5 in data.items()} | tags | _description(run, note)
@@ -193,7 +194,7 @@ def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> Non
             name="model",
             flavor=mlflow.pytorch,
             run_id=run.info.run_id,
-            tags={"mlflow.source.name": "tasks/evaluate.py"},  # by default it is the absolute path
+            tags={SOURCE_NAME: "tasks/evaluate.py"},  # by default it is the absolute path
             pytorch_model=model,
             signature=ModelSignature(inputs, outputs),
             input_example=example,

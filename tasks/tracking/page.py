@@ -8,13 +8,15 @@ from typing import Any
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.store import patiently
-from tasks.tracking.tags import KIND, NOTE, OUR_NOTE, TRAININGS, VIEW
+from tasks.tracking.tags import DECISION, KIND, NOTE, OUR_NOTE, TRAININGS, VIEW
 
 VIEW_KEY = "trackway"  # the view is at #/experiments/ID/runs?viewStateShareKey=trackway
 
 
 @patiently
-def describe_dataset(uri: str | None, dataset: str, split: str, metric: str, higher_is_better: bool, text: str) -> None:
+def describe_dataset(
+    uri: str | None, dataset: str, split: str, metric: str, higher_is_better: bool, text: str, decision: str
+) -> None:
     """Describes a dataset's experiment on MLflow's page, and saves a view that is sorted by what decides.
 
     Args:
@@ -24,12 +26,14 @@ def describe_dataset(uri: str | None, dataset: str, split: str, metric: str, hig
         metric: The metric that decides.
         higher_is_better: Whether larger values of that metric are better.
         text: The description, in Markdown.
+        decision: What was decided about the champion.
     """
     if not uri:
         return
     with open_store(uri) as client:
         if found := client.get_experiment_by_name(dataset):
-            wanted = {KIND: TRAININGS, VIEW + VIEW_KEY: json.dumps(_view(split, metric, higher_is_better))}
+            view = json.dumps(_view(split, metric, higher_is_better))
+            wanted = {KIND: TRAININGS, VIEW + VIEW_KEY: view, DECISION: decision}
             if found.tags.get(NOTE, "") in ("", found.tags.get(OUR_NOTE)):  # otherwise a user wrote it
                 wanted |= {OUR_NOTE: text, NOTE: text}
             for key, value in wanted.items():

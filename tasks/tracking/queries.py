@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
-from tasks.tracking.registry import is_model_of, version_with
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import all_pages, patiently, told_if_slow
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
+from tasks.tracking.versions import is_model_of, version_with
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @patiently
@@ -65,6 +69,7 @@ class RunSummary:
     champion: bool  # whether its model is its dataset's champion
     challenger: bool = False  # whether it is the challenger
     decision: str = ""  # what was said when it became one of them
+    verdict: str = ""  # what was last decided about its dataset's champion
     device: str | None = None  # where it was trained
 
 
@@ -81,6 +86,7 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
         versions = {
             dataset: [version_with(client, dataset, alias) for alias in (CHAMPION, CHALLENGER)] for dataset in datasets
         }
+        verdicts = {dataset: _verdict(client, dataset) for dataset in datasets}
         for (dataset, experiment), digest in state_dicts.items():
             run = find_run(client, dataset, experiment, digest)
             if run is None:
@@ -97,6 +103,12 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 champion is not None,
                 challenger is not None,
                 version.tags.get(DECISION, "") if version else "",
+                verdicts[dataset],
                 run.data.params.get("device"),
             )
     return found
+
+
+def _verdict(client: MlflowClient, dataset: str) -> str:
+    found = client.get_experiment_by_name(dataset)
+    return found.tags.get(DECISION, "") if found else ""

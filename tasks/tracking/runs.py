@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
+from tasks.tracking.old_tags import rename_tags_in
 from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
-from tasks.tracking.tags import KIND, STAGE, STATE_DICT, TRAININGS
+from tasks.tracking.tags import KIND, NAMES, PREFIXED, STAGE, STATE_DICT, TRAININGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,7 +84,7 @@ def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
     # A tracking server itself decides where its artifacts are.
     location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{name}"
     try:
-        return client.create_experiment(name, artifact_location=location, tags={KIND: TRAININGS})
+        return client.create_experiment(name, artifact_location=location, tags={KIND: TRAININGS, NAMES: PREFIXED})
     except MlflowException as error:
         found = client.get_experiment_by_name(name) if error.error_code == ALREADY_EXISTS else None
         if not found:
@@ -96,3 +97,5 @@ def restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
     if experiment.lifecycle_stage == "deleted":
         print(f"MLflow's experiment {experiment.name} had been deleted; it is restored, with its runs")
         client.restore_experiment(experiment.experiment_id)
+        if NAMES not in experiment.tags:  # it was deleted before the tags of the others were renamed
+            rename_tags_in(client, [experiment.experiment_id])

@@ -15,7 +15,7 @@ from tasks.tracking.liveness import now_ms, this_process
 from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
 from tasks.tracking.runs import LONGEST_NAME, experiment_id_of
 from tasks.tracking.store import all_pages, patiently, store_lock
-from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SWEEP, TRIAL
+from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SOURCE_NAME, SWEEP, TRIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def _parent(client: MlflowClient, uri: str, sweep: SweepRecord) -> Run:
             KEY: sweep.key,
             SWEEP: sweep.key,
             NOTE: sweep.note,
-            "mlflow.source.name": SOURCE,
+            SOURCE_NAME: SOURCE,
         }
         run = client.create_run(experiment_id, sweep.started, tags, f"{sweep.experiment} sweep")
     client.log_batch(run.info.run_id, params=[Param(key, text) for key, text in sweep.space.items()])
@@ -132,7 +132,7 @@ def _write_trial(
 
     changed = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in trial.values.items())
     name = f"{sweep.experiment} {changed}"[:LONGEST_NAME]
-    tags = {PARENT: parent_id, KEY: key, SWEEP: sweep.key, PROCESS: this_process(), "mlflow.source.name": SOURCE}
+    tags = {PARENT: parent_id, KEY: key, SWEEP: sweep.key, PROCESS: this_process(), SOURCE_NAME: SOURCE}
     if trial.why:
         tags[NOTE] = f"The trial {trial.ended}: {trial.why}"
     run_id = client.create_run(experiment_id, trial.start, tags | trial.tags, name).info.run_id

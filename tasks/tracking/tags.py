@@ -1,18 +1,27 @@
-"""The names of the tags and artifacts by which runs, models and versions are found in MLflow."""
+"""The names of the tags and artifacts by which runs, models and versions are found in MLflow.
+
+All tags begin with `trackway.`, but for those that MLflow itself defines, which begin with `mlflow.`.
+"""
 
 from __future__ import annotations
 
-STAGE = "dvc.stage"  # this tag and the next one identify a run: two experiments may have the same state_dict
-STATE_DICT = "state_dict.sha256"
-EXPERIMENT = "experiment"  # the tag of a registered version
-TEST_DATA = "test_data.md5"
-VALIDATION_DATA = "validation_data.md5"
+from collections.abc import Mapping
+
+OURS = "trackway."  # begins each tag that MLflow does not define
+STAGE = "trackway.dvc.stage"  # this tag and the next one identify a run: two experiments may have the same state_dict
+STATE_DICT = "trackway.state_dict.sha256"
+EXPERIMENT = "trackway.experiment"  # the tag of a registered version
+TEST_DATA = "trackway.test_data.md5"
+VALIDATION_DATA = "trackway.validation_data.md5"
 DATA_TAGS = {"validation": VALIDATION_DATA, "test": TEST_DATA}  # split → the tag with the md5 of its samples
-NO_MODEL = "model.not_kept"  # the tag of a run whose model cannot be kept, with the reason
+DIAGNOSIS = "trackway.diagnosis"  # the tag of a run with the summary of what its curves show
+NO_MODEL = "trackway.model.not_kept"  # the tag of a run whose model cannot be kept, with the reason
 REBUILT = "trackway.rebuilt"  # the tag of a run that was rebuilt from DVC's outputs, not written while it was trained
 PROCESS = "trackway.process"  # the tag that names the process that writes a run: machine, pid, when it was created
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"  # aliases of registered versions
-DECISION = "trackway.decision"  # the tag of a registered version that says why it did or did not become champion
+# The tag of a registered version that says why it did or did not become champion; of an experiment, what came last.
+DECISION = "trackway.decision"
+JUDGED = "trackway.judged"  # the tag of a run whose model was compared with the champion, or became it
 REFUSED = "trackway.refused"  # the tag of a champion with the state_dicts that do not take its place by themselves
 PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for each sample of the held-out splits
 SEED = "trackway.seed"  # the tag of the run of one of several seeds
@@ -25,10 +34,22 @@ FIRST_NOTE = "trackway.note"  # what the description said before the evaluation
 OUR_NOTE = "trackway.description"  # the description that Trackway wrote; one that a user wrote stays
 KIND, TRAININGS = "mlflow.experimentKind", "custom_model_development"  # or the page opens on "GenAI"
 VIEW = "mlflow.sharedViewState."  # begins the tag of an experiment with a saved view
-DATA_MD5, CODE_MD5 = "dvc.data.md5", "dvc.code.md5"  # tags of a run: what its training read
-FLOW_RUN_ID = "prefect.flow_run"
+NAMES, PREFIXED = "trackway.tags", "prefixed"  # the tag of an experiment whose tags have these names, and its value
+DATA_MD5, CODE_MD5 = "trackway.dvc.data.md5", "trackway.dvc.code.md5"  # tags of a run: what its training read
+DVC_ERROR = "trackway.dvc.error"  # the tag of a run outside DVC's graph, for which DVC knows no md5
+DVC_EXPERIMENT = {
+    "DVC_EXP_NAME": "trackway.dvc.exp.name",
+    "DVC_EXP_BASELINE_REV": "trackway.dvc.exp.baseline_rev",
+}  # environment variable that `dvc exp run` sets → the tag with its value
+FLOW_RUN_ID = "trackway.prefect.flow_run"
 COMMIT, USER = "mlflow.source.git.commit", "mlflow.user"
+SOURCE_NAME = "mlflow.source.name"  # what MLflow's page shows as the source of a run
 CARD, CARD_FILE = "trackway.card", "model_card.md"  # a version's tag with the sha256 of its card, and an artifact
-DIRTY, DIFF = "git.dirty", "git.diff"  # a tag and an artifact
+DIRTY, DIFF = "trackway.git.dirty", "git.diff"  # a tag and an artifact
 SWEEP = "trackway.sweep"  # the tag of a sweep's run and of its trials' runs: the sweep's key
 TRIAL = "trackway.trial"  # the tag of a trial's run: how the trial ended
+
+
+def prefixed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns tags whose names all begin with `trackway.` or `mlflow.`; the first is put before names without it."""
+    return {name if name.startswith((OURS, "mlflow.")) else OURS + name: value for name, value in tags.items()}

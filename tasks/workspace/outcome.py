@@ -20,6 +20,7 @@ class Outcome:
     summary: str  # a line that says what the stage made, or the message of its error
     error: str = ""  # name of the error's class, if it is one that a user can cause
     champion: str = ""  # a sentence that says which model has become champion; "" if none has
+    refused: str = ""  # a sentence that says why no new model has become champion; "" if there is none to judge
 
 
 def tell(outcome: Outcome) -> None:

@@ -13,8 +13,8 @@ from learn.evaluation.intervals import interval
 from learn.evaluation.metrics import confusion, per_class, scores
 from learn.evaluation.predictions import Predictions, as_file
 from tasks.params import PARAMS_FILE, Params, parse_params
-from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.paths import history_file, metrics_file, report_file, scored_file, state_dict_file
+from tasks.workspace.report import STATE_DICT_KEY
 
 DATASETS: dict[str, Any] = {
     "digits": {
@@ -83,7 +83,7 @@ def write_outputs(
     report: dict[str, Any] = {
         "experiment": name,
         "dataset": dataset,
-        STATE_DICT: name,
+        STATE_DICT_KEY: name,
         "diagnosis": {"kind": "settled", "summary": "settled", "text": "settled"},
         "intervals": {split: _interval(dataset, found) for split, found in splits.items()},
     }

@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from tasks.tracking.report import PAGE
-from tasks.tracking.tags import DIFF
+from tasks.tracking.tags import DIFF, STAGE, STATE_DICT
 from tests.support.project import Project, wait_until
 
 LAST_LINES = 12  # of a log, as evidence
@@ -243,7 +243,7 @@ def differing_runs(project: Project, work: Work, other_trainings: int) -> list[s
 
 def trained_by(run: Run) -> tuple[str | None, str | None]:
     """The stage, and the sha256 of the state_dict that it made."""
-    return run.data.tags.get("dvc.stage"), run.data.tags.get("state_dict.sha256")
+    return run.data.tags.get(STAGE), run.data.tags.get(STATE_DICT)
 
 
 def has_store(project: Project) -> bool:
@@ -295,4 +295,4 @@ def champion(project: Project, dataset: str) -> str:
     if done.returncode:
         return done.stdout.rstrip().rpartition("\n")[2]
     version = MlflowClient(project.tracking_uri).get_model_version_by_alias(dataset, "champion")
-    return f"{version.tags.get('state_dict.sha256')} {done.stdout.splitlines()[-1]}"
+    return f"{version.tags.get(STATE_DICT)} {done.stdout.splitlines()[-1]}"

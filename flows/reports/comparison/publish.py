@@ -11,8 +11,8 @@ from flows.reports.comparison.gather import gather
 from flows.reports.comparison.page import page
 from tasks.params import Params
 from tasks.tracking.report import PAGE, log_report
-from tasks.tracking.tags import STATE_DICT
 from tasks.workspace.files import write_atomically
+from tasks.workspace.report import STATE_DICT_KEY
 
 KNOWN = Path(".dvc/tmp/reports.json")  # dataset → what its page was made of when it was logged
 
@@ -35,7 +35,7 @@ def log_reports(params: Params, rows: list[dict[str, Any]]) -> dict[str, str]:
         if known.get(dataset) != made_of:
             names = params.experiments_of(dataset)
             content = page([gather(params, dataset, names, rows)])
-            if not log_report(params.tracking, dataset, leading["experiment"], leading[STATE_DICT], content):
+            if not log_report(params.tracking, dataset, leading["experiment"], leading[STATE_DICT_KEY], content):
                 continue
             known[dataset] = made_of
             write_atomically(KNOWN, json.dumps(known).encode())

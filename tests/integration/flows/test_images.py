@@ -14,6 +14,7 @@ from PIL import Image
 
 from learn.data.datasets.images import Images
 from tasks.params import load_params
+from tasks.tracking.tags import DIAGNOSIS
 from tests.support.project import ROOT, TRACKWAY, Project, make_project
 
 NUMBERS = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))["photos"]["food-tinyvgg"]
@@ -60,7 +61,7 @@ def test_a_constant_predictor_is_called_one_and_never_becomes_champion(food: Pro
     log = food.read(".git/log")
     assert "always steak: it predicts steak for all of the test part's samples" in log
     assert "food-tinyvgg cannot be champion: it says always steak" in log
-    assert runs(food, "food")["food-tinyvgg"].data.tags["diagnosis"] == "always steak"
+    assert runs(food, "food")["food-tinyvgg"].data.tags[DIAGNOSIS] == "always steak"
     shown = food.run(*TRACKWAY, "results", COLUMNS="200").stdout
     (line,) = [line for line in shown.splitlines() if "food-tinyvgg " in line]
     assert "always" in line

@@ -7,8 +7,9 @@ import re
 
 import mlflow
 
-from tasks.tracking.tags import EXPERIMENT, FLOW_RUN_ID, TEST_DATA
+from tasks.tracking.tags import EXPERIMENT, FLOW_RUN_ID
 from tasks.workspace.files import sha256
+from tasks.workspace.report import TEST_DATA_KEY
 from tests.support.project import TRACKWAY, Project
 
 ASK = """
@@ -44,7 +45,7 @@ def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_fl
     run, state_dict = client.get_run(champion.run_id), f"models/{name}/model.pt"
     digest, folder = sha256(by_flow.folder / state_dict), "data/transformed/circles/training"
     md5 = md5_of(by_flow, "transform@circles", folder)
-    samples = json.loads(by_flow.read(f"metrics/circles/{name}.report.json"))[TEST_DATA]
+    samples = json.loads(by_flow.read(f"metrics/circles/{name}.report.json"))[TEST_DATA_KEY]
     of_run = (run.info.run_id, "circles@champion", f"circles/{champion.version}", state_dict, digest, name)
     of_data = (str(by_flow.folder / folder), "circles", "datasets.circles", folder, md5, md5.removesuffix(".dir"))
     others = ("data/raw/circles", f"models/{name}", f"metrics/circles/{name}.json", samples)

@@ -98,7 +98,7 @@ def raise_on_data(x: torch.Tensor) -> None:
 def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, webhook: Webhook) -> None:
     """A user's model that passes the trial with `meta` tensors and breaks on real ones; a loss that becomes NaN.
 
-    And other test data for blobs, so that there is a new champion to tell of.
+    And other test data for blobs, so that there is a new champion to tell of, and a new model of line that is worse.
     """
     model = finished.read("learn/models/mlp.py").replace("class MLP", "class Broken")
     model = model.replace("return self.layers(x)", "raise_on_data(x)\n        return self.layers(x)")
@@ -122,8 +122,11 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, web
     done = finished.run("python", "-m", "flows.cli", "run", check=False)
     assert done.returncode == 1
     told = {message["title"]: message["message"] for message in webhook.told}
-    assert set(told) == {"Trackway: new champion", "Trackway: pipeline: everything ended Failed"}
+    titles = {"new champion", "no new champion", "pipeline: everything ended Failed"}
+    assert set(told) == {f"Trackway: {title}" for title in titles}
     assert "blobs-linear is champion (version 2" in told["Trackway: new champion"]
+    stays = "register line: line-linear stays champion (version 1); judged for the first time: line-parameters"
+    assert told["Trackway: no new champion"] == stays
     broke, was_nan = "'train digits-mlp' - RuntimeError: this model", "'train circles-relu' - error: epoch "
     assert (done.stdout.count(broke), done.stdout.count(was_nan)) == (2, 1), "the second would end the same way again"
     assert "train circles-relu' - Finished in state NotFiniteError" in done.stdout

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from websockets import InvalidStatus, Origin
 from websockets.sync.client import connect
 
+from tasks.tracking.tags import FLOW_RUN_ID, NOTE
 from tests.support.mlflow_server import MlflowServer
 from tests.support.project import TRACKWAY, Project, Served, Webhook, free_port, wait_until
 
@@ -181,8 +182,8 @@ def test_a_run_started_through_the_api_trains_and_both_sides_link_to_each_other(
     newest = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=2)
     page = f"{served.prefect}/runs/flow-run/{run['id']}"
     for tracked in newest:
-        assert tracked.data.tags["prefect.flow_run"] == run["id"]
-        assert page in tracked.data.tags["mlflow.note.content"]
+        assert tracked.data.tags[FLOW_RUN_ID] == run["id"]
+        assert page in tracked.data.tags[NOTE]
 
 
 def test_prefect_s_command_starts_runs_and_the_second_waits_for_the_first(served: Served) -> None:

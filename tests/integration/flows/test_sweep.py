@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import mlflow
 
-from tasks.tracking.tags import STATE_DICT, SWEEP, TRIAL
+from tasks.tracking.tags import PARENT, STATE_DICT, SWEEP, TRIAL
 from tests.integration.flows.test_cli import trackway
 from tests.support.project import TRACKWAY, Project, wait_until
 
@@ -42,7 +42,7 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
         f"figures/{name}.png" for name in ("optimization_history", "parallel_coordinates", "parameter_importance")
     }
     assert len(children) == 4
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.tags[PARENT] for run in children} == {parent.info.run_id}
     best = max(
         (run for run in children if run.data.tags[TRIAL] == "complete"),
         key=lambda run: (run.data.metrics["validation/accuracy"], -int(run.data.params["parameters"])),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from tasks.tracking.tags import DVC_EXPERIMENT
 from tests.integration.tasks.test_tracking import LOAD_CHAMPION, runs
 from tests.support.project import ROOT, TRACKWAY, Project, wait_until
 
@@ -262,11 +263,12 @@ def test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store(finished:
     wait_until(lambda: "Success" in finished.run("dvc", "queue", "status").stdout, 120)
 
     client = mlflow.MlflowClient(finished.tracking_uri)
-    found = {run.data.tags["dvc.exp.name"]: run for run in runs(finished, "line") if "dvc.exp.name" in run.data.tags}
+    named = DVC_EXPERIMENT["DVC_EXP_NAME"]
+    found = {run.data.tags[named]: run for run in runs(finished, "line") if named in run.data.tags}
     assert set(found) == {"in-a-copy", "queued"}
     for run in found.values():
         assert run.info.status == "FINISHED"
-        assert run.data.tags["dvc.exp.baseline_rev"] == head
+        assert run.data.tags[DVC_EXPERIMENT["DVC_EXP_BASELINE_REV"]] == head
         assert "optimizer" in Path(client.download_artifacts(run.info.run_id, "git.diff")).read_text()
         assert Path(client.download_artifacts(run.info.run_id, "state_dict/model.pt")).is_file()
 

@@ -17,7 +17,8 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from tasks.tracking.tags import CARD_FILE, STATE_DICT
+from tasks.tracking.tags import CARD_FILE, EXPERIMENT, STATE_DICT
+from tasks.workspace.report import STATE_DICT_KEY
 from tests.integration.tasks.test_tracking import run_of, runs
 from tests.support.project import TRACKWAY, Project, Served
 
@@ -25,7 +26,7 @@ from tests.support.project import TRACKWAY, Project, Served
 def champion(project: Project, dataset: str = "digits") -> tuple[str, str]:
     """The version and the experiment of a dataset's champion."""
     found = mlflow.MlflowClient(project.tracking_uri).get_model_version_by_alias(dataset, "champion")
-    return str(found.version), found.tags["experiment"]
+    return str(found.version), found.tags[EXPERIMENT]
 
 
 def test_experiments_with_the_same_bytes_have_a_run_each_and_one_is_champion(finished: Project) -> None:
@@ -36,7 +37,7 @@ def test_experiments_with_the_same_bytes_have_a_run_each_and_one_is_champion(fin
     finished.stage("train@line-a")
     finished.stage("evaluate@line-linear")
     found = {run.info.run_name: run for run in runs(finished, "line")}
-    assert found["line-a"].data.tags["state_dict.sha256"] == found["line-linear"].data.tags["state_dict.sha256"]
+    assert found["line-a"].data.tags[STATE_DICT] == found["line-linear"].data.tags[STATE_DICT]
     assert "test/mae" not in found["line-a"].data.metrics
     finished.stage("evaluate@line-a")
     (run,) = (run for run in runs(finished, "line") if run.info.run_name == "line-a")
@@ -196,7 +197,7 @@ def test_a_model_card_follows_the_decision_and_a_user_s_description_stays(finish
     assert "chosen by hand: \\*fast\\*\n" in second.description
     assert card(finished, "2").endswith(f"\n{second.description}\n")
     report = finished.folder / "metrics/digits/digits-cnn.report.json"
-    report.write_text(json.dumps(json.loads(report.read_bytes()) | {STATE_DICT: "0" * 64}))
+    report.write_text(json.dumps(json.loads(report.read_bytes()) | {STATE_DICT_KEY: "0" * 64}))
     finished.run(*TRACKWAY, "rollback", "digits")
     assert client.get_model_version("digits", "1").description == "mine"
     again = "digits-cnn (version 1) is champion of digits again; version 2 was, and was rolled back\n"

@@ -9,13 +9,13 @@ import mlflow
 
 from tasks.params import load_params
 from tasks.tracking.report import PAGE
-from tasks.tracking.tags import CARD
+from tasks.tracking.tags import CARD, CODE_MD5, DATA_MD5, FLOW_RUN_ID, OURS, REBUILT, STAGE, STATE_DICT, TEST_DATA
 from tests.integration.tasks.test_tracking import artifacts, run_of, runs
 from tests.support.project import ROOT, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
 TRAINING_KNOWS = {"train/seconds", "samples_per_second"}
-SAME_TAGS = {"state_dict.sha256", "test_data.md5", "dvc.stage", "dvc.data.md5", "dvc.code.md5"}
+SAME_TAGS = {STATE_DICT, TEST_DATA, STAGE, DATA_MD5, CODE_MD5}
 
 
 def relog(project: Project) -> list[str]:
@@ -42,9 +42,10 @@ def test_relog_rebuilds_every_run_and_champion_of_a_deleted_store(finished: Proj
         assert curves(finished, name) == curves(by_flow, name)
         assert set(old.data.metrics) - set(new.data.metrics) == TRAINING_KNOWS
         assert {tag: new.data.tags[tag] for tag in SAME_TAGS} == {tag: old.data.tags[tag] for tag in SAME_TAGS}
-        assert new.data.tags["trackway.rebuilt"] == "true"
-        assert not [tag for tag in new.data.tags if tag.startswith(("version.", "mlflow.source.git", "prefect."))]
-        assert new.inputs.dataset_inputs[0].dataset.digest == old.data.tags["dvc.data.md5"]
+        assert new.data.tags[REBUILT] == "true"
+        unknown = (f"{OURS}version.", "mlflow.source.git", FLOW_RUN_ID)
+        assert not [tag for tag in new.data.tags if tag.startswith(unknown)]
+        assert new.inputs.dataset_inputs[0].dataset.digest == old.data.tags[DATA_MD5]
         assert artifacts(finished, new) == artifacts(by_flow, old) - {PAGE}, "the next flow logs the page"
     clients = [mlflow.MlflowClient(project.tracking_uri) for project in (finished, by_flow)]
     for dataset in PARAMS.datasets:

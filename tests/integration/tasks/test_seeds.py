@@ -12,6 +12,7 @@ import torch
 from mlflow.entities import Run
 
 from learn.evaluation.predictions import read
+from tasks.tracking.tags import NOTE, PARENT, REBUILT, SEED
 from tests.support.project import TRACKWAY, Project
 
 NAME = "blobs-linear"
@@ -33,12 +34,8 @@ def runs(project: Project, store: str = "mlflow.db") -> tuple[list[Run], dict[st
     client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlruns/{store}")
     (experiment,) = client.search_experiments(filter_string="name = 'blobs'")
     found = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
-    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    below = {
-        run.data.tags["trackway.seed"]: run
-        for run in found
-        if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id
-    }
+    parents = [run for run in found if PARENT not in run.data.tags]
+    below = {run.data.tags[SEED]: run for run in found if run.data.tags.get(PARENT) == parents[0].info.run_id}
     return parents, below
 
 
@@ -46,8 +43,8 @@ def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
     alone = content(finished, "model.pt")
     client = mlflow.MlflowClient(finished.tracking_uri)
     described = client.search_experiments(filter_string="name = 'blobs'")[0]
-    assert "accuracy on the test split decides" in described.tags["mlflow.note.content"]
-    client.set_experiment_tag(described.experiment_id, "mlflow.note.content", "My own words")
+    assert "accuracy on the test split decides" in described.tags[NOTE]
+    client.set_experiment_tag(described.experiment_id, NOTE, "My own words")
     set_seeds(finished, "seeds: [43, 42]")
     said = finished.run("dvc", "repro", "register@blobs").stdout
     assert f"{NAME}, seed 42: kept" in said
@@ -67,8 +64,8 @@ def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
     assert {seed: run.info.run_name for seed, run in below.items()} == {s: f"{NAME} seed={s}" for s in ("42", "43")}
     assert {run.info.status for run in (parent, *below.values())} == {"FINISHED"}
     assert [below[seed].data.metrics["test/accuracy"] for seed in ("42", "43")] == each
-    assert client.get_experiment(described.experiment_id).tags["mlflow.note.content"] == "My own words"
-    assert "| test accuracy |" in parent.data.tags["mlflow.note.content"]
+    assert client.get_experiment(described.experiment_id).tags[NOTE] == "My own words"
+    assert "| test accuracy |" in parent.data.tags[NOTE]
     curve = client.get_metric_history(below["43"].info.run_id, "train/loss")
     assert [point.step for point in curve] == list(range(1, 101))
 
@@ -127,7 +124,7 @@ def test_runs_of_seeds_are_rebuilt_and_renamed(finished: Project) -> None:
     for old, new in [(parent, again), *((below[seed], below_again[seed]) for seed in below)]:
         late = {"train/seconds", "samples_per_second"}
         assert {k: v for k, v in old.data.metrics.items() if k not in late} == new.data.metrics
-        assert new.data.tags["trackway.rebuilt"] == "true"
+        assert new.data.tags[REBUILT] == "true"
     assert "MLflow has its run" in finished.run(*TRACKWAY, "relog").stdout
 
     finished.run(*TRACKWAY, "rename", NAME, "blobs-many")

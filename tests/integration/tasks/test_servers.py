@@ -11,12 +11,16 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, cast
 
 import mlflow
 import psutil
 import pytest
 from mlflow.entities import Run
 
+from tasks.tracking.old_tags import rename_old_tags
+from tasks.tracking.store import connect
+from tasks.tracking.tags import EXPERIMENT, KEY, NAMES, PREFIXED, prefixed
 from tests.support.mlflow_server import Door, MlflowServer
 from tests.support.postgres import PASSWORD, Postgres
 from tests.support.project import TRACKWAY, Project, wait_until
@@ -51,7 +55,62 @@ def test_trainings_may_start_together_on_a_fresh_server(
     assert PASSWORD not in "".join(said)
     for stage in ("evaluate@line-linear", "register@line"):
         finished.stage(stage)
-    assert client.get_model_version_by_alias("line", "champion").tags["experiment"] == "line-linear"
+    assert client.get_model_version_by_alias("line", "champion").tags[EXPERIMENT] == "line-linear"
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class Writes:
+    """A client of MLflow that is stopped after its first write."""
+
+    def __init__(self, client: mlflow.MlflowClient) -> None:
+        self.client, self.left = client, 1
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("set_", "log_", "delete_")):
+            if not self.left:
+                raise Stopped
+            self.left = 0
+        return getattr(self.client, name)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mlflow_server"])
+def test_tags_of_an_earlier_version_are_renamed_and_a_kill_loses_none(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: Postgres | MlflowServer | None = None if kind == "sqlite" else request.getfixturevalue(kind)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    if server:
+        uri = server.new_database() if isinstance(server, Postgres) else server.address
+    with connect(uri) as client:
+        for found in client.search_experiments():  # other tests have used the server
+            if NAMES in found.tags:
+                client.delete_experiment_tag(found.experiment_id, NAMES)
+        experiment = client.create_experiment("old")
+        own = {"mine": "x"}
+        run = {"dvc.stage": "train@a", "state_dict.sha256": "1", "version.torch": "2", "git.dirty": "false"}
+        trial = {"validation_data.md5": "3", "state_dict.sha256": "4"}
+        version = {"experiment": "a", "state_dict.sha256": "1", "test/accuracy": "0.5"}
+        runs = [client.create_run(experiment, tags=tags).info.run_id for tags in (run | own, trial | {KEY: "5"}, trial)]
+        client.create_registered_model("old")
+        client.create_model_version("old", client.get_run(runs[0]).info.artifact_uri, runs[0], version | own)
+
+        def tags() -> list[dict[str, str]]:
+            found = [client.get_run(each).data.tags for each in runs] + [client.get_model_version("old", "1").tags]
+            return [{key: value for key, value in each.items() if not key.startswith("mlflow.")} for each in found]
+
+        before, stopped = [prefixed(each) for each in tags()], True
+        while stopped:
+            try:
+                rename_old_tags(cast("mlflow.MlflowClient", Writes(client)), uri)
+                stopped = False
+            except Stopped:
+                assert [prefixed(each) for each in tags()] == before
+        assert tags() == [prefixed(run) | own, prefixed(trial | {KEY: "5"}), trial, prefixed(version) | own]
+        assert client.get_experiment(experiment).tags[NAMES] == PREFIXED
+        rename_old_tags(cast("mlflow.MlflowClient", Writes(client)), uri)
 
 
 @pytest.fixture
@@ -212,7 +271,7 @@ def test_what_is_renamed_without_its_tracking_server_is_logged_there_later(
     log = away.run("dvc", "repro", "register@blobs").stdout
     assert "Running stage 'train" not in log
     champion = mlflow.MlflowClient(mlflow_server.address).get_model_version_by_alias("blobs", "champion")
-    assert champion.tags["experiment"] == "blobs-line"
+    assert champion.tags[EXPERIMENT] == "blobs-line"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)  # set_tracking_uri would hold for later tests too
     mlflow.pytorch.load_model("models:/blobs@champion")
 

@@ -16,6 +16,7 @@ import mlflow
 import psutil
 import pytest
 
+from tasks.tracking.tags import HEARTBEAT, PROCESS
 from tests.integration.tasks.test_tracking import artifacts, run_of, run_status, runs
 from tests.support.project import TRACKWAY, Project
 
@@ -140,8 +141,8 @@ def test_a_run_of_another_machine_is_marked_when_its_heart_has_stopped(finished:
     now = int(time.time() * 1000)
     for name, beat in {"digits-cnn": now, "digits-mlp": now - 3_600_000}.items():
         run = run_of(finished, name)
-        client.set_tag(run.info.run_id, "trackway.process", '["another-host", 1, 0.0]')
-        client.set_tag(run.info.run_id, "trackway.heartbeat", str(beat))
+        client.set_tag(run.info.run_id, PROCESS, '["another-host", 1, 0.0]')
+        client.set_tag(run.info.run_id, HEARTBEAT, str(beat))
         client.update_run(run.info.run_id, "RUNNING")
     finished.python("from tasks.tracking.delivery import prepare_store as p; p('sqlite:///mlruns/mlflow.db')")
     assert run_of(finished, "digits-cnn").info.status == "RUNNING"

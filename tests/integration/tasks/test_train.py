@@ -22,6 +22,7 @@ from learn.training.loop import FitOptions, fit
 from learn.training.splits import Split, StreamedSplit, load_split
 from learn.training.state import State
 from tasks.memory import is_streamed
+from tasks.tracking.tags import EXPERIMENT
 from tests.support.project import ROOT, TRACKWAY, Project
 
 CPU = torch.device("cpu")
@@ -158,7 +159,7 @@ WEIGHTED = {
 PREDICT = """
 from pathlib import Path
 import numpy as np, torch
-from tasks.tracking.registry import load_model
+from tasks.tracking.loading import load_model
 for dataset, scale in (("digits", 16), ("circles", 1)):
     model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
     (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
@@ -196,7 +197,7 @@ def test_losses_with_weights_train_and_become_champion(finished: Project) -> Non
     for (experiment, loss), line in zip(WEIGHTED.items(), predicted, strict=True):
         dataset, name, accuracy = line.split()
         version = client.get_model_version_by_alias(dataset, "champion")
-        assert version.tags["experiment"] == experiment
+        assert version.tags[EXPERIMENT] == experiment
         assert name == loss["name"]
         assert float(accuracy) > 0.8
         key = "weight" if "weight" in loss else "pos_weight"
@@ -373,7 +374,7 @@ experiments:
 
 PREDICT_WAVES = """
 import numpy as np, torch
-from tasks.tracking.registry import load_model
+from tasks.tracking.loading import load_model
 model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
 inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch

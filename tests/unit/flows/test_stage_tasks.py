@@ -81,7 +81,10 @@ def test_an_outcome_comes_back_as_it_was_left(tmp_path: Path, monkeypatch: pytes
     assert told(tmp_path / "outcome.json") is None
     tell(Outcome("nobody asked"))
     monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome.json"))
-    left = Outcome("register digits: a is champion", champion="a is champion")
-    tell(left)
-    assert told(tmp_path / "outcome.json") == left
+    for left in (
+        Outcome("register digits: a is champion", champion="a is champion"),
+        Outcome("register digits: a stays champion", refused="a stays champion; judged for the first time: b"),
+    ):
+        tell(left)
+        assert told(tmp_path / "outcome.json") == left
     assert [file.name for file in tmp_path.iterdir()] == ["outcome.json"]

@@ -221,3 +221,12 @@ def test_means_over_seeds_are_compared_by_seeds_and_samples() -> None:
     assert "more seeds would tell" in close.text or "samples would tell" in close.text
     clear = judge([ours], replace(champion(100), predicted=with_seeds(98, 100, 102)), EXPERIMENTS, SEPARABLE)
     assert clear.champion is ours
+
+
+def test_a_model_that_was_trained_again_is_told_from_its_older_version() -> None:
+    older = replace(champion(190), experiment="new", own=None)
+    worse = judge([candidate(150)], older, EXPERIMENTS, SEPARABLE)
+    stays = "new (version 3, validation accuracy 0.9500) stays champion; the newly trained new has 0.7500"
+    assert worse.text == stays
+    better = judge([candidate(190)], replace(older, predicted=champion(150).predicted), EXPERIMENTS, SEPARABLE)
+    assert better.text == "; version 3 has 0.7500 there (p = 1.8e-12)"

@@ -21,6 +21,7 @@ from tasks.tracking.messages import (
     encode,
     encode_header,
 )
+from tasks.tracking.tags import STAGE
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_message_is_one_line(message: Message) -> None:
 
 
 def test_a_header_is_one_line() -> None:
-    lineage = Lineage("digits", "data/x", "md5", {"dvc.stage": "train@a"}, "")
+    lineage = Lineage("digits", "data/x", "md5", {STAGE: "train@a"}, "")
     header = RunHeader("k", "sqlite:///x", "", "digits", "a", 1, "[]", lineage, {"mlflow.user": "me"}, "--- a\n+++ b\n")
     assert decode_header(encode_header(header)) == header
 

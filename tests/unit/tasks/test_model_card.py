@@ -14,7 +14,8 @@ from tasks.card_parts import Records
 from tasks.model_card import model_card
 from tasks.params import load_params
 from tasks.tracking.cards import CUT, MOST, Registered, description, escaped, with_decision
-from tasks.tracking.tags import COMMIT, DATA_MD5, DIRTY, TEST_DATA, VALIDATION_DATA
+from tasks.tracking.tags import COMMIT, DATA_MD5, DIRTY
+from tasks.workspace.report import TEST_DATA_KEY, VALIDATION_DATA_KEY
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -37,13 +38,14 @@ RECORDS = Records(
         "validation": {"loss": 0.127, "accuracy": 0.9555},
     },
     {
-        TEST_DATA: "4773", VALIDATION_DATA: "0b71",
+        TEST_DATA_KEY: "4773", VALIDATION_DATA_KEY: "0b71",
         "diagnosis": {"kind": "settled", "summary": "settled", "text": "settled: the loss settled"},
         "intervals": {"validation": {"accuracy": [0.914, 0.977]}, "test": {"accuracy": [0.922, 0.968]}},
         "per_class": {"cat": f1(0.9, 30), "dog": f1(1.0, 10), "a|b<i>": f1(0.4, 5)},
         "confusion_matrix": [[27, 0, 3], [0, 10, 0], [1, 0, 4]],
     },
     {},
+    12,
 )  # fmt: skip
 LINE = Records(
     PARAMS,
@@ -51,8 +53,9 @@ LINE = Records(
     Info((1,), (), 1.0, {"train": 40, "test": 10}),
     {"train": 40, "test": 10},
     {"loss": 0.0003, "mae": 0.0003, "parameters": 2, "epochs": 1000},
-    {TEST_DATA: "c518", "diagnosis": {"text": "settled"}, "intervals": {"test": {"mae": [0.0002, 0.0004]}}},
+    {TEST_DATA_KEY: "c518", "diagnosis": {"text": "settled"}, "intervals": {"test": {"mae": [0.0002, 0.0004]}}},
     {},
+    1,
 )
 
 
@@ -89,6 +92,11 @@ def test_metrics_have_intervals_on_each_part() -> None:
     assert "| accuracy | 0.9555 (0.914 to 0.977) | 0.95 (0.922 to 0.968) |" in lines
     assert "| loss | 0.127 | 0.15 |" in lines
     assert not any("batch_mean" in line for line in lines)
+
+
+def test_it_says_how_many_models_the_test_part_has_measured() -> None:
+    assert section(model_card(RECORDS, DIGITS), "Metrics").endswith("\n\nThe test part has measured 12 models.")
+    assert "The test part has measured this model only." in model_card(LINE, replace(DIGITS, model="line"))
 
 
 def test_over_several_seeds_they_have_their_spread_and_the_seed_that_is_kept() -> None:

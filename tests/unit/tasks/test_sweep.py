@@ -15,7 +15,7 @@ from tasks.params import read_yaml
 from tasks.sweep.check import check_space
 from tasks.sweep.record import best_first, counted
 from tasks.sweep.space import Choice, Span, parse, with_one_seed, with_values, without
-from tasks.sweep.storage import alone, database, last_identity, open_sweep
+from tasks.sweep.storage import alone, database, last_identity, open_sweep, rename_sweeps
 from tasks.sweep.study import OUTCOME, Identity, Sweep
 from tasks.sweep.trial import COMPLETE, DIVERGED, Outcome
 from tests.support.project import ROOT
@@ -168,6 +168,24 @@ def run(sweep: Sweep, times: int, measure: Callable[[dict[str, Any]], Outcome] =
     for _ in range(times):
         trial = sweep.ask()
         sweep.tell(trial, measure(sweep.values(trial)))
+
+
+def test_a_sweep_goes_on_under_the_new_name_of_its_experiment(folder: Path) -> None:
+    sweep = open_sweep(IDENTITY)
+    run(sweep, 2)
+    with alone("mlp"), pytest.raises(SweepError, match="another sweep of mlp is at work"):
+        rename_sweeps("mlp", "wide")
+    database("wide").touch()
+    with pytest.raises(SweepError, match=r"wide\.db is there already, of an earlier wide; delete it"):
+        rename_sweeps("mlp", "wide")
+    database("wide").unlink()
+    rename_sweeps("mlp", "wide")
+    rename_sweeps("mlp", "wide")
+    assert not database("mlp").exists()
+    renamed = replace(IDENTITY, experiment="wide")
+    assert last_identity("wide") == renamed
+    again = open_sweep(renamed)
+    assert (again.key, again.results()) == (sweep.key, sweep.results())
 
 
 def test_an_interrupted_sweep_tries_what_an_uninterrupted_one_tries(folder: Path) -> None:

@@ -1,0 +1,118 @@
+"""Loads registered models, and says why one cannot be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from learn.errors import TrackingError
+from tasks.tracking.delivery import open_store
+from tasks.tracking.models import whole_model
+from tasks.tracking.runs import find_run
+from tasks.tracking.store import if_there, patiently
+from tasks.tracking.versions import champion_of, logged_model_of, why_version_broken
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What is stored with a model."""
+
+    loss: str  # name of the loss that it was trained with; "" for a model that was registered by hand
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]  # of one input
+
+
+def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
+    """Loads a registered model as a function of float32 tensors (B, *shape).
+
+    Args:
+        uri: Address of the store.
+        name: NAME@ALIAS or NAME/VERSION.
+
+    Raises:
+        TrackingError: There is no such model (the text lists those that exist), or it cannot be loaded.
+    """
+    with open_store(uri) as client:
+        version = _registered(client, name)
+        broken = why_version_broken(client, version)
+        if not broken:
+            model, about, broken = loaded(version)
+        if broken:
+            raise TrackingError(
+                f"{name} is version {version.version} of {version.name}, which cannot be loaded: {broken}; "
+                "next: trackway relog, which logs the champion again"
+            )
+    return model, about
+
+
+def _registered(client: MlflowClient, name: str) -> ModelVersion:
+    """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if there is none."""
+    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    model, _, alias = name.rpartition("@")
+    number = str(models[model].aliases.get(alias, "")) if model in models else ""
+    if not number:
+        model, _, number = name.rpartition("/")
+    asked = model in models and number.isdecimal()
+    if asked and (version := if_there(lambda: client.get_model_version(model, number))):
+        return version
+    known = [f"{model.name}@{alias}" for model in models.values() for alias in model.aliases]
+    there = ", ".join(known or ["none yet: `dvc repro` registers the best of each dataset"])
+    raise TrackingError(f"{name} is no registered model; there is {there}")
+
+
+def loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
+    """Returns a version's model, what is stored with it, and, if it cannot be loaded, the reason."""
+    import mlflow.pytorch
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        model, info = mlflow.pytorch.load_model(uri), mlflow.models.get_model_info(uri)
+    except MlflowException:
+        raise  # the store failed, not the model
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
+        return None, ModelMetadata("", (), ()), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    about = info.metadata or {}
+    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
+    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape)), None
+
+
+@patiently
+def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | None:
+    """Returns why the champion cannot be loaded, as far as the store can tell; None if it can, or if there is none.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        load: Also try to load it; if that fails, mark its model as FAILED, so that it is logged again.
+    """
+    with open_store(uri) as client:
+        version = champion_of(client, dataset)
+        if version is None:
+            return None
+        if not (why := why_version_broken(client, version)) and load:
+            why = loaded(version)[2]
+            if why and (model_id := logged_model_of(version)):
+                client.finalize_logged_model(model_id, "FAILED")
+        return why
+
+
+def lacks_champion(uri: str, dataset: str, experiment: str, digest: str) -> bool:
+    """Returns whether no champion can be loaded although MLflow has the model of an experiment.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        experiment: Name of the experiment.
+        digest: sha256 of its state_dict.
+    """
+    with open_store(uri) as client:
+        version = champion_of(client, dataset)
+        if version and not why_version_broken(client, version):
+            return False
+        run = find_run(client, dataset, experiment, digest)
+        return run is not None and whole_model(client, run) is not None

@@ -1,0 +1,145 @@
+"""Registered versions of a dataset's model: their tags, their aliases, and whose models they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import TYPE_CHECKING
+
+from learn.comparison.gate import Candidate
+from tasks.tracking.models import whole_model, why_broken
+from tasks.tracking.runs import find_run
+from tasks.tracking.store import ALREADY_EXISTS, if_there
+from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, STATE_DICT, prefixed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
+    """Sets those tags of a version that it has not, or has with other values."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def aliases_of(client: MlflowClient, dataset: str) -> dict[str, str]:
+    """Returns alias → version of a dataset's registered model."""
+    registered = if_there(lambda: client.get_registered_model(dataset))
+    return {alias: str(version) for alias, version in registered.aliases.items()} if registered else {}
+
+
+def versions_with_alias(client: MlflowClient, dataset: str) -> list[ModelVersion]:
+    """Returns the champion and the challenger of a dataset, as the store has them now."""
+    numbers = [number for alias, number in aliases_of(client, dataset).items() if alias in (CHAMPION, CHALLENGER)]
+    found = [if_there(partial(client.get_model_version, dataset, number)) for number in sorted(set(numbers))]
+    return [version for version in found if version]
+
+
+def tags_of(candidate: Candidate) -> dict[str, str]:
+    """Returns the tags of a candidate's version.
+
+    The tags, not the run, have the metrics of the kept state_dict: with early stopping the run's curves go on after it.
+    """
+    return {
+        EXPERIMENT: candidate.experiment,
+        STATE_DICT: candidate.state_dict,
+        **{DATA_TAGS[split]: md5 for split, md5 in candidate.data.items()},
+        **prefixed({name: repr(value) for name, value in candidate.metrics.items()}),
+    }
+
+
+def metrics_in(tags: dict[str, str]) -> dict[str, float]:
+    """Returns the metrics in a version's tags by their full names, such as `validation/accuracy`."""
+    names = {tag: tag.removeprefix(OURS) for tag in tags}
+    return {name: float(tags[tag]) for tag, name in names.items() if name.startswith(("test/", "validation/"))}
+
+
+def describe_version(client: MlflowClient, version: ModelVersion, best: Candidate) -> None:
+    """Updates a version's tags, since its experiment may have been renamed, or measured again on other data."""
+    set_tags(client, version, tags_of(best))
+
+
+def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
+    """Returns the version that has the alias `champion`; None if there is none."""
+    return version_with(client, dataset, CHAMPION)
+
+
+def version_with(client: MlflowClient, dataset: str, alias: str) -> ModelVersion | None:
+    """Returns the version of a dataset's model that has an alias; None if there is none."""
+    if (version := aliases_of(client, dataset).get(alias)) is None:
+        return None
+    return if_there(lambda: client.get_model_version(dataset, version))
+
+
+def is_model_of(
+    client: MlflowClient, version: ModelVersion, experiment: str, state_dict: str, experiments: Collection[str]
+) -> bool:
+    """Returns whether a registered version is an experiment's model, or one with equal bytes of the same experiment.
+
+    A version whose experiment is not one of the dataset's is taken for one of a renamed experiment.
+
+    Args:
+        client: A client of the store.
+        version: The version.
+        experiment: Name of the experiment.
+        state_dict: sha256 of its state_dict.
+        experiments: Names of all experiments of the dataset.
+    """
+    name, digest = version.tags.get(EXPERIMENT), version.tags.get(STATE_DICT)
+    if digest is None:  # registered by hand, maybe from the experiment's run
+        run = find_run(client, version.name, experiment, state_dict) if version.run_id else None
+        return run is not None and version.run_id == run.info.run_id
+    return digest == state_dict and (name == experiment or name not in experiments)
+
+
+def why_version_broken(client: MlflowClient, version: ModelVersion) -> str | None:
+    """Returns why a registered version cannot be loaded, as far as the store can tell; None if it can."""
+    from mlflow.models import Model
+
+    if model_id := logged_model_of(version):
+        return why_broken(client, model_id)
+    there = if_there(lambda: Model.load(f"models:/{version.name}/{version.version}"))
+    return None if there else "its files are not in the artifact store"
+
+
+def logged_model_of(version: ModelVersion) -> str | None:
+    """Returns the id of the logged model that a version was made from; None if a user registered something else."""
+    prefix, _, model_id = str(version.source).partition("models:/")
+    return None if prefix or "/" in model_id or "@" in model_id else model_id
+
+
+def version_of(
+    client: MlflowClient, dataset: str, candidate: Candidate, experiments: Collection[str]
+) -> ModelVersion | None:
+    """Returns the registered version of a candidate's model; creates one if there is none that can be loaded.
+
+    Returns:
+        None if MLflow has no model of the candidate.
+    """
+    run = find_run(client, dataset, candidate.experiment, candidate.state_dict)
+    if run is None or not (model_id := whole_model(client, run)):
+        return None
+    _create_registered_model(client, dataset)
+    for version in client.search_model_versions(f"name = '{dataset}'"):
+        its = is_model_of(client, version, candidate.experiment, candidate.state_dict, experiments)
+        if its and not why_version_broken(client, version):
+            return version
+    return client.create_model_version(
+        dataset,
+        f"models:/{model_id}",
+        run.info.run_id,
+        model_id=model_id,
+        tags=tags_of(candidate),
+    )
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ALREADY_EXISTS:
+            raise
