@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from learn.comparison.gate import Candidate, Rule, why_never_champion
+from learn.comparison.gate import Candidate, Rule
+from learn.comparison.limits import Costs, Limits, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from learn.evaluation.metrics import METRICS
@@ -25,7 +26,7 @@ from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
 from tasks.tracking.page import describe_dataset
-from tasks.tracking.queries import missing_parts, models_judged
+from tasks.tracking.queries import MeasuredLatency, latencies, missing_parts, models_judged
 from tasks.tracking.registry import (
     ModelMetadata,
     Verdict,
@@ -125,7 +126,8 @@ def is_complete(params: Params, name: str) -> bool:
     state_dicts = _state_dicts(params, name)
     if missing_parts(params.tracking, name, state_dicts):
         return False
-    best = next((row["experiment"] for row in compared(params, name) if not why_not(params, name, row)), None)
+    rows, known = compared(params, name), _latencies(params, name)
+    best = next((row["experiment"] for row in rows if not why_not(params, name, row, known)), None)
     return best is None or not lacks_champion(params.tracking, name, best, state_dicts[best])
 
 
@@ -192,7 +194,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Ca
         name: The dataset's name.
         rows: What `compared` returns.
     """
-    dataset, found = params.dataset(name), []
+    dataset, found, known = params.dataset(name), [], _latencies(params, name)
     for row in rows:
         report = report_of(name, row["experiment"])
         found.append(
@@ -204,7 +206,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]]) -> list[Ca
                 report[STATE_DICT],
                 {split: report[tag] for split, tag in DATA_TAGS.items() if tag in report},
                 read(scored_file(name, row["experiment"]), dataset.split.held_out),
-                why_not(params, name, row) or "",
+                why_not(params, name, row, known) or "",
             )
         )
     return found
@@ -239,13 +241,21 @@ def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelM
     return Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
 
 
-def why_not(params: Params, name: str, row: dict[str, Any]) -> str | None:
+def _latencies(params: Params, name: str) -> dict[str, MeasuredLatency]:
+    """Returns experiment → the latency that MLflow has, as far as it has one; nothing if no limit asks for it."""
+    if not params.tracking or params.dataset(name).champion.max_latency_ms is None:
+        return {}
+    return latencies(params.tracking, name, _state_dicts(params, name))
+
+
+def why_not(params: Params, name: str, row: dict[str, Any], known: dict[str, MeasuredLatency]) -> str | None:
     """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
-    split, metric = dataset.split.held_out, dataset.champion.metric
-    diagnosis = report_of(name, row["experiment"])["diagnosis"]
-    value, most = metric_of(row, split, metric), dataset.champion.max_parameters
-    return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
+    split, champion = dataset.split.held_out, dataset.champion
+    diagnosis, latency = report_of(name, row["experiment"])["diagnosis"], known.get(row["experiment"])
+    costs = Costs(row["parameters"], *((latency.median, latency.device) if latency else ()))
+    limits = Limits(champion.max_parameters, champion.max_latency_ms if params.tracking else None)
+    return why_never_champion(diagnosis, split, champion.metric, metric_of(row, split, champion.metric), costs, limits)
 
 
 def _by_part(row: dict[str, Any]) -> dict[str, float]:
