@@ -9,12 +9,13 @@ import mlflow
 
 from tasks.params import load_params
 from tasks.tracking.report import PAGE
-from tasks.tracking.tags import CARD
+from tasks.tracking.tags import CARD, LATENCY, LATENCY_P95, THROUGHPUT
 from tests.integration.tasks.test_tracking import artifacts, run_of, runs
 from tests.support.project import ROOT, Project
 
 PARAMS = load_params(ROOT / "params.yaml")
 TRAINING_KNOWS = {"train/seconds", "samples_per_second"}
+MEASURED_ANEW = {LATENCY, LATENCY_P95, THROUGHPUT}
 SAME_TAGS = {"state_dict.sha256", "test_data.md5", "dvc.stage", "dvc.data.md5", "dvc.code.md5"}
 
 
@@ -25,9 +26,9 @@ def relog(project: Project) -> list[str]:
 
 
 def curves(project: Project, name: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric → its points, but for what only a training knows."""
+    """Metric → its points, but for what only a training knows, and for what no two measurements agree on."""
     client, run = mlflow.MlflowClient(project.tracking_uri), run_of(project, name)
-    keys = set(run.data.metrics) - TRAINING_KNOWS
+    keys = set(run.data.metrics) - TRAINING_KNOWS - MEASURED_ANEW
     points = {key: client.get_metric_history(run.info.run_id, key) for key in keys}
     return {key: sorted((point.step, point.value) for point in history) for key, history in points.items()}
 
