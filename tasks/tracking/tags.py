@@ -18,6 +18,7 @@ PREDICTIONS = "predictions.npz"  # the artifact with a model's predictions for e
 SEED = "trackway.seed"  # the tag of the run of one of several seeds
 PARENT = "mlflow.parentRunId"  # by this tag MLflow's page shows the run below another one
 REPORT = "trackway.report"  # the tag with the sha256 of the page that compares the dataset's experiments
+LAST_REPORT = "trackway.last_report"  # the tag of an MLflow experiment with the run whose page is the latest
 KEY = "trackway.key"  # the tag by which a run that is delivered again is found
 HEARTBEAT = "trackway.heartbeat"  # the tag that says when the writer was last alive, in milliseconds since 1970
 NOTE = "mlflow.note.content"  # what MLflow's page shows as the description, in Markdown

@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
-from tasks.tracking.report import PAGE
+from tasks.tracking.report import PAGE, RECORD
 from tasks.tracking.tags import LATENCY, LATENCY_DEVICE, LATENCY_P95, REPORT, THROUGHPUT
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
@@ -116,7 +116,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
         *({"model_card.md"} if run.info.run_id in registered else set()),
-        *({PAGE} if REPORT in tags else set()),
+        *({PAGE, RECORD} if REPORT in tags else set()),
     }
 
 
