@@ -63,7 +63,7 @@ def subjects_since(commit: str) -> list[str] | None:
     Returns None without git, or if the repository does not have the commit.
     """
     try:
-        return _git("log", "--format=%h %s", f"{commit}..HEAD", "--", ".").splitlines()
+        return _git("log", "--format=%h %s", "--end-of-options", f"{commit}..HEAD", "--", ".").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
 
