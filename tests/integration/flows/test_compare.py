@@ -175,7 +175,7 @@ def test_what_changed_since_the_page_in_mlflow_is_shown(finished: Project) -> No
     """Also where this folder has made no page itself."""
     (finished.folder / ".dvc/tmp/reports.json").unlink()
     finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
-    finished.run("git", "commit", "--all", "--message", "A faster *start*")
+    finished.commit("A faster *start*")
     finished.run(*TRACKWAY, "compare", "digits", "--out", "report.md")
     text = finished.read("report.md").replace("\\", "")
     assert re.search(r"^- Commits: [0-9a-f]+ A faster \*start\*$", text, re.MULTILINE)

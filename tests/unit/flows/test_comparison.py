@@ -449,6 +449,6 @@ def test_commits_since_the_report_before_are_listed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     git("add", ".")
     git("commit", "--message", "Second")
-    said = since(before, State(head(), {}, {}, {}))
-    assert re.fullmatch(r"[0-9a-f]+ Second", *said.commits)
+    (said,) = since(before, State(head(), {}, {}, {})).commits
+    assert re.fullmatch(r"[0-9a-f]+ Second", said)
     assert not since(replace(before, commit="0" * 40), before).commits_known
