@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from learn.evaluation.diagnosis import Diagnosis
+    from learn.latency import Latency
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
 
@@ -72,6 +73,7 @@ class Evaluation:
     model: nn.Module  # of several seeds the one with the lowest loss on the split that decides
     chosen: int | None  # its seed; None if there is one seed
     predictions: dict[str, Predictions]  # on each split
+    latency: Latency  # of that model; it differs from one measurement to the next, so no output has it
 
     @property
     def chosen_predictions(self) -> np.ndarray:
@@ -168,7 +170,18 @@ def measured(params: Params, name: str) -> Evaluation:
         model,
         chosen,
         predicted,
+        _latency(model, assembled.splits["test"]),
     )
+
+
+def _latency(model: nn.Module, test: Split) -> Latency:
+    """Measures the latency of a model with samples of the test split, which are repeated if there are too few."""
+    import torch
+
+    from learn.latency import BATCH, measure
+
+    places = torch.arange(BATCH, device=test.targets.device) % len(test)
+    return measure(model, test.batch(places)[0])
 
 
 def _mean(each: list[Scores]) -> Scores:
@@ -275,6 +288,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         params.tracking,
         experiment.dataset,
         metrics=metrics,
+        latency=found.latency,
         note=evaluation_note(found.report, found.metrics),
         tags={DIAGNOSIS: found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
         report=found.report,

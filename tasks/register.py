@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from learn.comparison.gate import Candidate, Rule, why_never_champion
+from learn.comparison.gate import Candidate, Rule
+from learn.comparison.limits import Costs, Limits, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
 from learn.evaluation.metrics import METRICS
@@ -26,7 +27,7 @@ from tasks.params.flatten import flatten
 from tasks.stage import run_stage
 from tasks.tracking.loading import ModelMetadata, lacks_champion, why_champion_broken
 from tasks.tracking.page import describe_dataset
-from tasks.tracking.queries import missing_parts, models_judged
+from tasks.tracking.queries import MeasuredLatency, latencies, missing_parts, models_judged
 from tasks.tracking.registry import Verdict, register_champion
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
@@ -124,8 +125,8 @@ def is_complete(params: Params, name: str) -> bool:
     state_dicts = _state_dicts(reports)
     if missing_parts(params.tracking, name, state_dicts):
         return False
-    able = (row["experiment"] for row in compared(params, name) if not why_not(params, name, row, reports))
-    best = next(able, None)
+    rows, known = compared(params, name), _latencies(params, name, reports)
+    best = next((row["experiment"] for row in rows if not why_not(params, name, row, reports, known)), None)
     return best is None or not lacks_champion(params.tracking, name, best, state_dicts[best])
 
 
@@ -199,7 +200,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: R
         rows: What `compared` returns.
         reports: What `reports_of` returns.
     """
-    dataset, found = params.dataset(name), []
+    dataset, found, known = params.dataset(name), [], _latencies(params, name, reports)
     for row in rows:
         report = reports[row["experiment"]]
         found.append(
@@ -211,7 +212,7 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: R
                 report[STATE_DICT_KEY],
                 {split: report[key] for split, key in DATA_KEYS.items() if key in report},
                 read(scored_file(name, row["experiment"]), dataset.split.held_out),
-                why_not(params, name, row, reports) or "",
+                why_not(params, name, row, reports, known) or "",
             )
         )
     return found
@@ -246,13 +247,23 @@ def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelM
     return Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
 
 
-def why_not(params: Params, name: str, row: dict[str, Any], reports: Reports) -> str | None:
+def _latencies(params: Params, name: str, reports: Reports) -> dict[str, MeasuredLatency]:
+    """Returns experiment → the latency that MLflow has, as far as it has one; nothing if no limit asks for it."""
+    if not params.tracking or params.dataset(name).champion.max_latency_ms is None:
+        return {}
+    return latencies(params.tracking, name, _state_dicts(reports))
+
+
+def why_not(
+    params: Params, name: str, row: dict[str, Any], reports: Reports, known: dict[str, MeasuredLatency]
+) -> str | None:
     """Returns why an experiment cannot be champion of its dataset, even if it is the only one; None if it can."""
     dataset = params.dataset(name)
-    split, metric = dataset.split.held_out, dataset.champion.metric
-    diagnosis = reports[row["experiment"]]["diagnosis"]
-    value, most = metric_of(row, split, metric), dataset.champion.max_parameters
-    return why_never_champion(diagnosis, split, metric, value, row["parameters"], most)
+    split, champion = dataset.split.held_out, dataset.champion
+    diagnosis, latency = reports[row["experiment"]]["diagnosis"], known.get(row["experiment"])
+    costs = Costs(row["parameters"], *((latency.median, latency.device) if latency else ()))
+    limits = Limits(champion.max_parameters, champion.max_latency_ms if params.tracking else None)
+    return why_never_champion(diagnosis, split, champion.metric, metric_of(row, split, champion.metric), costs, limits)
 
 
 def _by_part(row: dict[str, Any]) -> dict[str, float]:

@@ -8,3 +8,4 @@ REQUIRE: Require = "separable"
 LEVEL = 0.05
 MARGIN = 0.0
 MAX_PARAMETERS = None
+MAX_LATENCY_MS = None

@@ -196,29 +196,3 @@ def _facts(rival: Candidate, champion: Champion, value: float, p: float | None) 
     name = f"{rival.split} {rival.metric}"
     facts = {"compared_with": f"{champion.experiment} (version {champion.version}, {name} {value:.4f})"}
     return facts | ({"p": f"{p:.3g}"} if p is not None else {})
-
-
-def why_never_champion(
-    diagnosis: dict[str, str],
-    split: str,
-    metric: str,
-    value: float | None,
-    parameters: int = 0,
-    max_parameters: int | None = None,
-) -> str | None:
-    """Returns why an experiment cannot be champion, even if it is the only one; None if it can.
-
-    Args:
-        diagnosis: The experiment's diagnosis, with `kind` and `summary`. A model that predicts the same class for every
-            sample is kept out, since its metric only says how common that class is.
-        split: The split that decides.
-        metric: The metric that decides.
-        value: The measured value of that metric.
-        parameters: The model's number of parameters.
-        max_parameters: The largest number allowed; None for any.
-    """
-    if diagnosis["kind"] == "constant":
-        return f"it says {diagnosis['summary']}"
-    if max_parameters is not None and parameters > max_parameters:
-        return f"it has {parameters:,} parameters, more than champion.max_parameters allows ({max_parameters:,})"
-    return None if is_number(value) else f"its {split} {metric} is not a number"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
-from learn.comparison.defaults import LEVEL, MARGIN, MAX_PARAMETERS, REQUIRE, Require
+from learn.comparison.defaults import LEVEL, MARGIN, MAX_LATENCY_MS, MAX_PARAMETERS, REQUIRE, Require
 from learn.data.datasets import DATASETS
 from learn.data.indices import STRATIFY, VALIDATION, split_sizes
 from learn.data.photos.decode import CHANNELS, Mode
@@ -95,6 +95,8 @@ class ChampionConfig(Section):
     """By how much more than this an experiment must be better, in the metric's unit."""
     max_parameters: Annotated[int, Field(ge=1)] | None = MAX_PARAMETERS
     """Models with more parameters cannot be champion; null allows any number."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = MAX_LATENCY_MS
+    """Models that take longer for one sample, in milliseconds, cannot be champion; null allows any time."""
 
 
 if TYPE_CHECKING:

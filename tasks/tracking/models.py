@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
-from tasks.tracking.tags import DATA_TAGS, FIRST_NOTE, NOTE, OUR_NOTE, SOURCE_NAME
+from tasks.tracking.tags import (
+    DATA_TAGS,
+    FIRST_NOTE,
+    LATENCY,
+    LATENCY_DEVICE,
+    LATENCY_P95,
+    NOTE,
+    OUR_NOTE,
+    SOURCE_NAME,
+    THROUGHPUT,
+)
 from tasks.workspace.paths import transformed_folder
 from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY
 
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from learn.latency import Latency
+
 
 @patiently
 def log_evaluation(
@@ -27,6 +39,7 @@ def log_evaluation(
     dataset: str,
     *,
     metrics: dict[str, float],
+    latency: Latency,
     tags: dict[str, str],
     note: str,
     report: dict[str, Any],
@@ -43,6 +56,7 @@ def log_evaluation(
         uri: Address of the store; None does nothing.
         dataset: Name of the dataset.
         metrics: By their full names, such as `test/accuracy`.
+        latency: A run that was measured once keeps its figures, for a second measurement gives others.
         tags: Tags for the run.
         note: What its description says of the evaluation, in Markdown.
         report: Content of the artifact report.json.
@@ -62,6 +76,7 @@ def log_evaluation(
             return
         run_id = run.info.run_id
         _log_metrics(client, run, metrics)
+        _log_latency(client, run, latency)
         data = {split: report[key] for split, key in DATA_KEYS.items() if key in report}
         path = transformed_folder(dataset).as_posix()
         log_datasets(client, run_id, path, {split: (f"{dataset} {split}", md5) for split, md5 in data.items()})
@@ -126,6 +141,14 @@ def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float]) -> N
     for key, value in metrics.items():
         if run.data.metrics.get(key) != value:
             client.log_metric(run.info.run_id, key, value, step=int(run.data.params["epochs"]))
+
+
+def _log_latency(client: MlflowClient, run: Run, latency: Latency) -> None:
+    """Logs how fast the model is, unless the run has that; the figure that the gate asks for comes last."""
+    if LATENCY in run.data.metrics:
+        return
+    client.set_tag(run.info.run_id, LATENCY_DEVICE, latency.device)
+    _log_metrics(client, run, {LATENCY_P95: latency.p95, THROUGHPUT: latency.throughput, LATENCY: latency.median})
 
 
 def models_of(client: MlflowClient, run: Run) -> list[str]:

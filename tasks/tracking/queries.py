@@ -9,7 +9,18 @@ from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import all_pages, patiently, told_if_slow
-from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, NO_MODEL, PARENT, STATE_DICT, TEST_DATA
+from tasks.tracking.tags import (
+    CHALLENGER,
+    CHAMPION,
+    DATA_MD5,
+    DECISION,
+    LATENCY,
+    LATENCY_DEVICE,
+    NO_MODEL,
+    PARENT,
+    STATE_DICT,
+    TEST_DATA,
+)
 from tasks.tracking.versions import is_model_of, version_with
 
 if TYPE_CHECKING:
@@ -33,9 +44,35 @@ def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[s
             run = find_run(client, dataset, experiment, digest)
             if run is None:
                 missing[experiment] = {"train", "evaluate"}
-            elif NO_MODEL not in run.data.tags and not whole_model(client, run):
+            elif LATENCY not in run.data.metrics or (NO_MODEL not in run.data.tags and not whole_model(client, run)):
                 missing[experiment] = {"evaluate"}
     return missing
+
+
+@dataclass(frozen=True)
+class MeasuredLatency:
+    """What a run says of how fast its model is."""
+
+    median: float  # milliseconds for one sample
+    device: str  # such as `cpu, 1 thread`
+
+
+@patiently
+def latencies(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, MeasuredLatency]:
+    """Returns experiment → the latency that its run has, for those whose run has one.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        state_dicts: Experiment → sha256 of its state_dict.
+    """
+    with open_store(uri) as client:
+        runs = {name: find_run(client, dataset, name, digest) for name, digest in state_dicts.items()}
+    return {
+        name: MeasuredLatency(run.data.metrics[LATENCY], run.data.tags.get(LATENCY_DEVICE, ""))
+        for name, run in runs.items()
+        if run and LATENCY in run.data.metrics
+    }
 
 
 @patiently
@@ -71,6 +108,8 @@ class RunSummary:
     decision: str = ""  # what was said when it became one of them
     verdict: str = ""  # what was last decided about its dataset's champion
     device: str | None = None  # where it was trained
+    latency: float | None = None  # milliseconds for one sample
+    data: str | None = None  # md5 of what its training read
 
 
 def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
@@ -105,6 +144,8 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 version.tags.get(DECISION, "") if version else "",
                 verdicts[dataset],
                 run.data.params.get("device"),
+                run.data.metrics.get(LATENCY),
+                run.data.tags.get(DATA_MD5),
             )
     return found
 

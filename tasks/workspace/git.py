@@ -49,6 +49,25 @@ def commits_of(path: str) -> Iterator[str]:
         return
 
 
+def head() -> str:
+    """Returns the last commit; "" without git, without a repository, or before the first commit."""
+    try:
+        return _git("rev-parse", "HEAD").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def subjects_since(commit: str) -> list[str] | None:
+    """Returns the later commits below the working directory, newest first: their first digits and subject lines.
+
+    Returns None without git, or if the repository does not have the commit.
+    """
+    try:
+        return _git("log", "--format=%h %s", "--end-of-options", f"{commit}..HEAD", "--", ".").splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def files_of(commit: str, folder: str) -> dict[str, str]:
     """Returns path below a folder → md5 of the file's content in a commit."""
     entries = [entry.partition("\t") for entry in _git("ls-tree", "-r", "-z", commit, "--", f"{folder}/").split("\0")]

@@ -49,6 +49,7 @@ def columns(report: Report) -> list[Column]:
         _column(report, "parameters", lambda each: Cell(f"{each.parameters:,}", each.parameters)),
         *_epochs(report),
         _column(report, "MB", lambda each: _number(each.megabytes, "{:.3g}")),
+        _column(report, "latency ms", lambda each: _number(each.latency, "{:.3g}")),
         _column(report, "train seconds", lambda each: _number(each.seconds, "{:.1f}")),
         _column(report, "device", lambda each: _text(each.device), is_number=False),
         _column(report, "diagnosis", lambda each: _text(each.diagnosis), is_number=False),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.reports.comparison.gather import gather
+from flows.reports.comparison.last import changes_of
 from flows.reports.comparison.records import Report
 from flows.reports.results import results
 from learn.errors import DataError, ParamsError, did_you_mean
@@ -29,7 +30,10 @@ def collected(params: Params, targets: list[str], *, details: bool) -> tuple[lis
     """
     names = chosen(params, targets)
     rows, why = results(params)
-    reports = [gather(params, dataset, experiments, rows, details=details) for dataset, experiments in names.items()]
+    reports = []
+    for dataset, experiments in names.items():
+        since = changes_of(params, dataset, rows, ask=details and not why)
+        reports.append(gather(params, dataset, experiments, rows, details=details, changes=since))
     if not any(report.entries for report in reports):
         asked = ", ".join(name for experiments in names.values() for name in experiments)
         raise DataError(f"none of {asked} has been evaluated; next: dvc repro, or trackway run")

@@ -13,6 +13,7 @@ import numpy as np
 from flows.reports.comparison.answers import answers_of
 from flows.reports.comparison.differences import differences
 from flows.reports.comparison.records import (
+    Changes,
     Curve,
     Details,
     Difference,
@@ -39,7 +40,15 @@ MOST_ANSWERING = 6  # experiments whose answers are shown
 Row = dict[str, Any]
 
 
-def gather(params: Params, dataset: str, names: Collection[str], rows: list[Row], *, details: bool = True) -> Report:
+def gather(
+    params: Params,
+    dataset: str,
+    names: Collection[str],
+    rows: list[Row],
+    *,
+    details: bool = True,
+    changes: Changes | None = None,
+) -> Report:
     """Returns what a comparison shows of a dataset's experiments.
 
     Args:
@@ -48,6 +57,7 @@ def gather(params: Params, dataset: str, names: Collection[str], rows: list[Row]
         names: Names of its experiments to show.
         rows: The table of results (flows/reports/results.py), best first.
         details: Whether to collect what only figures show.
+        changes: What changed since the report before; None if nothing is known of earlier reports.
     """
     of = params.dataset(dataset)
     part, metric = of.split.held_out, of.champion.metric
@@ -59,7 +69,8 @@ def gather(params: Params, dataset: str, names: Collection[str], rows: list[Row]
     answers = _answers(dataset, shown[:MOST_ANSWERING], reports) if reports else None
     missing = chain(_not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
     samples = _samples(params, dataset, shown)
-    return Report(dataset, part, metric, of.champion.level, samples, classes, entries, answers, tuple(missing))
+    level, remarks = of.champion.level, tuple(missing)
+    return Report(dataset, part, metric, level, samples, classes, entries, answers, remarks, changes)
 
 
 def _answers(dataset: str, rows: list[Row], reports: dict[str, Row]) -> Points | Fits | Pictures | None:
@@ -123,6 +134,7 @@ def _entry(params: Params, row: Row, apart: dict[str, Difference], report: Row |
         _megabytes(name),
         row.get("seconds"),
         row.get("device"),
+        row.get("latency"),
         role,
         row.get("decision", "") if role else "",
         apart.get(name),

@@ -23,7 +23,15 @@ def _section(report: Report) -> list[str]:
         if report.drawn and report.classes:
             lines += [*_recall(report), ""]
         lines += ["<details><summary>All metrics</summary>", "", *_table(report, metrics(report)), "", "</details>", ""]
-    return [*lines, *(f"- {escaped(each)}" for each in report.remarks), ""]
+    return [*lines, *_changes(report), *(f"- {escaped(each)}" for each in report.remarks), ""]
+
+
+def _changes(report: Report) -> list[str]:
+    if report.changes is None:
+        return []
+    lists = words.changed_lists(report.changes)
+    listed = [f"- {title}: {escaped(each)}" for title, items in lists for each in items]
+    return ["## What changed", "", escaped(words.changed(report.changes)), "", *listed, ""]
 
 
 def _table(report: Report, shown: list[Column]) -> list[str]:

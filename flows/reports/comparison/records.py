@@ -70,6 +70,7 @@ class Entry:
     megabytes: float | None  # size of the state_dict; None if the file is not there
     seconds: float | None = None  # time of training; None if MLflow does not know it
     device: str | None = None
+    latency: float | None = None  # milliseconds for one sample; None if MLflow does not know it
     role: Role = ""
     decision: str = ""  # what the gate said when it gave the role
     difference: Difference | None = None  # None for the best one, and if they cannot be compared
@@ -104,6 +105,18 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What changed since the report before of the same dataset."""
+
+    since: str = ""  # first digits of the commit of that report; "" if it is not known
+    commits: tuple[str, ...] = ()  # newest first
+    commits_known: bool = True  # whether git has that commit
+    data: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    is_first: bool = False  # whether there is no report before
+
+
+@dataclass(frozen=True)
 class Report:
     """A dataset's experiments, best first."""
 
@@ -116,6 +129,7 @@ class Report:
     entries: tuple[Entry, ...]
     answers: Points | Fits | Pictures | None = None
     remarks: tuple[str, ...] = ()  # what is missing, and what to do about it
+    changes: Changes | None = None  # None if nothing is known of earlier reports
 
     @property
     def drawn(self) -> list[Entry]:

@@ -37,7 +37,8 @@ def terminal(report: Report, width: int) -> Group:
         view.add_row(*map(Text, [*row, settings.get(entry.name, "")] if width >= WIDE else row))
     below = [f"{name}: {said}" for name, said in settings.items()] if width < WIDE else []
     verdict = f"{words.leader(report)} {words.others(report)}".rstrip()
-    sentences = (*below, verdict, words.basis(report), *words.decisions(report), *report.remarks)
+    since = [words.changed(report.changes)] if report.changes else []
+    sentences = (*below, verdict, words.basis(report), *words.decisions(report), *since, *report.remarks)
     return Group(view, *map(Text, sentences))
 
 

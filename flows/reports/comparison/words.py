@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flows.reports.comparison.records import Measured, Report
+from flows.reports.comparison.records import Changes, Measured, Report
 from learn.evaluation.metrics import METRICS
 
 DASH = "–"
 MOST_NAMED = 5  # experiments in a sentence
+MOST_CHANGES = 20  # that are listed of each kind
 
 
 def number(metric: str, value: float) -> str:
@@ -111,3 +112,33 @@ def compared_how(report: Report) -> str:
         f"Differences are taken on the same samples of the {report.part} part; p-values are those of {test}{several}, "
         f"and a difference with p > {report.level:g} may be chance."
     )
+
+
+def changed(changes: Changes) -> str:
+    """Returns the sentence that says how much changed since the report before."""
+    if changes.is_first:
+        return "There is no earlier report of this dataset."
+    kinds = {"commit": changes.commits, "change of data": changes.data, "change of parameters": changes.parameters}
+    counts = [f"{len(items)} {_plural(kind, len(items))}" for kind, items in kinds.items() if items]
+    commit = f" (commit {changes.since})" if changes.since else ""
+    unknown = "" if changes.commits_known else " Git does not have that commit here."
+    if not counts:
+        what = "git, " if changes.commits_known else ""
+        return f"Since the report before{commit}, nothing changed in {what}the data or the parameters.{unknown}"
+    return f"Since the report before{commit}: {', '.join(counts)}.{unknown}"
+
+
+def _plural(kind: str, number: int) -> str:
+    first, *rest = kind.split(" ", 1)
+    return kind if number == 1 else " ".join([f"{first}s", *rest])
+
+
+def changed_lists(changes: Changes) -> list[tuple[str, list[str]]]:
+    """Returns a title and what is listed below it, for each kind of change that there is."""
+    kinds = (("Commits", changes.commits), ("Data", changes.data), ("Parameters", changes.parameters))
+    return [(title, _cut(items)) for title, items in kinds if items]
+
+
+def _cut(items: tuple[str, ...]) -> list[str]:
+    more = len(items) - MOST_CHANGES
+    return [*items[:MOST_CHANGES], *([f"and {more} more"] if more > 0 else [])]

@@ -168,6 +168,19 @@ def test_the_flow_left_the_page_on_the_champion_s_run(by_flow: Project, report: 
     version = client.get_model_version_by_alias("digits", "champion")
     kept = Path(client.download_artifacts(version.run_id, "report.html", str(report.parent)))
     assert kept.read_bytes() == report.read_bytes()
+    assert b"There is no earlier report of this dataset." in report.read_bytes()
+
+
+def test_what_changed_since_the_page_in_mlflow_is_shown(finished: Project) -> None:
+    """Also where this folder has made no page itself."""
+    (finished.folder / ".dvc/tmp/reports.json").unlink()
+    finished.edit("params.yaml", "lr: 0.003", "lr: 0.004")
+    finished.commit("A faster *start*")
+    finished.run(*TRACKWAY, "compare", "digits", "--out", "report.md")
+    text = finished.read("report.md").replace("\\", "")
+    assert re.search(r"^- Commits: [0-9a-f]+ A faster \*start\*$", text, re.MULTILINE)
+    assert "\n- Parameters: digits-cnn: optimizer.lr 0.003 → 0.004\n" in text
+    assert "1 commit, 1 change of parameters." in text
 
 
 def test_a_flow_succeeds_even_if_its_page_cannot_be_kept(finished: Project) -> None:

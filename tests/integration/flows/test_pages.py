@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tasks.tracking.tags import STAGE
 from tests.support.browser import browser
-from tests.support.project import Served, wait_until
+from tests.support.project import Project, Served, wait_until
 
 # asyncio's own, when playwright's event loop ends
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -76,9 +77,7 @@ def test_a_training_shows_the_order_of_its_tasks(page: Page, served: Served) -> 
 
 
 def test_the_saved_view_is_sorted_by_what_decides(page: Page, served: Served) -> None:
-    experiment = mlflow.MlflowClient(served.mlflow).get_experiment_by_name("digits")
-    assert experiment
-    page.goto(f"{served.mlflow}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trackway")
+    page.goto(f"{runs_page(served, 'digits')}?viewStateShareKey=trackway")
     expect(page.get_by_text("accuracy on the validation split decides").first).to_be_visible()
     expect(page.get_by_text("Sort: validation/accuracy").first).to_be_visible()
     header = page.locator(".ag-header-cell")
@@ -102,3 +101,47 @@ def test_two_runs_are_compared_and_both_curves_are_seen(page: Page, served: Serv
         expect(page.get_by_text(f"{experiment} (train/loss)")).to_be_visible()
     assert page.locator(".js-plotly-plot .scatterlayer .js-line").count() >= 2
     picture(page, "curves")
+
+
+def test_runs_are_sorted_by_validation_accuracy_and_grouped_by_experiment(page: Page, served: Served) -> None:
+    page.goto(runs_page(served, "digits"))
+    page.get_by_role("link", name="digits-cnn").first.wait_for()
+    page.get_by_role("button", name="Sort").click()
+    page.get_by_placeholder("Search").last.fill("validation/accuracy")
+    page.get_by_text("validation/accuracy", exact=True).last.click()
+    expect(page.get_by_role("button", name="Sort: validation/accuracy")).to_be_visible()
+    page.get_by_role("button", name="Group by").click()
+    page.get_by_text(STAGE, exact=True).last.click()
+    groups = page.locator(".ag-row").filter(has_text="Group: train@digits-")
+    expect(groups).to_have_count(2)
+    expect(groups.first).to_contain_text("train@digits-cnn")
+
+
+def test_two_experiments_of_several_seeds_are_compared_and_both_curves_are_seen(
+    page: Page, served: Served, finished: Project
+) -> None:
+    finished.edit("params.yaml", "sqlite:///mlruns/mlflow.db", served.mlflow)
+    text = finished.read("params.yaml")
+    start = text.index("  blobs-linear:")
+    seeds = text[start : text.index("\n\n", start)].replace("seed: 42", "seeds: [42, 43]")
+    names = ("blobs-one", "blobs-two")
+    added = "\n".join(seeds.replace("blobs-linear", name) for name in names)
+    finished.edit("params.yaml", "  blobs-linear:", f"{added}\n  blobs-linear:")
+    for name in names:
+        finished.stage(f"train@{name}")
+    page.goto(runs_page(served, "blobs"))
+    for name in names:
+        page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True)).get_by_role(
+            "checkbox"
+        ).first.check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_text("Comparing 2 Runs from 1 Experiment")).to_be_visible()
+    page.get_by_role("link", name="train/loss", exact=True).click()
+    for name in names:
+        expect(page.get_by_text(f"{name} (train/loss)")).to_be_visible()
+
+
+def runs_page(served: Served, dataset: str) -> str:
+    experiment = mlflow.MlflowClient(served.mlflow).get_experiment_by_name(dataset)
+    assert experiment
+    return f"{served.mlflow}/#/experiments/{experiment.experiment_id}/runs"

@@ -30,6 +30,7 @@ PLUMBING = {
     "tasks/tracking/": "what MLflow is told",
     "tasks/warm.py": "where a process runs",
     "tasks/workspace/": "paths, atomic files, locks, what a flow is told",
+    "learn/latency.py": "a measurement for MLflow",
     "learn/plots.py": "pictures for MLflow",
     "tasks/figures.py": "pictures for MLflow",
 }

@@ -17,7 +17,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from tasks.tracking.tags import CARD_FILE, EXPERIMENT, STATE_DICT
+from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, STATE_DICT
 from tasks.workspace.report import STATE_DICT_KEY
 from tests.integration.tasks.test_tracking import run_of, runs
 from tests.support.project import TRACKWAY, Project, Served
@@ -34,11 +34,13 @@ def test_experiments_with_the_same_bytes_have_a_run_each_and_one_is_champion(fin
     start = params.index("  line-linear:")
     twin = params[start : params.index("\n\n", start)].replace("line-linear", "line-a")
     finished.edit("params.yaml", "  line-linear:", f"{twin}\n  line-linear:")
+    measured = run_of(finished, "line-linear").data.metrics[LATENCY]
     finished.stage("train@line-a")
     finished.stage("evaluate@line-linear")
     found = {run.info.run_name: run for run in runs(finished, "line")}
     assert found["line-a"].data.tags[STATE_DICT] == found["line-linear"].data.tags[STATE_DICT]
     assert "test/mae" not in found["line-a"].data.metrics
+    assert found["line-linear"].data.metrics[LATENCY] == measured, "it keeps the first measurement"
     finished.stage("evaluate@line-a")
     (run,) = (run for run in runs(finished, "line") if run.info.run_name == "line-a")
     assert "test/mae" in run.data.metrics

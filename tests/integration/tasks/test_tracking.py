@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
-from tasks.tracking.report import PAGE
+from tasks.tracking.report import PAGE, RECORD
 from tasks.tracking.tags import (
     CARD_FILE,
     CODE_MD5,
@@ -31,12 +31,16 @@ from tasks.tracking.tags import (
     DIRTY,
     EXPERIMENT,
     FLOW_RUN_ID,
+    LATENCY,
+    LATENCY_DEVICE,
+    LATENCY_P95,
     NOTE,
     OURS,
     REPORT,
     STAGE,
     STATE_DICT,
     TEST_DATA,
+    THROUGHPUT,
 )
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
@@ -86,6 +90,9 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         history = client.get_metric_history(run.info.run_id, key)
         assert [point.step for point in sorted(history, key=lambda p: p.step)] == list(range(1, experiment.epochs + 1))
     assert metrics["train/seconds"] > 0
+    assert 0 < metrics[LATENCY] <= metrics[LATENCY_P95]
+    assert metrics[THROUGHPUT] > 0
+    assert tags[LATENCY_DEVICE] == "cpu, 1 thread"
     evaluated = json.loads(by_flow.read(f"metrics/{experiment.dataset}/{name}.json"))
     measured = {"validation": evaluated.pop("validation", {}), "test": evaluated}
     assert bool(measured["validation"]) == (held_out == "validation")
@@ -128,7 +135,7 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
         *(f"figures/{figure}.png" for figure in figures),
         *({"classification_report.txt"} if classes else set()),
         *({"model_card.md"} if run.info.run_id in registered else set()),
-        *({PAGE} if REPORT in tags else set()),
+        *({PAGE, RECORD} if REPORT in tags else set()),
     }
 
 
@@ -344,10 +351,12 @@ def test_one_that_chance_could_have_made_better_is_challenger(finished: Project)
     assert (challenger.tags[EXPERIMENT], challenger.tags[DECISION]) == ("digits-cnn", told[0])
     assert 0.05 < float(challenger.tags[f"{DECISION}.p"]) <= 1
     finished.python(LOAD_CHAMPION)
-    finished.edit("params.yaml", "require: separable", "max_parameters: 3000")
+    finished.edit("params.yaml", "require: separable", "max_parameters: 4000, max_latency_ms: 0.0001")
     log = finished.run("dvc", "repro").stdout
-    assert "digits-cnn cannot be champion: it has 3,240 parameters, more than champion.max_parameters allows" in log
-    finished.edit("params.yaml", "max_parameters: 3000", "require: better")
+    assert "digits-mlp cannot be champion: it has 4,810 parameters, more than champion.max_parameters allows" in log
+    slow = run_of(finished, "digits-cnn").data.metrics[LATENCY]
+    assert f"digits-cnn cannot be champion: it takes {slow:.4g} ms for one sample (cpu, 1 thread), longer than" in log
+    finished.edit("params.yaml", "max_parameters: 4000, max_latency_ms: 0.0001", "require: better")
     assert "digits-cnn is champion (version 1, " in finished.run("dvc", "repro").stdout
     assert "challenger" not in client.get_registered_model("digits").aliases
 

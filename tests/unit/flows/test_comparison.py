@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ import pytest
 from rich.console import Console
 
 from flows.reports.comparison import words
+from flows.reports.comparison.changes import Record, State, record_from, record_of
+from flows.reports.comparison.changes import changes as since
 from flows.reports.comparison.columns import columns, differing
 from flows.reports.comparison.command import chosen, collected, content_of, write
 from flows.reports.comparison.curves import MOST_EPOCHS, charts
 from flows.reports.comparison.gather import MOST_COMPARED, MOST_DRAWN, gather
 from flows.reports.comparison.markdown import escaped, markdown
 from flows.reports.comparison.page import forest, page, recalls
-from flows.reports.comparison.records import Curve, Fits, Pictures, Report
+from flows.reports.comparison.records import Changes, Curve, Fits, Pictures, Report
 from flows.reports.comparison.svg import linear_ticks, logarithmic_ticks
 from flows.reports.comparison.terminal import terminal
 from flows.reports.results import results
 from learn.errors import DataError, ParamsError
 from learn.evaluation.predictions import Predictions, as_file
 from tasks.params import Params
+from tasks.workspace.git import head
 from tasks.workspace.paths import evaluation_folder, history_file, metrics_file, report_file, scored_file
 from tests.support.outputs import experiment, params_of, predicted, write_history, write_outputs
 
@@ -378,3 +382,73 @@ def test_predictions_of_a_metric_that_cannot_be_computed_are_not_compared() -> N
     odd = Predictions(np.arange(180) % 10, np.zeros((3, 2), np.int64), "md5", 10)
     scored_file("digits", "bad").write_bytes(as_file({"validation": odd, "test": predicted("digits", 360, 80)}))
     assert report_of(params).entries[1].difference is None
+
+
+def test_what_changed_is_said_in_every_form() -> None:
+    changes = Changes(
+        "1a2b3c4d",
+        ("5e6f7a8 Raise <the> rate",),
+        data=("test part: md5 00000000 → 11111111",),
+        parameters=tuple(f"good: key{number} 1 → 2" for number in range(30)),
+    )
+    report = replace(report_of(two()), changes=changes)
+    text, html = markdown([report]).replace("\\", ""), page([report]).decode()
+    said = "Since the report before (commit 1a2b3c4d): 1 commit, 1 change of data, 30 changes of parameters."
+    for form in (text, html, " ".join(shown(report).split())):
+        assert said in form
+    for form in (text, html.replace("&lt;", "<").replace("&gt;", ">")):
+        assert "5e6f7a8 Raise <the> rate" in form
+        assert "test part: md5 00000000 → 11111111" in form
+        assert "good: key19 1 → 2" in form
+        assert "good: key20" not in form
+        assert "and 10 more" in form
+    assert "<the>" not in html
+    for none in (Changes(is_first=True), Changes("1a2b3c4d"), Changes("1a2b3c4d", commits_known=False)):
+        html = page([replace(report, changes=none)]).decode()
+        assert words.changed(none) in html
+        assert 'class="changes"' not in html
+    assert "What changed" not in page([replace(report, changes=None)]).decode()
+
+
+def test_changes_are_those_since_the_report_before_and_stay_until_the_next() -> None:
+    digits("good", 4)
+    first, said = recorded({"good": experiment("digits")}, "one", None)
+    assert said.is_first
+    settings = {"good": experiment("digits", optimizer={"name": "SGD", "lr": 0.2}), "new": experiment("digits")}
+    second, said = recorded(settings, "two", first)
+    expected = ("good: optimizer.lr 0.1 → 0.2", "new is new")
+    assert said.parameters == expected
+    again, said = recorded(settings, "two", record_from(second.as_json()))
+    assert said.parameters == expected, "the same page again"
+    assert again == second
+    splits = {
+        "validation": predicted("digits", 180, 4),
+        "test": replace(predicted("digits", 360, 4), data="other data"),
+    }
+    write_outputs("good", "digits", splits, CURVE)
+    _, said = recorded({"good": settings["good"]}, "three", second)
+    assert said.parameters == ("new is gone",)
+    assert said.data == ("test part: md5 md5 → other da",)
+    assert record_from(b'"hash of an older version"') is None
+
+
+def recorded(experiments: dict[str, Any], made_of: str, last: Record | None) -> tuple[Record, Changes]:
+    params = params_of(experiments)
+    return record_of(params, "digits", results(params)[0], made_of, last)
+
+
+def test_commits_since_the_report_before_are_listed(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "--message", "First")
+    before = State(head(), {}, {}, {})
+    assert since(before, before) == Changes(before.commit[:8])
+    (tmp_path / "file").touch()
+    git("add", ".")
+    git("commit", "--message", "Second")
+    (said,) = since(before, State(head(), {}, {}, {})).commits
+    assert re.fullmatch(r"[0-9a-f]+ Second", said)
+    assert not since(replace(before, commit="0" * 40), before).commits_known

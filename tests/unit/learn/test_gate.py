@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learn.comparison.gate import Candidate, Champion, Rule, judge, why_never_champion
+from learn.comparison.gate import Candidate, Champion, Rule, judge
+from learn.comparison.limits import Costs, Limits, why_never_champion
 from learn.evaluation.metrics import METRICS, Metric
 from learn.evaluation.predictions import Predictions, as_file, read
 
@@ -184,13 +185,27 @@ def test_the_champion_stays_if_the_candidate_is_it_or_a_user_registered_it() -> 
 def test_some_experiments_can_never_be_champion() -> None:
     constant = {"kind": "constant", "summary": "always steak"}
     fine = {"kind": "settled", "summary": "settled"}
-    assert why_never_champion(constant, "test", "accuracy", 0.9) == "it says always steak"
+    any_cost = Costs(), Limits()
+    assert why_never_champion(constant, "test", "accuracy", 0.9, *any_cost) == "it says always steak"
     for value in (math.nan, None):
-        assert why_never_champion(fine, "test", "accuracy", value) == "its test accuracy is not a number"
-    assert why_never_champion(fine, "test", "accuracy", 0.0) is None
+        assert why_never_champion(fine, "test", "accuracy", value, *any_cost) == "its test accuracy is not a number"
+    assert why_never_champion(fine, "test", "accuracy", 0.0, *any_cost) is None
     large = "it has 5,000 parameters, more than champion.max_parameters allows (4,000)"
-    assert why_never_champion(fine, "test", "accuracy", 0.9, 5000, 4000) == large
-    assert why_never_champion(fine, "test", "accuracy", 0.9, 4000, 4000) is None
+    assert why_never_champion(fine, "test", "accuracy", 0.9, Costs(5000), Limits(4000)) == large
+    assert why_never_champion(fine, "test", "accuracy", 0.9, Costs(4000), Limits(4000)) is None
+
+
+def test_a_model_that_is_too_slow_can_never_be_champion() -> None:
+    def why(costs: Costs, most: float | None) -> str | None:
+        fine = {"kind": "settled", "summary": "settled"}
+        return why_never_champion(fine, "test", "accuracy", 0.9, costs, Limits(max_latency_ms=most))
+
+    slow = "it takes 7.25 ms for one sample (cpu, 1 thread), longer than champion.max_latency_ms allows (5 ms)"
+    assert why(Costs(100, 7.25, "cpu, 1 thread"), 5.0) == slow
+    assert why(Costs(100, 5.0, "cpu, 1 thread"), 5.0) is None
+    assert why(Costs(100, 7.25), None) is None
+    unknown = "MLflow does not know its latency, which champion.max_latency_ms limits; next: trackway relog"
+    assert why(Costs(100), 5.0) == unknown
 
 
 def test_predictions_come_back_from_their_file(tmp_path: Path) -> None:

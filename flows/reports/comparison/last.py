@@ -1,0 +1,69 @@
+"""The record of each dataset's last page: kept in this folder for its own flows, and in MLflow for those elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.reports.comparison.changes import Record, record_from, record_of
+from flows.reports.comparison.records import Changes
+from tasks.params import Params
+from tasks.tracking.report import last_record
+from tasks.workspace.files import write_atomically
+
+KNOWN = Path(".dvc/tmp/reports.json")  # dataset → the record of its page that was logged
+
+
+def last_of(params: Params, dataset: str, *, ask: bool = True) -> Record | None:
+    """Returns the record of the last page that was logged of a dataset, here or elsewhere; None if there is none.
+
+    Args:
+        params: The parameters.
+        dataset: Name of the dataset.
+        ask: Whether to ask MLflow, which takes seconds, if none was logged from this folder.
+    """
+    found = _known().get(dataset)
+    content = json.dumps(found).encode() if found else None
+    if found is None and ask and params.tracking:
+        content = last_record(params.tracking, dataset)
+    return record_from(content) if content else None
+
+
+def changes_of(params: Params, dataset: str, rows: list[dict[str, Any]], *, ask: bool) -> Changes | None:
+    """Returns what changed since the report before; None if nothing is known of earlier reports.
+
+    Args:
+        params: The parameters.
+        dataset: Name of the dataset.
+        rows: The table of results.
+        ask: Whether to ask MLflow if no page was logged from this folder.
+    """
+    last = last_of(params, dataset, ask=ask)
+    if not params.tracking or (last is None and not ask):
+        return None
+    own = [row for row in rows if row["dataset"] == dataset]
+    return record_of(params, dataset, own, fingerprint(params, dataset, own), last)[1]
+
+
+def _known() -> dict[str, Any]:
+    try:
+        found = json.loads(KNOWN.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(dataset: str, record: Record) -> None:
+    """Keeps the record of a page that was logged, in this folder."""
+    known = _known()
+    if known.get(dataset) != (new := json.loads(record.as_json())):
+        write_atomically(KNOWN, json.dumps({**known, dataset: new}).encode())
+
+
+def fingerprint(params: Params, dataset: str, rows: list[dict[str, Any]]) -> str:
+    """Returns a hash of what a page is made of: settings, metrics, weights (by their sha256), and what MLflow knows."""
+    settings = {name: params.experiment(name).model_dump() for name in params.experiments_of(dataset)}
+    made_of = [params.tracking, params.dataset(dataset).model_dump(), settings, rows]
+    return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
