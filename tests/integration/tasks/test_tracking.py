@@ -93,6 +93,8 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
     assert data.pop("training") == (experiment.dataset, tags["dvc.data.md5"])
     assert data.pop("test") == (f"{experiment.dataset} test", tags["test_data.md5"])
     assert list(data) == [part for part in ("validation",) if measured[part]]
+    rows = {json.loads(each.dataset.profile)["num_rows"] for each in run.inputs.dataset_inputs if each.dataset.profile}
+    assert rows == {PARAMS.datasets[experiment.dataset].sizes["train"]}
     note = tags["mlflow.note.content"]
     assert f"The {held_out} split decides." in note
     assert f"| {held_out} loss | {measured[held_out]['loss']:.4f} |" in note

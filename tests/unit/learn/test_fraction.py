@@ -66,7 +66,7 @@ def test_only_the_training_part_is_cut_resident_and_streamed(
     train = tenth.splits["train"]
     assert isinstance(train, StreamedSplit) == (memory == "streamed")
     assert sorted(train.targets.tolist()) == list(range(10)), "one of each class, for the split is stratified"
-    index = [slice(0, 4), torch.tensor([9, 0, 4]), slice(4, 10)]
+    index: list[torch.Tensor | slice] = [slice(0, 4), torch.tensor([9, 0, 4]), slice(4, 10)]
     inputs, targets = (torch.cat(each) for each in zip(*train.batches(index), strict=True))
     chosen = chosen_indices(whole.splits["train"].targets.numpy(), 0.1, stratify=True, seed=42)
     expected = chosen[[0, 1, 2, 3, 9, 0, 4, 4, 5, 6, 7, 8, 9]]
