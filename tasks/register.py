@@ -178,7 +178,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]]) -> Verd
         name,
         found,
         params.experiments_of(name),
-        Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
+        Rule(champion.require, champion.level, champion.margin, dataset.split.is_stratified(part)),
         lambda model, about: predicted_by(params, name, part, model, about),
         cards(params, name, found),
     )
