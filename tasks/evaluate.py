@@ -282,7 +282,11 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         files={PREDICTIONS: as_file(found.predictions)},
         figures=figures,
         model=None if reason else model,
-        about={"classes": list(found.criterion.classes), "loss": experiment.loss.name},
+        about={
+            "classes": list(found.criterion.classes),
+            "loss": experiment.loss.name,
+            "loss_arguments": experiment.loss.arguments,
+        },
         example=example.numpy(),
     )
 

@@ -66,10 +66,14 @@ class Champion:
     refused: frozenset[str] = frozenset()  # sha256 of state_dicts over which a user chose it by hand
     decision: str = ""  # what was said when it became champion
 
+    def has_predicted(self, candidate: Candidate) -> bool:
+        """Whether the champion's predictions for the candidate's data are known."""
+        return self.predicted is not None and self.predicted.data == candidate.data[candidate.split]
+
     def value_for(self, candidate: Candidate) -> float | None:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
         data, score = candidate.data[candidate.split], METRICS[candidate.metric].score
-        if score and self.predicted and self.predicted.data == data:
+        if score and self.predicted and self.has_predicted(candidate):
             each = [score(self.predicted.targets, predictions) for predictions in self.predicted.by_seed]
             return fsum(each) / len(each)
         if self.data.get(candidate.split) != data:

@@ -83,10 +83,11 @@ class Trainer:
         """Returns what the trial is trained with; loads the splits unless the trial before had the same."""
         from learn.training.build import build_loss
 
-        experiment, loaded = params.experiment(self._name), self._loaded
-        if loaded is None or _reads(loaded.experiment) != _reads(experiment):
-            self._loaded = None  # two trainings' data may be too much
-            loaded = self._loaded = assemble(params, self._name, "train", HELD_OUT)
+        experiment = params.experiment(self._name)
+        if self._loaded is None or _reads(self._loaded.experiment) != _reads(experiment):
+            self._loaded = None  # first: the data of two trainings may be too much for the memory
+            self._loaded = assemble(params, self._name, "train", HELD_OUT)
+        loaded = self._loaded
         criterion = build_loss(experiment.loss.name, experiment.loss.arguments, loaded.info.classes)
         return replace(loaded, experiment=experiment, criterion=criterion.to(loaded.device))
 

@@ -50,7 +50,7 @@ def register_champion(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
     cards: Cards,
 ) -> Verdict:
     """Gives the alias `champion` to the candidate that learn/comparison/gate.py chooses, and `challenger` to the next.
@@ -63,7 +63,7 @@ def register_champion(
         candidates: All experiments of the dataset, best first, also those that are barred.
         experiments: Names of all experiments of the dataset.
         rule: What a candidate must have to replace the champion.
-        evaluate: Returns what a registered model predicts on the split that decides; None if it does not fit the data.
+        evaluate: Measures a registered model on the split that decides; returns None if it does not fit the data.
         cards: The model cards of the experiments.
     """
     if not uri:
@@ -249,7 +249,7 @@ def _as_record(
     best: Candidate,
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
 ) -> Champion:
     """Returns a registered version as the gate needs it; its arguments are those of `register_champion`.
 
@@ -281,11 +281,15 @@ def _as_record(
         return champion
     if rule.require != "separable" and champion.value_for(best) is not None:
         return champion
-    predicted = _predictions_of(client, version, best.split)
-    if not predicted or predicted.data != best.data[best.split]:
-        model, about, broken = _loaded(version)
-        predicted = None if broken else evaluate(model, about)
-    return replace(champion, predicted=predicted)
+    champion = replace(champion, predicted=_predictions_of(client, version, best.split))
+    if champion.value_for(best) is not None and champion.has_predicted(best):
+        return champion
+    model, about, broken = _loaded(version)
+    found = None if broken else evaluate(model, about)
+    if found is None:
+        return replace(champion, predicted=None)
+    anew = {} if found.loss is None else {f"{best.split}/loss": found.loss}
+    return replace(champion, metrics=anew, data={best.split: found.predicted.data}, predicted=found.predicted)
 
 
 def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
@@ -441,7 +445,8 @@ def _loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
         return None, ModelMetadata("", (), ()), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     about = info.metadata or {}
     shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
-    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape)), None
+    classes, arguments = tuple(about.get("classes", ())), about.get("loss_arguments")
+    return model, ModelMetadata(about.get("loss", ""), classes, tuple(shape), arguments), None
 
 
 @patiently
@@ -498,6 +503,15 @@ class ModelMetadata:
     loss: str  # name of the loss that it was trained with; "" for a model that was registered by hand
     classes: tuple[str, ...]
     shape: tuple[int, ...]  # of one input
+    loss_arguments: dict[str, Any] | None = None  # None: not stored, by an older version of Trackway
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a registered model gives on a split."""
+
+    predicted: Predictions
+    loss: float | None  # None: the arguments of the loss that it was trained with are not known
 
 
 def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:

@@ -249,6 +249,15 @@ def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
     assert re.search(r"blobs-linear is champion \(version 2, .*; blobs-linear has 0\.\d+ there \(p = \S+e-\d+\)", log)
     client = mlflow.MlflowClient(finished.tracking_uri)
     assert str(client.get_model_version_by_alias("blobs", "previous-champion").version) == "1"
+    finished.edit(
+        "params.yaml",
+        "seed: 42}\n    transform: {}\n    champion: {metric: accuracy}\n  digits",
+        "seed: 42}\n    transform: {}\n    champion: {metric: loss}\n  digits",
+    )
+    finished.edit("params.yaml", "cluster_std: 1.5, seed: 43", "cluster_std: 1.5, seed: 44")
+    log = finished.run("dvc", "repro", "register@blobs").stdout
+    assert "register blobs: the champion is measured anew on the test part, which is other data now" in log
+    assert re.search(r"blobs-linear is champion \(version 3, test loss 0\.\d+\); blobs-linear has \d+\.\d+ there", log)
 
 
 PREDICT = """
