@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.data.transformed import Info
-from learn.errors import only_data
+from learn.errors import DataError, only_data
 from tasks.memory import is_streamed
 from tasks.params import ExperimentConfig, Params
 from tasks.workspace.paths import evaluation_folder, state_dict_file, training_folder
@@ -121,7 +121,7 @@ def assemble(params: Params, name: str, *splits: str) -> Assembled:
     Raises:
         ParamsError: There is no such experiment.
         DeviceError: The device is not available.
-        DataError: A file of the data is damaged.
+        DataError: A file of the data is damaged, or the experiment's `fraction` leaves a class without samples.
     """
     from learn.training.build import build_loss
     from learn.training.device import use_device
@@ -133,11 +133,38 @@ def assemble(params: Params, name: str, *splits: str) -> Assembled:
     info = Info.read(training)
     wanted = [info.held_out if split == HELD_OUT else split for split in splits]
     folders = {split: training if split in info.samples else evaluation for split in wanted}
-    size = sum(split_bytes(folder, split) for split, folder in folders.items())
+    shares = {split: experiment.fraction if split == "train" else 1.0 for split in wanted}
+    size = sum(shares[split] * split_bytes(folder, split) for split, folder in folders.items())
     streamed = is_streamed(params.memory, size, device)
     loaded = {
-        split: load_split(folder, split, memory_format=experiment.memory_format, streamed=streamed).to(device)
+        split: load_split(folder, split, memory_format=experiment.memory_format, streamed=streamed)
         for split, folder in folders.items()
     }
+    if shares.get("train", 1.0) < 1:
+        loaded["train"] = _fraction_of(loaded["train"], params, name, info.classes)
+    loaded = {split: part.to(device) for split, part in loaded.items()}
     criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
     return Assembled(name, experiment, device, info, folders, loaded, criterion)
+
+
+def _fraction_of(whole: Split, params: Params, name: str, classes: tuple[str, ...]) -> Split:
+    """Returns the samples that an experiment trains on, if they are not all.
+
+    Raises:
+        DataError: None of them is of a class that the whole split has.
+    """
+    from learn.training.fraction import chosen_indices
+
+    experiment = params.experiment(name)
+    drawn, targets = params.dataset(experiment.dataset).split, whole.targets.numpy()
+    index = chosen_indices(targets, experiment.fraction, stratify=drawn.stratify, seed=drawn.seed)
+    missing = set(targets.tolist()) - set(targets[index].tolist()) if classes else set()
+    if missing:
+        key = f"datasets.{experiment.dataset}.split"
+        advice = "" if drawn.stratify else f", or give {key} shuffle: true and stratify: true"
+        raise DataError(
+            f"experiments.{name}.fraction is {experiment.fraction}: of {len(targets):,} training samples it leaves "
+            f"{len(index):,}, and none of {', '.join(classes[target] for target in sorted(missing))}; set a larger "
+            f"fraction{advice}"
+        )
+    return whole.only(index)

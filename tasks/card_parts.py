@@ -183,7 +183,8 @@ def data(records: Records, registered: Registered) -> str:
         for part in ("train", "validation", "test")
         if part in records.samples
     ]
-    dataset = records.params.dataset(records.params.experiment(records.experiment).dataset).model_dump(mode="json")
+    experiment = records.params.experiment(records.experiment)
+    dataset = records.params.dataset(experiment.dataset).model_dump(mode="json")
     shaping = flatten({key: dataset[key] for key in ("source", "split", "transform")})
     training, problems = registered.tags.get(DATA_MD5), records.photos.get("problems", [])
     found = [f"- {escaped(problem['kind'])}: {escaped(problem['text'])}" for problem in problems]
@@ -193,6 +194,7 @@ def data(records: Records, registered: Registered) -> str:
     texts = [
         "## Data",
         _table(["part", "samples", "md5 of the samples"], rows),
+        f"It was trained on {100 * experiment.fraction:g} % of the train part." if experiment.fraction < 1 else "",
         f"DVC's md5 of the training data is {escaped(training)}." if training else "",
         f"Settings of the dataset: {', '.join(f'{escaped(key)} {_as_text(value)}' for key, value in shaping.items())}.",
         checks if records.photos else "",

@@ -129,17 +129,18 @@ def measured(params: Params, name: str) -> Evaluation:
 
     assembled = assemble(params, name, HELD_OUT, "test")
     info, trainings = assembled.info, assembled.experiment.trainings
+    split = params.dataset(assembled.experiment.dataset).split
     scored = {seed: _scored_on_all(assembled, seed) for seed in trainings}
     metrics = {seed: {part: values for part, (values, _) in one.items()} for seed, one in scored.items()}
     chosen = min(trainings, key=lambda seed: metrics[seed][info.held_out]["loss"])
     predicted = {
         part: Predictions(
-            split.targets.cpu().numpy(),
+            loaded.targets.cpu().numpy(),
             np.stack([scored[seed][part][1] for seed in trainings]) if len(trainings) > 1 else scored[chosen][part][1],
             samples_md5(assembled.folders[part], part),
             len(info.classes),
         )
-        for part, split in assembled.splits.items()
+        for part, loaded in assembled.splits.items()
     }
     model = assembled.on_device(assembled.trained_model(chosen))
     diagnosis = diagnose(
@@ -151,7 +152,7 @@ def measured(params: Params, name: str) -> Evaluation:
         STATE_DICT_KEY: sha256_of(state_dict_files(models_folder(name))),
         TEST_DATA_KEY: predicted["test"].data,
         "diagnosis": vars(diagnosis),
-        "intervals": {part: intervals(each) for part, each in predicted.items()},
+        "intervals": {part: intervals(each, stratified=split.is_stratified(part)) for part, each in predicted.items()},
     }
     if chosen is not None:
         details["chosen_seed"] = chosen
@@ -296,7 +297,11 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         files={PREDICTIONS: as_file(found.predictions)},
         figures=figures,
         model=None if reason else model,
-        about={"classes": list(found.criterion.classes), "loss": experiment.loss.name},
+        about={
+            "classes": list(found.criterion.classes),
+            "loss": experiment.loss.name,
+            "loss_arguments": experiment.loss.arguments,
+        },
         example=example.numpy(),
     )
 

@@ -50,18 +50,15 @@ def _seeds_before(stage: PipelineStage, experiment: str) -> set[int]:
                 return set()
             continue
         before, now = dict(dep.hash_info.value or {}), dict(dep.read_params())
-        if _without_seeds(before) != _without_seeds(now):
+        listed = [before.pop(key, {}), now.pop(key, {})]
+        if before != now or _without_seeds(listed[0]) != _without_seeds(listed[1]):
             return set()
-        listed = [before.get(key, {}), now.get(key, {})]
     was, wanted = ([each["seed"]] if each.get("seed") is not None else each.get("seeds") or [] for each in listed)
     return set() if was == wanted else set(was)
 
 
-def _without_seeds(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {key: each for key, each in value.items() if key not in SEEDS} if isinstance(value, dict) else value
-        for name, value in values.items()
-    }
+def _without_seeds(experiment: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in experiment.items() if key not in SEEDS}
 
 
 def _files(stage: PipelineStage) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def is_streamed(memory: str, size: int, device: torch.device) -> bool:
+def is_streamed(memory: str, size: float, device: torch.device) -> bool:
     """Returns whether inputs are read from their file batch by batch.
 
     With `auto` they are if they would take more than half of the device's free memory.

@@ -91,8 +91,8 @@ def plan(params: Params, name: str) -> Plan:
     check_batches(assembled, model)
     planned = Plan(assembled, model, assembled.augmentation(), None, {})
     summary = _summary(planned)
-    settings = settings_of(params, experiment, device)
-    return replace(planned, summary=summary, settings=settings | {"parameters": summary.total_params})
+    counts = {"parameters": summary.total_params, "samples": len(assembled.splits["train"])}
+    return replace(planned, summary=summary, settings=settings_of(params, experiment, device) | counts)
 
 
 def _summary(planned: Plan) -> Any:

@@ -28,7 +28,7 @@ from tasks.stage import run_stage
 from tasks.tracking.loading import ModelMetadata, lacks_champion, why_champion_broken
 from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import MeasuredLatency, latencies, missing_parts, models_judged
-from tasks.tracking.registry import Verdict, register_champion
+from tasks.tracking.registry import Measured, Verdict, register_champion
 from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.outcome import Outcome
 from tasks.workspace.paths import (
@@ -185,8 +185,8 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]], reports
         name,
         found,
         params.experiments_of(name),
-        Rule(champion.require, champion.level, champion.margin, dataset.split.stratify),
-        lambda model, about: predicted_by(params, name, part, model, about),
+        Rule(champion.require, champion.level, champion.margin, dataset.split.is_stratified(part)),
+        lambda model, about: measured_anew(params, name, part, model, about),
         cards(params, name, found),
     )
 
@@ -218,8 +218,8 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: R
     return found
 
 
-def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelMetadata) -> Predictions | None:
-    """Returns what a registered model predicts on a split of a dataset as it is now; None if it does not fit the data.
+def measured_anew(params: Params, name: str, part: str, model: Any, about: ModelMetadata) -> Measured | None:
+    """Measures a registered model on a split of a dataset as it is now; returns None if it does not fit the data.
 
     Args:
         params: The parameters.
@@ -232,6 +232,7 @@ def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelM
 
     from learn.data.transformed import Info
     from learn.training.build import build_loss
+    from learn.training.meter import EpochMeter
     from learn.training.splits import load_split
 
     folder = training_folder(name) if part in Info.read(training_folder(name)).samples else evaluation_folder(name)
@@ -240,11 +241,15 @@ def predicted_by(params: Params, name: str, part: str, model: Any, about: ModelM
         return None
     print(f"register {name}: the champion is measured anew on the {part} part, which is other data now")
     split = load_split(folder, part)
-    criterion = build_loss(about.loss, {}, about.classes)
-    batches = [slice(start, start + BATCH) for start in range(0, len(split), BATCH)]
+    criterion = build_loss(about.loss, about.loss_arguments or {}, about.classes)
+    meter, found = EpochMeter(criterion), []
     with torch.inference_mode():
-        found = [criterion.predict(model(split.prepare(inputs))).numpy() for inputs, _ in split.batches(batches)]
-    return Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
+        for inputs, targets in split.batches(slice(start, start + BATCH) for start in range(0, len(split), BATCH)):
+            logits = model(split.prepare(inputs))
+            meter.add(criterion(logits, targets), logits, targets)
+            found.append(criterion.predict(logits).numpy())
+    predicted = Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))
+    return Measured(predicted, None if about.loss_arguments is None else meter.metrics(part)[f"{part}/loss"])
 
 
 def _latencies(params: Params, name: str, reports: Reports) -> dict[str, MeasuredLatency]:

@@ -28,6 +28,7 @@ from tasks.workspace.paths import history_file, last_state_dict_file, models_fol
 if TYPE_CHECKING:
     from learn.training.loop import Epoch
     from learn.training.state import State
+    from tasks.assemble import Assembled
 
 
 def train(params: Params, name: str) -> str:
@@ -130,11 +131,23 @@ def _announce(planned: Plan) -> None:
 
     assembled, training = planned.assembled, planned.assembled.splits["train"]
     print(
-        f"train {assembled.name}: {planned.summary.total_params:,} parameters, {len(training):,} samples, "
+        f"train {assembled.name}: {planned.summary.total_params:,} parameters, {_samples(assembled)}, "
         f"{assembled.device}, inputs {'streamed' if isinstance(training, StreamedSplit) else 'resident'}"
     )
+    if (assembled.batch_size or 0) > len(training):
+        print(
+            f"train {assembled.name}: batch_size is {assembled.batch_size}, and there are {len(training):,} samples: "
+            "each epoch is one batch"
+        )
     if sys.stdout.isatty():
         print(planned.summary)
+
+
+def _samples(assembled: Assembled) -> str:
+    """Returns the number of training samples as text, and which part of all they are."""
+    samples, fraction = len(assembled.splits["train"]), assembled.experiment.fraction
+    text = f"{samples:,} samples"
+    return text if fraction == 1 else f"{text} ({100 * fraction:g} % of {assembled.info.samples['train']:,})"
 
 
 def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:

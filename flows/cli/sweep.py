@@ -125,7 +125,7 @@ def _identify(asked: Asked, params: Params, before: Identity | None) -> tuple[Id
         space={each.key: each.text for each in space},
         seed=seed,
         metric=params.dataset(dataset).champion.metric,
-        versions=_versions(name, dataset),  # before the data is read, for it says if that is missing
+        versions=_versions(params, name, dataset),  # before the data is read, for it says if that is missing
         part=data_of(dataset)[0],
         settings=without(settings, [each.key for each in space]),
         device=params.device,
@@ -134,8 +134,12 @@ def _identify(asked: Asked, params: Params, before: Identity | None) -> tuple[Id
     return identity, settings
 
 
-def _versions(experiment: str, dataset: str) -> dict[str, str]:
-    """Returns the md5 of the data and code that a training reads; raises SweepError if the data is not up to date."""
+def _versions(params: Params, experiment: str, dataset: str) -> dict[str, str]:
+    """Returns the md5 of the data and code that a training reads, and the split's settings, which draw a fraction.
+
+    Raises:
+        SweepError: The data is not up to date.
+    """
     from flows.graph import Graph
 
     graph = Graph(Path.cwd())
@@ -143,7 +147,7 @@ def _versions(experiment: str, dataset: str) -> dict[str, str]:
     if changed := graph.changed(stages):
         stale = ", ".join(stage for stage in stages if stage in changed)
         raise SweepError(f"{stale} must run first; next: dvc repro transform@{dataset}")
-    return graph.versions(f"train@{experiment}")
+    return graph.versions(f"train@{experiment}") | {"split": params.dataset(dataset).split.model_dump_json()}
 
 
 def _tell_what_is_there(found: Sweep, asked: Asked, before: Identity | None) -> None:

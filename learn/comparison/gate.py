@@ -70,10 +70,14 @@ class Champion:
         """Its name in a sentence about a candidate: its version if that one is a later model of the same experiment."""
         return f"version {self.version}" if candidate.experiment == self.experiment else str(self.experiment)
 
+    def has_predicted(self, candidate: Candidate) -> bool:
+        """Whether the champion's predictions for the candidate's data are known."""
+        return self.predicted is not None and self.predicted.data == candidate.data[candidate.split]
+
     def value_for(self, candidate: Candidate) -> float | None:
         """The champion's value of the candidate's metric on the candidate's data; None if it is not known or is NaN."""
         data, score = candidate.data[candidate.split], METRICS[candidate.metric].score
-        if score and self.predicted and self.predicted.data == data:
+        if score and self.predicted and self.has_predicted(candidate):
             each = [score(self.predicted.targets, predictions) for predictions in self.predicted.by_seed]
             return fsum(each) / len(each)
         if self.data.get(candidate.split) != data:

@@ -1,8 +1,10 @@
 """Intervals: between which values a metric lies, given that a split has only so many samples.
 
 Accuracy has Wilson's interval; every other metric has the bias-corrected and accelerated bootstrap (BCa; Efron and
-Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14). Resampled metrics are computed all at once from
-weights: a sample that was drawn twice has the weight 2.
+Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14). If the split is stratified, other data would have the
+same number of samples of each class, so each class is resampled by itself (Davison and Hinkley, Bootstrap Methods and
+their Application, 1997, chapter 3: several samples). Resampled metrics are computed all at once from weights: a sample
+that was drawn twice has the weight 2.
 """
 
 from __future__ import annotations
@@ -148,14 +150,21 @@ def resamples_for(metric: str, samples: int) -> int:
     return max(FEWEST_RESAMPLES, min(usual, MOST_DRAWN // samples))
 
 
-def intervals(found: Predictions) -> dict[str, list[float]]:
+def intervals(found: Predictions, *, stratified: bool) -> dict[str, list[float]]:
     """Returns metric → [low, high] for all metrics that are computed from predictions, rounded to six digits.
 
     The digits behind them may differ from processor to processor.
+
+    Args:
+        found: The predictions for a split.
+        stratified: Whether the split is stratified.
     """
     kind = "classification" if found.classes else "regression"
     names = [name for name, metric in METRICS.items() if metric.kind in (kind, "any")]
-    measured = {name: interval(name, found.targets, found.predictions, classes=found.classes) for name in names}
+    measured = {
+        name: interval(name, found.targets, found.predictions, classes=found.classes, stratified=stratified)
+        for name in names
+    }
     return {name: [float(f"{end:.6g}") for end in (each.low, each.high)] for name, each in measured.items() if each}
 
 
@@ -192,12 +201,13 @@ def bca(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped, resampl
 def _acceleration(statistic: Callable[[np.ndarray], np.ndarray], samples: Grouped) -> float:
     """Returns how fast the statistic's spread changes with its value, by the jackknife.
 
-    One sample is left out at a time or, if there are many, a block of them.
+    One sample is left out at a time or, if there are many, a block of them. Each value is compared with the mean of its
+    own stratum (Davison and Hinkley, 1997, section 5.3.2).
     """
     counts = samples.counts.astype(float)
-    blocks = np.array_split(np.arange(len(counts)), min(len(counts), BLOCKS))
+    blocks = _blocks(samples.strata)
     one_by_one = len(blocks) == len(counts)
-    times = counts if one_by_one else np.ones(len(blocks))
+    times = np.array([counts[block[0]] if one_by_one else 1.0 for block in blocks])
     rows, found = max(1, CELLS // len(counts)), []
     for start in range(0, len(blocks), rows):
         some = blocks[start : start + rows]
@@ -205,10 +215,21 @@ def _acceleration(statistic: Callable[[np.ndarray], np.ndarray], samples: Groupe
         for row, block in enumerate(some):
             weights[row, block] = weights[row, block] - 1 if one_by_one else 0
         found.append(statistic(weights))
-    values = np.concatenate(found)
-    from_mean = np.average(values, weights=times) - values
-    spread = (times * from_mean**2).sum() ** 1.5
-    return float((times * from_mean**3).sum() / (6 * spread)) if spread else 0.0
+    values, strata = np.concatenate(found), np.array([samples.strata[block[0]] for block in blocks])
+    influence = np.zeros(len(blocks))
+    for stratum in np.unique(strata):
+        own = strata == stratum
+        left = 1 - 1 / times[own].sum()
+        influence[own] = left * (np.average(values[own], weights=times[own]) - values[own])
+    spread = (times * influence**2).sum() ** 1.5
+    return float((times * influence**3).sum() / (6 * spread)) if spread else 0.0
+
+
+def _blocks(strata: np.ndarray) -> list[np.ndarray]:
+    """Returns the indices of the groups that the jackknife leaves out together; each block lies in one stratum."""
+    most = min(len(strata), BLOCKS)
+    each = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    return [block for own in each for block in np.array_split(own, -(-len(own) * most // len(strata)))]
 
 
 def _drawn(random: np.random.Generator, counts: np.ndarray, rows: int) -> np.ndarray:

@@ -14,3 +14,4 @@ MEMORY_FORMAT: MemoryFormat = "contiguous"
 AUGMENTATION = None
 CLIP_GRAD_NORM = None
 EARLY_STOPPING = None
+FRACTION = 1.0  # all training samples

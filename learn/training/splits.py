@@ -72,6 +72,14 @@ class Split:
         """Returns a copy on the device."""
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
+    def only(self, index: np.ndarray) -> Split:
+        """Returns the split with some of its samples alone.
+
+        Args:
+            index: (n,) int64, their indices.
+        """
+        return replace(self, inputs=self.inputs[index.tolist()], targets=self.targets[index.tolist()])
+
 
 @dataclass(frozen=True)
 class StreamedSplit(Split):
@@ -81,7 +89,8 @@ class StreamedSplit(Split):
     the device of the batches; the targets stay on the CPU, where the indices are.
     """
 
-    file: np.ndarray  # (N, *shape), memory-mapped
+    file: np.ndarray  # (M, *shape), memory-mapped
+    rows: np.ndarray | None = None  # (N,) int64: where the split's samples are in the file; None: all, in order
 
     def batches(self, order: Iterable[torch.Tensor | slice]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields batches as `Split.batches` does; a thread reads the next PREFETCHED_BATCHES from the file."""
@@ -89,7 +98,9 @@ class StreamedSplit(Split):
 
         def read(index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
             # A copy, so that the operating system can drop the file's pages.
-            copied = np.array(self.file[index]) if isinstance(index, slice) else self.file.take(index.numpy(), axis=0)
+            where = index if isinstance(index, slice) else index.numpy()
+            where = where if self.rows is None else self.rows[where]
+            copied = np.array(self.file[where]) if isinstance(where, slice) else self.file.take(where, axis=0)
             batch = torch.from_numpy(copied), self.targets[index]
             return (batch[0].pin_memory(), batch[1].pin_memory()) if self.device.type == "cuda" else batch
 
@@ -104,6 +115,11 @@ class StreamedSplit(Split):
     def to(self, device: torch.device) -> Split:
         """Returns a copy whose batches go to the device."""
         return replace(self, inputs=self.inputs.to(device))
+
+    def only(self, index: np.ndarray) -> Split:
+        """Returns the split with some of its samples alone, as `Split.only` does; their inputs stay in the file."""
+        rows = index if self.rows is None else self.rows[index]
+        return replace(self, targets=self.targets[index.tolist()], rows=rows)
 
 
 def load_split(folder: Path, name: str, *, memory_format: str = "contiguous", streamed: bool = False) -> Split:

@@ -58,6 +58,14 @@ class SplitConfig(Section):
         """The part that is measured after each epoch and ranks the experiments: validation if there is one."""
         return "validation" if self.validation else "test"
 
+    def is_stratified(self, part: str) -> bool:
+        """Returns whether each class has the same share in a part as in all samples; an official test set is as it is.
+
+        Args:
+            part: `train`, `validation` or `test`.
+        """
+        return self.stratify and (part, self.test) != ("test", "official")
+
     @property
     def parts(self) -> list[str]:
         """The parts that must not be empty."""

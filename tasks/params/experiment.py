@@ -10,6 +10,7 @@ from learn.training.defaults import (
     AUGMENTATION,
     CLIP_GRAD_NORM,
     EARLY_STOPPING,
+    FRACTION,
     MEMORY_FORMAT,
     RESEED,
     SCHEDULER,
@@ -98,6 +99,9 @@ class ExperimentConfig(Section):
     """Largest norm of all gradients together; larger gradients are scaled down to it. null: no limit."""
     early_stopping: EarlyStoppingConfig | None = EARLY_STOPPING
     """End the training early and keep the best epoch; needs a validation part. null: train all epochs."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = FRACTION
+    """Fraction of the training part to train on, such as 0.1. It is drawn with the split's `seed`, stratified if the
+    split is, and lies inside each larger fraction. The validation and the test part stay whole."""
 
     @property
     def trainings(self) -> list[int | None]:

@@ -36,6 +36,7 @@ from learn.training.build import (
     schedulers,
 )
 from learn.training.criterion import Criterion
+from learn.training.fraction import chosen_samples
 from tasks.params import PARAMS_FILE, PLATEAU, DatasetConfig, ExperimentConfig, Params, parse_params, read_yaml
 
 
@@ -181,7 +182,8 @@ def _batch_problem(
         if dataset.sizes["train"] > 0:  # or it is reported already
             batch_size = None if experiment.batch_size == "full" else experiment.batch_size
             batch = _samples(criterion, dataset.shape)
-            try_batches(model, criterion, *batch, dataset.sizes["train"], batch_size)
+            samples = chosen_samples(dataset.sizes["train"], experiment.fraction)
+            try_batches(model, criterion, *batch, samples, batch_size)
     except NeedsDataError:
         raise
     except BatchError as error:

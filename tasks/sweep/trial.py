@@ -15,7 +15,7 @@ from learn.errors import NotFiniteError, TrackwayError
 from learn.training.history import as_csv
 from tasks.assemble import HELD_OUT, Assembled, assemble
 from tasks.gpu import alone_on_gpu, memory_told
-from tasks.params import PARAMS_FILE, Params, parse_params
+from tasks.params import PARAMS_FILE, ExperimentConfig, Params, parse_params
 from tasks.plan import check_batches, settings_of
 from tasks.sweep.check import only
 from tasks.workspace.files import samples_md5
@@ -54,7 +54,7 @@ class Trainer:
 
     def __init__(self, data: dict[str, Any], name: str) -> None:
         self._data, self._name = data, name
-        self._loaded: dict[str, Assembled] = {}  # memory format → what was assembled for the first trial with it
+        self._loaded: Assembled | None = None  # what was assembled for the first of the trials that read the same data
 
     def train(self, settings: dict[str, Any], goes_on: Callable[[Epoch], bool]) -> Outcome:
         """Trains with these settings, and measures the held-out split.
@@ -80,15 +80,21 @@ class Trainer:
             return Outcome(FAILED, str(error), **_so_far(history, flat))
 
     def _assembled(self, params: Params) -> Assembled:
-        """Returns what the trial is trained with; the splits are loaded once for each memory format."""
+        """Returns what the trial is trained with; loads the splits unless the trial before had the same."""
         from learn.training.build import build_loss
 
         experiment = params.experiment(self._name)
-        loaded = self._loaded.get(experiment.memory_format)
-        if not loaded:
-            loaded = self._loaded[experiment.memory_format] = assemble(params, self._name, "train", HELD_OUT)
+        if self._loaded is None or _reads(self._loaded.experiment) != _reads(experiment):
+            self._loaded = None  # first: the data of two trainings may be too much for the memory
+            self._loaded = assemble(params, self._name, "train", HELD_OUT)
+        loaded = self._loaded
         criterion = build_loss(experiment.loss.name, experiment.loss.arguments, loaded.info.classes)
         return replace(loaded, experiment=experiment, criterion=criterion.to(loaded.device))
+
+
+def _reads(experiment: ExperimentConfig) -> tuple[str, float]:
+    """Returns the settings that decide how the splits are loaded."""
+    return experiment.memory_format, experiment.fraction
 
 
 def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_on: Callable[[Epoch], bool]) -> Outcome:
@@ -100,6 +106,7 @@ def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_
 
     state, experiment = _new_state(assembled), assembled.experiment
     flat["parameters"] = sum(parameter.numel() for parameter in state.model.parameters())
+    flat["samples"] = len(assembled.splits["train"])
     options = FitOptions(experiment.epochs, assembled.batch_size, assembled.augmentation(), experiment.clip_grad_norm)
     for epoch in fit(state, assembled.splits["train"], assembled.held_out, assembled.criterion, options):
         history.append(epoch)

@@ -24,6 +24,7 @@ class ModelMetadata:
     loss: str  # name of the loss that it was trained with; "" for a model that was registered by hand
     classes: tuple[str, ...]
     shape: tuple[int, ...]  # of one input
+    loss_arguments: dict[str, Any] | None = None  # None: not stored, by an older version of Trackway
 
 
 def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
@@ -78,7 +79,8 @@ def loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
         return None, ModelMetadata("", (), ()), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     about = info.metadata or {}
     shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
-    return model, ModelMetadata(about.get("loss", ""), tuple(about.get("classes", ())), tuple(shape)), None
+    classes, arguments = tuple(about.get("classes", ())), about.get("loss_arguments")
+    return model, ModelMetadata(about.get("loss", ""), classes, tuple(shape), arguments), None
 
 
 @patiently

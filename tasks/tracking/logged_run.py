@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-NO_SETTINGS = ("device", "parameters")  # parameters of a run that follow from others, or from the machine
+NO_SETTINGS = ("device", "parameters", "samples")  # parameters of a run that follow from others, or from the machine
 MAX_METRICS_PER_BATCH = 1000  # MLflow's limit for one request
 UNCOMMITTED = f"Trained with uncommitted changes: its code is git's commit and the artifact `{DIFF}`."
 
@@ -92,7 +92,9 @@ class LoggedRun:
         self.run_id = run_id = self._create_run(client, self._tags(message, rebuilt, bool(diff)), message)
         client.log_batch(run_id, params=[Param(key, _as_text(value)) for key, value in message.params.items()])
         lineage = self.header.lineage
-        log_datasets(client, run_id, lineage.path, {"training": (lineage.dataset, lineage.digest)})
+        fraction, samples = message.params.get("fraction", 1.0), message.params.get("samples")
+        name = lineage.dataset if fraction == 1 else f"{lineage.dataset} {100 * fraction:g} %"
+        log_datasets(client, run_id, lineage.path, {"training": (name, lineage.digest)}, samples)
         client.log_text(run_id, message.summary, "summary.txt")
         if diff:
             client.log_text(run_id, diff, DIFF)

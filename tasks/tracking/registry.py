@@ -47,6 +47,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a registered model gives on a split."""
+
+    predicted: Predictions
+    loss: float | None  # None: the arguments of the loss that it was trained with are not known
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What happened to the alias `champion`."""
 
@@ -61,7 +69,7 @@ def register_champion(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
     cards: Cards,
 ) -> Verdict:
     """Gives the alias `champion` to the candidate that learn/comparison/gate.py chooses, and `challenger` to the next.
@@ -74,7 +82,7 @@ def register_champion(
         candidates: All experiments of the dataset, best first, also those that are barred.
         experiments: Names of all experiments of the dataset.
         rule: What a candidate must have to replace the champion.
-        evaluate: Returns what a registered model predicts on the split that decides; None if it does not fit the data.
+        evaluate: Measures a registered model on the split that decides; returns None if it does not fit the data.
         cards: The model cards of the experiments.
     """
     if not uri:
@@ -94,7 +102,7 @@ def _decide(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
 ) -> Verdict:
     """Gives the aliases to models; the arguments are those of `register_champion`.
 
@@ -166,7 +174,7 @@ def _as_record(
     best: Candidate,
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Predictions | None],
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
 ) -> Champion:
     """Returns a registered version as the gate needs it; its arguments are those of `register_champion`.
 
@@ -198,11 +206,15 @@ def _as_record(
         return champion
     if rule.require != "separable" and champion.value_for(best) is not None:
         return champion
-    predicted = _predictions_of(client, version, best.split)
-    if not predicted or predicted.data != best.data[best.split]:
-        model, about, broken = loaded(version)
-        predicted = None if broken else evaluate(model, about)
-    return replace(champion, predicted=predicted)
+    champion = replace(champion, predicted=_predictions_of(client, version, best.split))
+    if champion.value_for(best) is not None and champion.has_predicted(best):
+        return champion
+    model, about, broken = loaded(version)
+    found = None if broken else evaluate(model, about)
+    if found is None:
+        return replace(champion, predicted=None)
+    anew = {} if found.loss is None else {f"{best.split}/loss": found.loss}
+    return replace(champion, metrics=anew, data={best.split: found.predicted.data}, predicted=found.predicted)
 
 
 def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
@@ -49,7 +50,9 @@ def find_run(client: MlflowClient, dataset: str, name: str, digest: str, seed: i
     return runs[0] if runs else None
 
 
-def log_datasets(client: MlflowClient, run_id: str, path: str, datasets: dict[str, tuple[str, str]]) -> None:
+def log_datasets(
+    client: MlflowClient, run_id: str, path: str, datasets: dict[str, tuple[str, str]], samples: int | None = None
+) -> None:
     """Adds datasets to what a run's page lists. Idempotent.
 
     Args:
@@ -57,12 +60,14 @@ def log_datasets(client: MlflowClient, run_id: str, path: str, datasets: dict[st
         run_id: The run.
         path: Where their files are.
         datasets: What each was used for, such as `training` → its name and digest.
+        samples: Number of samples of each; None if it is not known.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
+    profile = None if samples is None else json.dumps({"num_rows": samples})
     inputs = [
-        DatasetInput(Dataset(name, digest, "dvc", path), [InputTag("mlflow.data.context", context)])
+        DatasetInput(Dataset(name, digest, "dvc", path, profile=profile), [InputTag("mlflow.data.context", context)])
         for context, (name, digest) in datasets.items()
     ]
     try:

@@ -108,7 +108,12 @@ def _differences(params: Params, dataset: str, rows: list[Row], *, intervals: bo
     if best is None:
         return {}
     return differences(
-        metric, best, predicted, stratified=of.split.stratify, level=of.champion.level, intervals=intervals
+        metric,
+        best,
+        predicted,
+        stratified=of.split.is_stratified(part),
+        level=of.champion.level,
+        intervals=intervals,
     )
 
 

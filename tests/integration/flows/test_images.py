@@ -111,6 +111,27 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     assert "Traceback" not in done.stdout
 
 
+def test_the_grid_trains_on_fractions_and_fewer_epochs_are_the_beginning_of_more(
+    food: Project, mirror: Path, tmp_path: Path
+) -> None:
+    """`trackway add food_grid`, and two of its experiments, with fewer epochs."""
+    shutil.copytree(food.folder, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    project.run(*TRACKWAY, "add", "food_grid")
+    text = project.read("params.yaml")
+    project.edit("params.yaml", text, text.replace("epochs: 5\n", "epochs: 1\n").replace("epochs: 10\n", "epochs: 2\n"))
+    twins = ("grid-tinyvgg-10-5", "grid-tinyvgg-10-10")
+    log = project.run("dvc", "repro", *(f"train@{name}" for name in twins), DATA_MIRROR=str(mirror)).stdout
+    for name in twins:
+        assert f"train {name}: 10,693 parameters, 22 samples (10 % of 225)" in log
+    short, long = (project.read(f"plots/history/{name}.csv").splitlines() for name in twins)
+    assert (len(short), long[: len(short)]) == (2, short)
+    run = runs(project, "food_grid")[twins[0]]
+    assert {run.data.params[key] for key in ("fraction", "samples")} == {"0.1", "22"}
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, json.loads(data.dataset.profile)) == ("food_grid 10 %", {"num_rows": 22})
+
+
 def test_a_validation_part_that_lacks_classes_is_refused(food: Project, tmp_path: Path) -> None:
     shutil.copytree(food.folder, tmp_path / "project", symlinks=True)
     project = Project(tmp_path / "project")

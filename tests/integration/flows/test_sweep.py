@@ -12,7 +12,14 @@ from tasks.tracking.tags import PARENT, STATE_DICT, SWEEP, TRIAL
 from tests.integration.flows.test_cli import trackway
 from tests.support.project import TRACKWAY, Project, wait_until
 
-SPACES = ("-S", "optimizer.lr=loguniform(1e-3,1000)", "-S", "model.hidden_units=[[16], [32]]")
+SPACES = (
+    "-S",
+    "optimizer.lr=loguniform(1e-3,1000)",
+    "-S",
+    "model.hidden_units=[[16], [32]]",
+    "-S",
+    "fraction=[0.2, 0.5]",
+)
 COMMAND = ("sweep", "digits-mlp", *SPACES, "--trials", "4", "--prune")
 
 
@@ -20,7 +27,7 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
     finished.edit("params.yaml", "epochs: 30", "epochs: 4")
     with finished.start(*TRACKWAY, *COMMAND) as killed:
         assert killed.stdout
-        assert any("trial 0, model.hidden_units: [" in line for line in killed.stdout)
+        assert any("trial 0, fraction: 0." in line for line in killed.stdout)
         os.kill(killed.pid, signal.SIGKILL)
     wait_until(lambda: not finished.processes("tasks.sweep.worker"), 10)
 
@@ -42,6 +49,10 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
         f"figures/{name}.png" for name in ("optimization_history", "parallel_coordinates", "parameter_importance")
     }
     assert len(children) == 4
+    assert {(run.data.params["fraction"], run.data.params["samples"]) for run in children} <= {
+        ("0.2", "251"),
+        ("0.5", "628"),
+    }
     assert {run.data.tags[PARENT] for run in children} == {parent.info.run_id}
     best = max(
         (run for run in children if run.data.tags[TRIAL] == "complete"),

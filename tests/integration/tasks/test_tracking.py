@@ -115,6 +115,8 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
     assert data.pop("training") == (experiment.dataset, tags[DATA_MD5])
     assert data.pop("test") == (f"{experiment.dataset} test", tags[TEST_DATA])
     assert list(data) == [part for part in ("validation",) if measured[part]]
+    rows = {json.loads(each.dataset.profile)["num_rows"] for each in run.inputs.dataset_inputs if each.dataset.profile}
+    assert rows == {PARAMS.datasets[experiment.dataset].sizes["train"]}
     note = tags[NOTE]
     assert f"The {held_out} split decides." in note
     assert f"| {held_out} loss | {measured[held_out]['loss']:.4f} |" in note
@@ -279,6 +281,15 @@ def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
     assert re.search(r"blobs-linear is champion \(version 2, .*; version 1 has 0\.\d+ there \(p = \S+e-\d+\)", log)
     client = mlflow.MlflowClient(finished.tracking_uri)
     assert str(client.get_model_version_by_alias("blobs", "previous-champion").version) == "1"
+    finished.edit(
+        "params.yaml",
+        "seed: 42}\n    transform: {}\n    champion: {metric: accuracy}\n  digits",
+        "seed: 42}\n    transform: {}\n    champion: {metric: loss}\n  digits",
+    )
+    finished.edit("params.yaml", "cluster_std: 1.5, seed: 43", "cluster_std: 1.5, seed: 44")
+    log = finished.run("dvc", "repro", "register@blobs").stdout
+    assert "register blobs: the champion is measured anew on the test part, which is other data now" in log
+    assert re.search(r"blobs-linear is champion \(version 3, test loss 0\.\d+\); version 2 has \d+\.\d+ there", log)
 
 
 PREDICT = """

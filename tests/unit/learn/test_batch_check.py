@@ -257,6 +257,7 @@ def test_a_last_batch_of_one_sample_is_refused_where_the_model_does_not_take_it(
     with pytest.raises(ParamsError) as caught:
         check(path)
     assert "one.batch_size is 32: of 225 samples for training it leaves a batch of 1, which" in str(caught.value)
+    check(food(tmp_path, "{name: normalised}", extra="    fraction: 0.5\n"))  # 112 photos
     assert "Expected more than 1 value per channel when training" in str(caught.value)
     assert "set batch_size to 31, which leaves none" in str(caught.value)
     path.write_text(path.read_text().replace("batch_size: 32", "batch_size: 31"))

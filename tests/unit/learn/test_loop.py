@@ -108,6 +108,12 @@ def test_it_gives_the_same_weights_as_the_course_s_loop_even_with_dropout() -> N
         assert epoch.metrics["test/accuracy_batch_mean"] == pytest.approx(expected["acc"], abs=1e-6)
 
 
+def test_a_training_with_fewer_epochs_is_the_beginning_of_its_longer_twin() -> None:
+    """With dropout, a scheduler, and batches in a new order in each epoch."""
+    short, long = ([epoch.metrics for epoch in trained(new_state(), epochs)] for epochs in (3, 6))
+    assert short == long[:3]
+
+
 def test_batches_are_those_of_a_shuffling_data_loader() -> None:
     torch.manual_seed(7)
     loader = DataLoader(TensorDataset(torch.arange(SAMPLES)), BATCH, shuffle=True)

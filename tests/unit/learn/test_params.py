@@ -52,6 +52,8 @@ MISTAKES = [
         "line-parameters.seeds is .7, 7.; 7 is there twice",
     ),
     ("batch_size: 32", "batch_size: 0", "digits-mlp.batch_size is 0; it must be a whole number >= 1, or full"),
+    ("full\n", "full\n    fraction: 0\n", "experiments.line-parameters.fraction is 0; it must be > 0"),
+    ("full\n", "full\n    fraction: 1.5\n", "experiments.line-parameters.fraction is 1.5; it must be <= 1"),
     ("noise: 0.03", "noize: 0.03", "datasets.circles.source.noize is not a known key; .*; did you mean noise?"),
     ("noise: 0.03", "noise: -1", "datasets.circles.source: noise is -1.0; it must be >= 0"),
     ("name: circles", "name: circels", "datasets.circles.source.name is circels; it must be one of line, circles"),

@@ -75,6 +75,32 @@ def test_intervals_cover_as_they_say(metric: str) -> None:
     assert plausible(covered, trials, 0.9)
 
 
+@pytest.mark.parametrize("metric", ["f1_macro", "recall_macro"])
+def test_intervals_of_a_stratified_split_cover_as_they_say(metric: str) -> None:
+    """Classes that are not equally common nor equally hard; other data would have as many samples of each."""
+    random, trials, covered = np.random.default_rng(7), 300, 0
+    counts, right = np.array([120, 80, 40]), np.array([0.97, 0.85, 0.6])
+    targets = np.repeat(np.arange(3), counts)
+    actual, said = np.indices((3, 3)).reshape(2, -1)
+    expected = np.where(np.eye(3, dtype=bool), right[:, None], (1 - right[:, None]) / 2) * counts[:, None]
+    truth = METRICS[metric].of_weights(actual, said, expected.reshape(1, -1))[0]
+    for _ in range(trials):
+        wrong = (targets + random.integers(1, 3, size=len(targets))) % 3
+        predictions = np.where(random.random(len(targets)) < right[targets], targets, wrong)
+        found = interval(metric, targets, predictions, classes=3, stratified=True, level=0.9, resamples=500)
+        assert found
+        covered += found.low <= truth <= found.high
+    assert covered / trials > 0.86
+    assert plausible(covered, trials, 0.9)
+
+
+def test_a_stratified_split_changes_all_intervals_but_that_of_the_accuracy() -> None:
+    targets = np.repeat([0, 1, 2], [120, 80, 40])
+    found = Predictions(targets, predicted(np.random.default_rng(8), targets, 0.8), "md5", 3)
+    free, stratified = (intervals(found, stratified=stratified) for stratified in (False, True))
+    assert [name for name in free if free[name] == stratified[name]] == ["accuracy"]
+
+
 def test_the_bootstrap_is_scipy_s() -> None:
     errors = np.random.default_rng(2).exponential(size=(80, 1)).astype(np.float32)
     ours = interval("mae", np.zeros_like(errors), errors, classes=0)
@@ -244,5 +270,5 @@ def test_a_metric_of_ones_own_has_an_interval_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(METRICS, "picky", Metric("classification", "higher", picky))
     targets = np.array([0] * 10 + [1] * 10 + [2])
     assert interval("picky", targets, targets, classes=3) is None
-    all_found = intervals(Predictions(targets, targets, "md5", 3))
+    all_found = intervals(Predictions(targets, targets, "md5", 3), stratified=False)
     assert set(all_found) == {"accuracy", "precision_macro", "recall_macro", "f1_macro"}
