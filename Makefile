@@ -42,8 +42,8 @@ up: setup  ## Prefect's page, MLflow's page and the schedules, until `make down`
 down: setup  ## end what `make up` started
 	@trackway down
 
-test: setup  ## all tests, two files at a time
-	@python -m pytest --numprocesses=2 --dist=loadfile
+test: setup  ## all tests, three files at a time: many wait for a server or a time
+	@python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 test-fast: setup  ## the tests without processes and servers, under a minute
 	@python -m pytest tests/unit

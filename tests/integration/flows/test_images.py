@@ -14,6 +14,7 @@ from PIL import Image
 
 from learn.data.datasets.images import Images
 from tasks.params import load_params
+from tasks.tracking.tags import EXPERIMENT
 from tasks.tracking.tags import DIAGNOSIS
 from tests.support.project import ROOT, TRACKWAY, Project, make_project
 
@@ -92,7 +93,7 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     shown = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--top", "1", *photos).stdout
     predicted = [line.partition(": ")[2].split()[0] for line in shown.splitlines() if line.startswith("data/raw")]
     champions = mlflow.MlflowClient(food.tracking_uri).get_model_version_by_alias("food", "champion").tags
-    with (food.folder / f"plots/predictions/{champions['experiment']}.csv").open(newline="") as stream:
+    with (food.folder / f"plots/predictions/{champions[EXPERIMENT]}.csv").open(newline="") as stream:
         assert predicted == [row["predicted"] for row in csv.DictReader(stream)]
     shown = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--plot", str(plot), *photos[:2]).stdout
     assert shown.count("%") == 6

@@ -59,7 +59,7 @@ def test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it(by_fl
         assert f"run {run.info.run_id} ({name})" in text
         assert f"\n  data         {folder}, md5 {md5}\n  get it       dvc checkout {folder}\n" in text
         assert f"\n  code         git checkout {commit}\n" in text
-        assert "optimizer.lr " in text
+        assert "optimizer.lr 0.1" in " ".join(text.split())
         assert f"\n  flow run     {run.data.tags[FLOW_RUN_ID]}" in text
         assert f"\n  state_dict   sha256 {digest}\n" in text
         assert text.endswith(f"registered from it:\n  {title}")

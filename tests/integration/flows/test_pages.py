@@ -81,6 +81,7 @@ def test_the_saved_view_is_sorted_by_what_decides(page: Page, served: Served) ->
     expect(page.get_by_text("accuracy on the validation split decides").first).to_be_visible()
     expect(page.get_by_text("Sort: validation/accuracy").first).to_be_visible()
     header = page.locator(".ag-header-cell")
+    header.filter(has_text="validation/accuracy").wait_for()
     places = {cell.get_attribute("col-id"): box["x"] for cell in header.all() if (box := cell.bounding_box())}
     metrics = {column: x for column, x in places.items() if column and column.startswith("metrics")}
     assert min(metrics, key=lambda column: metrics[column]) == "metrics.`validation/accuracy`", "what decides"

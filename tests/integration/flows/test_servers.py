@@ -289,8 +289,8 @@ def test_a_worker_elsewhere_clones_the_project_and_publishes_what_it_made(
     made = served.ask(f"deployments/name/pipeline/{name}")
     run = served.ask(f"deployments/{made['id']}/create_flow_run", {})["id"]
     log = served.run("prefect", "worker", "start", "--pool", pool, "--run-once").stdout
-    served.run("prefect", "--no-prompt", "work-pool", "delete", pool)
-    served.run("prefect", "--no-prompt", "deployment", "delete", f"pipeline/{name}")
+    for path in (f"work_pools/{pool}", f"deployments/{made['id']}"):
+        requests.delete(f"{served.prefect}/api/{path}", timeout=30).raise_for_status()
     assert served.ask(f"flow_runs/{run}")["state"]["name"] == "Completed", log
     tasks = served.tasks(run)
     assert len(tasks) == 31
