@@ -14,8 +14,7 @@ from PIL import Image
 
 from learn.data.datasets.images import Images
 from tasks.params import load_params
-from tasks.tracking.tags import EXPERIMENT
-from tasks.tracking.tags import DIAGNOSIS
+from tasks.tracking.tags import DIAGNOSIS, EXPERIMENT
 from tests.support.project import ROOT, TRACKWAY, Project, make_project
 
 NUMBERS = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))["photos"]["food-tinyvgg"]
