@@ -81,7 +81,7 @@ def test_at_full_size_it_is_torchvision_s_vit_b_16() -> None:
 def test_the_exported_model_takes_any_number_of_pictures() -> None:
     torch.manual_seed(42)
     model = build_model("vit", SMALL, (1, 8, 8), 10).eval()
-    nn.init.normal_(model.classifier.weight)
+    nn.init.normal_(model.get_parameter("classifier.weight"))
     batch = torch.export.Dim.DYNAMIC
     exported = torch.export.export(model, (torch.rand(2, 1, 8, 8),), dynamic_shapes=({0: batch},)).module()
     for samples in (1, 2, 7):
@@ -93,7 +93,7 @@ def test_both_dropouts_act_in_training_alone() -> None:
     for dropout in ("dropout", "attention_dropout"):
         torch.manual_seed(42)
         model = build_model("vit", {**SMALL, dropout: 0.5}, (1, 8, 8), 10)
-        nn.init.normal_(model.classifier.weight)
+        nn.init.normal_(model.get_parameter("classifier.weight"))
         pictures = torch.rand(2, 1, 8, 8)
         assert not torch.equal(model.train()(pictures), model(pictures))
         assert torch.equal(model.eval()(pictures), model(pictures))
