@@ -6,9 +6,13 @@ They are here, in a dependency of the train stage, because changing one changes 
 from typing import Literal
 
 MemoryFormat = Literal["contiguous", "channels_last"]
+NoDecay = Literal["norms_and_biases"]
+Interval = Literal["epoch", "step"]
 
 SEED = SEEDS = None  # one of the two is given
+NO_DECAY: NoDecay | None = None
 SCHEDULER = None
+INTERVAL: Interval = "epoch"
 RESEED = True  # seed again before the first epoch; False: weights and batches come from one random stream
 MEMORY_FORMAT: MemoryFormat = "contiguous"
 AUGMENTATION = None

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from learn.errors import NotFiniteError
 from learn.training.criterion import Criterion
+from learn.training.defaults import INTERVAL, Interval
 from learn.training.evaluate import NO_WEIGHT, evaluate_split
 from learn.training.meter import EpochMeter
 from learn.training.order import draw, shuffled
@@ -55,12 +56,14 @@ class FitOptions:
             small datasets.
         augment: Random transforms of each training batch; None for none.
         clip_grad_norm: Largest norm of all gradients together; None for no limit.
+        scheduler_interval: Whether the scheduler is stepped once an epoch, or after each step of the optimizer.
     """
 
     epochs: int
     batch_size: int | None
     augment: Augmentation | None = None
     clip_grad_norm: float | None = None
+    scheduler_interval: Interval = INTERVAL
 
 
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
@@ -86,7 +89,7 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{held_out.name}/loss"])
-        elif state.scheduler:
+        elif state.scheduler and options.scheduler_interval == "epoch":
             state.scheduler.step()
         state.epoch += 1
         if state.early_stopping:
@@ -109,6 +112,8 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
         if inputs.device.type != "cpu":
             meter.finite_inputs.append(inputs.isfinite().all())
         loss, logits = _step(state, criterion, inputs, targets, options.clip_grad_norm)
+        if state.scheduler and options.scheduler_interval == "step":
+            state.scheduler.step()
         meter.add(loss, logits, targets)
         if loss.device.type == "cpu" or number % BATCHES_BETWEEN_CHECKS == 0:
             _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)

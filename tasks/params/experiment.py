@@ -11,12 +11,16 @@ from learn.training.defaults import (
     CLIP_GRAD_NORM,
     EARLY_STOPPING,
     FRACTION,
+    INTERVAL,
     MEMORY_FORMAT,
+    NO_DECAY,
     RESEED,
     SCHEDULER,
     SEED,
     SEEDS,
+    Interval,
     MemoryFormat,
+    NoDecay,
 )
 from tasks.params.section import Named, Section
 
@@ -28,11 +32,28 @@ class OptimizerConfig(Named):
 
     lr: Annotated[float, Field(gt=0)]
     """The learning rate, with which a scheduler starts."""
+    no_decay: NoDecay | None = NO_DECAY
+    """`norms_and_biases`: the optimizer's `weight_decay` acts on the weights of linear layers and convolutions alone,
+    not on biases, norms, class tokens and position embeddings. null: it acts on all parameters."""
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments of the optimizer, with `lr`."""
         return {"lr": self.lr, **super().arguments}
+
+
+class SchedulerConfig(Named):
+    """A class of torch.optim.lr_scheduler. The schedulers of `SequentialLR` are mappings like this one."""
+
+    interval: Interval = INTERVAL
+    """When the scheduler is stepped: once an `epoch`, or after each `step` of the optimizer, which is one a batch. Its
+    arguments, such as `T_max` and `milestones`, count the same."""
+
+    @model_validator(mode="after")
+    def _plateau_needs_epochs(self) -> SchedulerConfig:
+        if self.name == PLATEAU and self.interval == "step":
+            raise ValueError(f"interval is step, but {PLATEAU} looks at the loss after an epoch; it must be epoch")
+        return self
 
 
 def _batch_size(value: Any) -> Any:
@@ -70,9 +91,9 @@ class ExperimentConfig(Section):
     """The loss, a class of `torch.nn`, with its arguments."""
     optimizer: OptimizerConfig
     """The optimizer, a class of `torch.optim`, with its arguments; the learning rate `lr` must be given."""
-    scheduler: Named | None = SCHEDULER
-    """A class of `torch.optim.lr_scheduler` with its arguments, stepped once an epoch. `ReduceLROnPlateau` needs a
-    validation part. null: the learning rate stays."""
+    scheduler: SchedulerConfig | None = SCHEDULER
+    """A class of `torch.optim.lr_scheduler` with its arguments. `ReduceLROnPlateau` needs a validation part. null: the
+    learning rate stays."""
     epochs: Annotated[int, Field(ge=1)]
     """Number of times that training goes through the training part."""
     batch_size: Annotated[
