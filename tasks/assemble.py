@@ -82,21 +82,30 @@ class Assembled:
         """Returns the state before the first epoch; with `reseed`, seeds torch's generator for the batches' order.
 
         Args:
-            model: What `new_model` returned, on the device.
+            model: What `new_model` returned, on the device; with `compile`, its first batch will compile it.
+
+        Raises:
+            DeviceError: The device does not compute in the experiment's precision, or nothing can be compiled here.
         """
         import torch
 
         from learn.training.build import build_scheduler
         from learn.training.early_stopping import EarlyStopping
+        from learn.training.precision import check_machine, compile_model, new_scaler
         from learn.training.state import State
 
         experiment = self.experiment
+        check_machine(f"experiments.{self.name}", self.device, experiment.precision, compiled=experiment.compile)
+        if experiment.compile:
+            compile_model(model)
         optimizer = self.new_optimizer(model)
         chosen, stop = experiment.scheduler, experiment.early_stopping
         scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
         if experiment.reseed:
             torch.manual_seed(experiment.seed)
-        return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
+        stopping = EarlyStopping(model, stop.patience) if stop else None
+        scaler = new_scaler(self.device, experiment.precision)
+        return State(model, optimizer, scheduler, early_stopping=stopping, scaler=scaler)
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Returns the optimizer of the model's parameters."""
@@ -115,7 +124,14 @@ class Assembled:
 
         experiment = self.experiment
         interval = experiment.scheduler.interval if experiment.scheduler else INTERVAL
-        return FitOptions(experiment.epochs, self.batch_size, augment, experiment.clip_grad_norm, interval)
+        return FitOptions(
+            experiment.epochs,
+            self.batch_size,
+            augment,
+            experiment.clip_grad_norm,
+            scheduler_interval=interval,
+            precision=experiment.precision,
+        )
 
     def on_device(self, model: nn.Module) -> nn.Module:
         """Moves the model to the device and into the memory format of the splits."""

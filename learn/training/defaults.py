@@ -8,6 +8,7 @@ from typing import Literal
 MemoryFormat = Literal["contiguous", "channels_last"]
 NoDecay = Literal["norms_and_biases"]
 Interval = Literal["epoch", "step"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 SEED = SEEDS = None  # one of the two is given
 NO_DECAY: NoDecay | None = None
@@ -19,3 +20,5 @@ AUGMENTATION = None
 CLIP_GRAD_NORM = None
 EARLY_STOPPING = None
 FRACTION = 1.0  # all training samples
+PRECISION: Precision = "fp32"
+COMPILE = False

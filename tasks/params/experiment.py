@@ -9,11 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from learn.training.defaults import (
     AUGMENTATION,
     CLIP_GRAD_NORM,
+    COMPILE,
     EARLY_STOPPING,
     FRACTION,
     INTERVAL,
     MEMORY_FORMAT,
     NO_DECAY,
+    PRECISION,
     RESEED,
     SCHEDULER,
     SEED,
@@ -21,6 +23,7 @@ from learn.training.defaults import (
     Interval,
     MemoryFormat,
     NoDecay,
+    Precision,
 )
 from tasks.params.section import Named, Section
 
@@ -124,6 +127,13 @@ class ExperimentConfig(Section):
     """Fraction of the training part to train on, such as 0.1. It is drawn with the split's `seed`, stratified if the
     split is, and lies inside each larger fraction. The validation and the test part stay whole."""
 
+    precision: Precision = PRECISION
+    """Precision of training: `fp32`, or 16 bits (`bf16`, `fp16`) by torch's autocast, for `fp16` with its GradScaler.
+    Weights and losses stay fp32, and the model is measured in fp32. A device that does not have it is refused."""
+    compile: bool = COMPILE
+    """True: train the model compiled by `torch.compile`, which takes a while before the first epoch and changes the
+    last bits. Needs a C++ compiler; on a CPU it rarely pays. The evaluate stage does not compile."""
+
     @property
     def trainings(self) -> list[int | None]:
         """What is trained: `[None]` for one seed, which needs no name, or each of several seeds."""
@@ -137,4 +147,10 @@ class ExperimentConfig(Section):
     def _has_seed(self) -> ExperimentConfig:
         if (self.seed is None) == (self.seeds is None):
             raise ValueError("either seed or seeds must be given, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _scaled_gradients_take_one_loss(self) -> ExperimentConfig:
+        if self.precision == "fp16" and self.optimizer.name == "LBFGS":
+            raise ValueError("precision is fp16, but LBFGS computes several losses a step; it must be fp32 or bf16")
         return self
