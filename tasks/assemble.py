@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from learn.data.transformed import Info
 from learn.errors import DataError, only_data
+from learn.training.defaults import INTERVAL
 from tasks.memory import is_streamed
 from tasks.params import ExperimentConfig, Params
 from tasks.workspace.paths import evaluation_folder, state_dict_file, training_folder
@@ -15,9 +16,11 @@ from tasks.workspace.paths import evaluation_folder, state_dict_file, training_f
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.optim import Optimizer
 
     from learn.training.augment import Augmentation
     from learn.training.criterion import Criterion
+    from learn.training.loop import FitOptions
     from learn.training.splits import Split
     from learn.training.state import State
 
@@ -79,21 +82,56 @@ class Assembled:
         """Returns the state before the first epoch; with `reseed`, seeds torch's generator for the batches' order.
 
         Args:
-            model: What `new_model` returned, on the device.
+            model: What `new_model` returned, on the device; with `compile`, its first batch will compile it.
+
+        Raises:
+            DeviceError: The device does not compute in the experiment's precision, or nothing can be compiled here.
         """
         import torch
 
-        from learn.training.build import build_optimizer, build_scheduler
+        from learn.training.build import build_scheduler
         from learn.training.early_stopping import EarlyStopping
+        from learn.training.precision import check_machine, compile_model, new_scaler
         from learn.training.state import State
 
         experiment = self.experiment
-        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        check_machine(f"experiments.{self.name}", self.device, experiment.precision, compiled=experiment.compile)
+        if experiment.compile:
+            compile_model(model)
+        optimizer = self.new_optimizer(model)
         chosen, stop = experiment.scheduler, experiment.early_stopping
         scheduler = build_scheduler(chosen.name, chosen.arguments, optimizer) if chosen else None
         if experiment.reseed:
             torch.manual_seed(experiment.seed)
-        return State(model, optimizer, scheduler, early_stopping=EarlyStopping(model, stop.patience) if stop else None)
+        stopping = EarlyStopping(model, stop.patience) if stop else None
+        scaler = new_scaler(self.device, experiment.precision)
+        return State(model, optimizer, scheduler, early_stopping=stopping, scaler=scaler)
+
+    def new_optimizer(self, model: nn.Module) -> Optimizer:
+        """Returns the optimizer of the model's parameters."""
+        from learn.training.build import build_optimizer
+
+        chosen = self.experiment.optimizer
+        return build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay)
+
+    def fit_options(self, augment: Augmentation | None) -> FitOptions:
+        """Returns how the experiment trains.
+
+        Args:
+            augment: What `augmentation` returned.
+        """
+        from learn.training.loop import FitOptions
+
+        experiment = self.experiment
+        interval = experiment.scheduler.interval if experiment.scheduler else INTERVAL
+        return FitOptions(
+            experiment.epochs,
+            self.batch_size,
+            augment,
+            experiment.clip_grad_norm,
+            scheduler_interval=interval,
+            precision=experiment.precision,
+        )
 
     def on_device(self, model: nn.Module) -> nn.Module:
         """Moves the model to the device and into the memory format of the splits."""

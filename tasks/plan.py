@@ -100,14 +100,11 @@ def _summary(planned: Plan) -> Any:
     import torch
     import torchinfo
 
-    from learn.training.build import build_optimizer
-
     assembled, model = planned.assembled, planned.model
     samples = min(assembled.batch_size or sys.maxsize, len(assembled.splits["train"]))
-    chosen = assembled.experiment.optimizer
 
     def advice() -> str:
-        return what_fits(planned, build_optimizer(chosen.name, chosen.arguments, model))
+        return what_fits(planned, assembled.new_optimizer(model))
 
     with (
         memory_told(f"train {assembled.name}: for a batch of {samples:,}", assembled.device, advice),

@@ -154,11 +154,11 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
     """Trains, shows the progress, and sends each epoch to the run."""
     from tqdm import tqdm
 
-    from learn.training.loop import FitOptions, fit
+    from learn.training.loop import fit
 
     assembled, experiment = planned.assembled, planned.assembled.experiment
     training = assembled.splits["train"]
-    options = FitOptions(experiment.epochs, assembled.batch_size, planned.augment, experiment.clip_grad_norm)
+    options = assembled.fit_options(planned.augment)
     size = f"{assembled.batch_size or len(training):,}"
     told = memory_told(
         f"train {assembled.name}: for a batch of {size}",

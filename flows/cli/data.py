@@ -15,20 +15,20 @@ from tasks.params import PARAMS_FILE, read_yaml
 
 @app.command()
 def ls() -> None:
-    """List the catalog: ready-made datasets with their experiments."""
+    """List the catalog: ready-made datasets and experiments."""
     go_to_project()
-    here = read_yaml(PARAMS_FILE).get("datasets", {}) if PARAMS_FILE.is_file() else {}
+    here = read_yaml(PARAMS_FILE) if PARAMS_FILE.is_file() else {}
     view = Table()
     for column in ("name", "what", "in params.yaml"):
         view.add_column(column)
     for entry in entries():
-        view.add_row(entry.name, entry.summary, "yes" if entry.name in here else "")
+        view.add_row(entry.name, entry.summary, "yes" if entry.is_in(here) else "")
     console.print(view)
 
 
 @app.command()
 def add(name: Annotated[str, typer.Argument(help="a name from `trackway ls`")]) -> None:
-    """Merge a dataset of the catalog and its experiments into params.yaml, keeping its comments."""
+    """Merge experiments of the catalog, with their dataset, into params.yaml, keeping its comments."""
     in_project()
     added = add_to_params(name, PARAMS_FILE)
     print(f"added to {PARAMS_FILE}: {', '.join(added)}\nnow run: dvc repro")

@@ -39,13 +39,16 @@ def check() -> None:
     from flows.deployments import deployments
     from flows.graph import Graph
     from learn.training.device import use_device
+    from learn.training.precision import check_machine
     from tasks.stage import checked_params
     from tasks.tracking.address import address
 
     params = checked_params()
     deployments(params)
     Graph(Path.cwd()).check(params)
-    use_device(params.device, params.threads)
+    device = use_device(params.device, params.threads)
+    for name, experiment in params.experiments.items():
+        check_machine(f"experiments.{name}", device, experiment.precision, compiled=experiment.compile)
     if params.tracking:
         address(params.tracking)
     print(f"{PARAMS_FILE} is fine: {len(params.datasets)} datasets, {len(params.experiments)} experiments")

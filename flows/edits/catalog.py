@@ -1,4 +1,4 @@
-"""Merges sections of params.yaml from the catalog, which has one file for each dataset in `catalog/`."""
+"""Merges sections of params.yaml from the catalog: each file in `catalog/` has experiments, and datasets for them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ CATALOG = Path(__file__).parents[2] / "catalog"
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset of the catalog."""
+    """One file of the catalog."""
 
     name: str
     summary: str  # the comment in the first line of the file
     file: Path
+
+    def is_in(self, params: dict[str, Any]) -> bool:
+        """Returns whether params.yaml has one of the entry's experiments."""
+        return not read_yaml(self.file)["experiments"].keys().isdisjoint(params.get("experiments") or {})
 
 
 def entries() -> list[Entry]:
@@ -49,6 +53,8 @@ def add_to_params(name: str, path: Path) -> list[str]:
 def merge(extra: str, path: Path, comment: str) -> list[str]:
     """Merges sections into params.yaml, which keeps its comments, and returns the keys added.
 
+    A dataset that is there already, from the same source, stays as it is; new experiments are added to it.
+
     Args:
         extra: The sections as YAML text.
         path: The file params.yaml.
@@ -60,17 +66,22 @@ def merge(extra: str, path: Path, comment: str) -> list[str]:
     parse_params(read_yaml(path), path)
     yaml, params = open_params(path)
     sections = yaml.load(extra)
-    keys = [f"{section}.{key}" for section in sections for key in sections[section]]
-    taken = [key for key in keys if key.partition(".")[2] in params[key.partition(".")[0]]]
-    if taken:
-        raise ParamsError(
-            [f"{', '.join(taken)} {'is' if len(taken) == 1 else 'are'} already in {path}; nothing was changed"]
-        )
-    for section, content in sections.items():
+    taken = [(section, key) for section in sections for key in sections[section] if key in params[section]]
+    if not all(_same_source(params, sections, *key) for key in taken):
+        names = ", ".join(map(".".join, taken))
+        raise ParamsError([f"{names} {'is' if len(taken) == 1 else 'are'} already in {path}; nothing was changed"])
+    for section, key in taken:
+        del sections[section][key]
+    for section, content in filter(lambda each: each[1], sections.items()):
         params[section].update(content)
         params[section].yaml_set_comment_before_after_key(next(iter(content)), before=comment, indent=2)
     write_params(yaml, params, path)
-    return keys
+    return [f"{section}.{key}" for section in sections for key in sections[section]]
+
+
+def _same_source(params: Any, sections: Any, section: str, key: str) -> bool:
+    """Returns whether a key that two files have is a dataset with the same source in both."""
+    return section == "datasets" and params[section][key]["source"] == sections[section][key]["source"]
 
 
 def open_params(path: Path) -> tuple[Any, Any]:

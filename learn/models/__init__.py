@@ -14,10 +14,12 @@ from learn.models.cnn import CNN
 from learn.models.line import Line
 from learn.models.mlp import MLP
 from learn.models.tiny_vgg import TinyVGG
+from learn.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "line": Line,
     "mlp": MLP,
     "tiny_vgg": TinyVGG,
+    "vit": ViT,
 }

@@ -19,6 +19,8 @@ from torch.optim import Optimizer, lr_scheduler
 from learn.errors import did_you_mean
 from learn.models import MODELS
 from learn.training.criterion import Criterion
+from learn.training.defaults import NO_DECAY, NoDecay
+from learn.training.parameter_groups import weight_decay_of, without_decay
 
 
 class BuildError(ValueError):
@@ -92,15 +94,55 @@ def _tensor(key: str, value: Any) -> torch.Tensor:
         raise BuildError(key, f"is {value}; it must be a list of numbers") from None
 
 
-def build_optimizer(name: str, arguments: dict[str, Any], model: nn.Module) -> Optimizer:
-    """Builds an optimizer of torch.optim for all parameters of the model."""
+def build_optimizer(
+    name: str, arguments: dict[str, Any], model: nn.Module, no_decay: NoDecay | None = NO_DECAY
+) -> Optimizer:
+    """Builds an optimizer of torch.optim for all parameters of the model.
+
+    Args:
+        name: The optimizer's name.
+        arguments: Its arguments.
+        model: The model.
+        no_decay: Which parameters have no weight decay; None: all have it.
+    """
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    return _call(optimizers(), name, tuples, model.parameters())
+    if no_decay is None:
+        return _call(optimizers(), name, tuples, model.parameters())
+    check_arguments(optimizers(), name, arguments, 1)
+    decay = weight_decay_of(optimizers()[name], arguments)
+    if not decay:
+        advice = "give it one, such as weight_decay: 0.1, or take no_decay out"
+        raise BuildError("no_decay", f"is {no_decay}, but {name} has no weight decay here; {advice}")
+    return _call(optimizers(), name, tuples, without_decay(model, decay))
 
 
 def build_scheduler(name: str, arguments: dict[str, Any], optimizer: Optimizer) -> Any:
-    """Builds a scheduler of torch.optim.lr_scheduler; training steps it once per epoch."""
-    return _call(schedulers(), name, arguments, optimizer)
+    """Builds a scheduler of torch.optim.lr_scheduler; SequentialLR's `schedulers` are built from their own names."""
+    if name != "SequentialLR":
+        return _call(schedulers(), name, arguments, optimizer)
+    check_arguments(schedulers(), name, arguments, 1)
+    if not isinstance(arguments["schedulers"], list):
+        raise BuildError("schedulers", f"is {arguments['schedulers']}; it must be a list such as [{ONE_OF_SEVERAL}]")
+    parts = [_one_of_several(number, each, optimizer) for number, each in enumerate(arguments["schedulers"])]
+    try:
+        return lr_scheduler.SequentialLR(optimizer, **arguments | {"schedulers": parts})
+    except (TypeError, ValueError) as error:
+        raise BuildError("", f"SequentialLR refuses milestones {arguments['milestones']}: {error}") from error
+
+
+ONE_OF_SEVERAL = "{name: LinearLR, start_factor: 0.1, total_iters: 5}"
+
+
+def _one_of_several(number: int, chosen: Any, optimizer: Optimizer) -> Any:
+    """Builds one of the schedulers that follow one another."""
+    key = f"schedulers.{number}"
+    if not isinstance(chosen, dict) or "name" not in chosen:
+        raise BuildError(key, f"is {chosen}; it must be a mapping with a name, such as {ONE_OF_SEVERAL}")
+    arguments = {argument: value for argument, value in chosen.items() if argument != "name"}
+    try:
+        return build_scheduler(chosen["name"], arguments, optimizer)
+    except BuildError as error:
+        raise BuildError(".".join(filter(None, [key, error.key])), str(error)) from error
 
 
 def check_arguments(known: dict[str, type], name: str, arguments: Iterable[str], given: int) -> None:

@@ -20,9 +20,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from learn.errors import NotFiniteError
 from learn.training.criterion import Criterion
+from learn.training.defaults import INTERVAL, PRECISION, Interval, Precision
 from learn.training.evaluate import NO_WEIGHT, evaluate_split
 from learn.training.meter import EpochMeter
 from learn.training.order import draw, shuffled
+from learn.training.precision import forward
 from learn.training.splits import Split
 from learn.training.state import State
 
@@ -55,12 +57,16 @@ class FitOptions:
             small datasets.
         augment: Random transforms of each training batch; None for none.
         clip_grad_norm: Largest norm of all gradients together; None for no limit.
+        scheduler_interval: Whether the scheduler is stepped once an epoch, or after each step of the optimizer.
+        precision: In which the model computes while it trains; it is measured in fp32.
     """
 
     epochs: int
     batch_size: int | None
     augment: Augmentation | None = None
     clip_grad_norm: float | None = None
+    scheduler_interval: Interval = INTERVAL
+    precision: Precision = PRECISION
 
 
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
@@ -86,7 +92,7 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(metrics[f"{held_out.name}/loss"])
-        elif state.scheduler:
+        elif state.scheduler and options.scheduler_interval == "epoch":
             state.scheduler.step()
         state.epoch += 1
         if state.early_stopping:
@@ -108,7 +114,9 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
         inputs = train.prepare(inputs)
         if inputs.device.type != "cpu":
             meter.finite_inputs.append(inputs.isfinite().all())
-        loss, logits = _step(state, criterion, inputs, targets, options.clip_grad_norm)
+        loss, logits = _step(state, criterion, inputs, targets, options)
+        if state.scheduler and options.scheduler_interval == "step":
+            state.scheduler.step()
         meter.add(loss, logits, targets)
         if loss.device.type == "cpu" or number % BATCHES_BETWEEN_CHECKS == 0:
             _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
@@ -119,7 +127,7 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
 
 
 def _step(
-    state: State, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor, clip_grad_norm: float | None
+    state: State, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor, options: FitOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Takes one step of the optimizer; returns the batch's loss, a scalar, and logits (N, output_size) before it."""
     logits: Any = None
@@ -127,11 +135,13 @@ def _step(
     def closure() -> torch.Tensor:
         nonlocal logits
         state.optimizer.zero_grad()
-        output = state.model(inputs)
+        output = forward(state.model, inputs, options.precision)
         loss = criterion(output, targets)
-        loss.backward()
-        if clip_grad_norm:
-            nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad_norm)
+        (state.scaler.scale(loss) if state.scaler else loss).backward()
+        if options.clip_grad_norm:
+            if state.scaler:
+                state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_grad_norm)
         logits = output.detach() if logits is None else logits
         return loss
 
@@ -140,7 +150,11 @@ def _step(
         loss = state.optimizer.step(closure)
     else:
         loss = closure()
-        state.optimizer.step()
+        if state.scaler:
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        else:
+            state.optimizer.step()
     return loss.detach(), logits
 
 

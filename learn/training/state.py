@@ -22,6 +22,7 @@ class State:
     scheduler: Any | None = None
     epoch: int = 0  # number of epochs done
     early_stopping: EarlyStopping | None = None
+    scaler: torch.amp.GradScaler | None = None  # of the loss, in fp16
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the model, optimizer, scheduler, early stopping and torch's random generators."""
@@ -31,6 +32,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "early_stopping": self.early_stopping.state() if self.early_stopping else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -44,6 +46,8 @@ class State:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.early_stopping:
             self.early_stopping.load_state(state["early_stopping"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])

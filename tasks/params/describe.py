@@ -17,7 +17,7 @@ from typing import Any
 from learn.data.datasets import DATASETS
 from learn.evaluation.metrics import METRICS
 from tasks.params.dataset import ChampionConfig, DatasetConfig, SplitConfig, TransformConfig
-from tasks.params.experiment import EarlyStoppingConfig, ExperimentConfig, OptimizerConfig
+from tasks.params.experiment import EarlyStoppingConfig, ExperimentConfig, OptimizerConfig, SchedulerConfig
 from tasks.params.flow import FlowConfig, ScheduleConfig, TimeoutsConfig
 from tasks.params.load import Params
 from tasks.params.section import Named, Section
@@ -45,8 +45,9 @@ MAPPINGS: dict[str, type[Section]] = {
     "`datasets.NAME.transform`": TransformConfig,
     "`datasets.NAME.champion`": ChampionConfig,
     "`experiments.NAME`": ExperimentConfig,
-    "`experiments.NAME.model`, `loss`, `scheduler`, and each entry of `augmentation`": Named,
+    "`experiments.NAME.model`, `loss`, and each entry of `augmentation`": Named,
     "`experiments.NAME.optimizer`": OptimizerConfig,
+    "`experiments.NAME.scheduler`": SchedulerConfig,
     "`experiments.NAME.early_stopping`": EarlyStoppingConfig,
 }
 

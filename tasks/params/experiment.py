@@ -9,14 +9,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from learn.training.defaults import (
     AUGMENTATION,
     CLIP_GRAD_NORM,
+    COMPILE,
     EARLY_STOPPING,
     FRACTION,
+    INTERVAL,
     MEMORY_FORMAT,
+    NO_DECAY,
+    PRECISION,
     RESEED,
     SCHEDULER,
     SEED,
     SEEDS,
+    Interval,
     MemoryFormat,
+    NoDecay,
+    Precision,
 )
 from tasks.params.section import Named, Section
 
@@ -28,11 +35,28 @@ class OptimizerConfig(Named):
 
     lr: Annotated[float, Field(gt=0)]
     """The learning rate, with which a scheduler starts."""
+    no_decay: NoDecay | None = NO_DECAY
+    """`norms_and_biases`: the optimizer's `weight_decay` acts on the weights of linear layers and convolutions alone,
+    not on biases, norms, class tokens and position embeddings. null: it acts on all parameters."""
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments of the optimizer, with `lr`."""
         return {"lr": self.lr, **super().arguments}
+
+
+class SchedulerConfig(Named):
+    """A class of torch.optim.lr_scheduler. The schedulers of `SequentialLR` are mappings like this one."""
+
+    interval: Interval = INTERVAL
+    """When the scheduler is stepped: once an `epoch`, or after each `step` of the optimizer, which is one a batch. Its
+    arguments, such as `T_max` and `milestones`, count the same."""
+
+    @model_validator(mode="after")
+    def _plateau_needs_epochs(self) -> SchedulerConfig:
+        if self.name == PLATEAU and self.interval == "step":
+            raise ValueError(f"interval is step, but {PLATEAU} looks at the loss after an epoch; it must be epoch")
+        return self
 
 
 def _batch_size(value: Any) -> Any:
@@ -70,9 +94,9 @@ class ExperimentConfig(Section):
     """The loss, a class of `torch.nn`, with its arguments."""
     optimizer: OptimizerConfig
     """The optimizer, a class of `torch.optim`, with its arguments; the learning rate `lr` must be given."""
-    scheduler: Named | None = SCHEDULER
-    """A class of `torch.optim.lr_scheduler` with its arguments, stepped once an epoch. `ReduceLROnPlateau` needs a
-    validation part. null: the learning rate stays."""
+    scheduler: SchedulerConfig | None = SCHEDULER
+    """A class of `torch.optim.lr_scheduler` with its arguments. `ReduceLROnPlateau` needs a validation part. null: the
+    learning rate stays."""
     epochs: Annotated[int, Field(ge=1)]
     """Number of times that training goes through the training part."""
     batch_size: Annotated[
@@ -103,6 +127,13 @@ class ExperimentConfig(Section):
     """Fraction of the training part to train on, such as 0.1. It is drawn with the split's `seed`, stratified if the
     split is, and lies inside each larger fraction. The validation and the test part stay whole."""
 
+    precision: Precision = PRECISION
+    """Precision of training: `fp32`, or 16 bits (`bf16`, `fp16`) by torch's autocast, for `fp16` with its GradScaler.
+    Weights and losses stay fp32, and the model is measured in fp32. A device that does not have it is refused."""
+    compile: bool = COMPILE
+    """True: train the model compiled by `torch.compile`, which takes a while before the first epoch and changes the
+    last bits. Needs a C++ compiler; on a CPU it rarely pays. The evaluate stage does not compile."""
+
     @property
     def trainings(self) -> list[int | None]:
         """What is trained: `[None]` for one seed, which needs no name, or each of several seeds."""
@@ -116,4 +147,10 @@ class ExperimentConfig(Section):
     def _has_seed(self) -> ExperimentConfig:
         if (self.seed is None) == (self.seeds is None):
             raise ValueError("either seed or seeds must be given, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _scaled_gradients_take_one_loss(self) -> ExperimentConfig:
+        if self.precision == "fp16" and self.optimizer.name == "LBFGS":
+            raise ValueError("precision is fp16, but LBFGS computes several losses a step; it must be fp32 or bf16")
         return self

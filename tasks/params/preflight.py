@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,10 +99,14 @@ def _name_problems(experiment: Any) -> Iterator[str]:
         value = experiment.get(section) if isinstance(experiment, dict) else None
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             try:
-                check_arguments(names, value["name"], [key for key in value if key != "name"], given)
+                own = ("name", *OUR_KEYS.get(section, ()))
+                check_arguments(names, value["name"], [key for key in value if key not in own], given)
             except BuildError as error:
                 if (section, error.key) != ("optimizer", "lr"):  # a missing lr is reported already
                     yield _located(section, error)
+
+
+OUR_KEYS = {"optimizer": ("no_decay",), "scheduler": ("interval",)}  # beside a name, no arguments of the class
 
 
 def _batch_check(experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
@@ -159,11 +164,12 @@ def _build(device: str, experiment: ExperimentConfig, dataset: DatasetConfig) ->
         _check_types(MODELS, experiment.model.name, experiment.model.arguments)
         model = _build_model(experiment, dataset.shape, criterion)
         section = "optimizer"
-        optimizer = build_optimizer(experiment.optimizer.name, experiment.optimizer.arguments, model)
+        chosen = experiment.optimizer
+        optimizer = build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay)
         if experiment.scheduler:
             section = "scheduler"
             scheduler = build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)
-            if problem := _scheduler_problem(experiment, scheduler):
+            if problem := _scheduler_problem(experiment, dataset, scheduler):
                 return problem
     except BuildError as error:
         if device == "meta" and needs_data(error):
@@ -212,18 +218,24 @@ def _samples(criterion: Criterion, shape: tuple[int, ...]) -> tuple[torch.Tensor
     return torch.rand(2, *shape), torch.zeros(2, dtype=torch.int64) if criterion.classes else torch.zeros(2, 1)
 
 
-def _scheduler_problem(experiment: ExperimentConfig, scheduler: Any) -> str | None:
-    """Steps the scheduler as training will, once per epoch; returns a message about a step that fails, or None."""
+def _scheduler_problem(experiment: ExperimentConfig, dataset: DatasetConfig, scheduler: Any) -> str | None:
+    """Steps the scheduler as training will; returns a message about a step that fails, or None."""
     assert experiment.scheduler
+    by_epoch = experiment.scheduler.interval == "epoch"
+    samples = chosen_samples(dataset.sizes["train"], experiment.fraction)
+    batches = 1 if experiment.batch_size == "full" else math.ceil(samples / experiment.batch_size)
+    steps, unit, often = experiment.epochs, "epoch", "once an epoch"
+    if not by_epoch:
+        steps, unit, often = experiment.epochs * batches, "step", f"after each of {batches:,} batches an epoch"
     with warnings.catch_warnings(action="ignore"):  # torch warns that the optimizer was not stepped first
-        for epoch in range(1, experiment.epochs + 1):
+        for step in range(1, steps + 1):
             try:
                 scheduler.step(*([1.0] if experiment.scheduler.name == PLATEAU else []))
             except Exception as error:  # each scheduler raises its own errors
                 return (
-                    f"scheduler.name is {experiment.scheduler.name}, which fails after epoch {epoch} of "
-                    f"{experiment.epochs}: {_first_line(error)} (it is stepped once an epoch: its number of steps, "
-                    f"such as scheduler.total_steps, must be {experiment.epochs} or more)"
+                    f"scheduler.name is {experiment.scheduler.name}, which fails after {unit} {step} of "
+                    f"{steps}: {_first_line(error)} (it is stepped {often}: its number of steps, "
+                    f"such as scheduler.total_steps, must be {steps} or more)"
                 )
     return None
 

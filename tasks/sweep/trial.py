@@ -100,14 +100,14 @@ def _reads(experiment: ExperimentConfig) -> tuple[str, float]:
 def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_on: Callable[[Epoch], bool]) -> Outcome:
     """Trains and measures a trial; adds to the flattened settings and to the history as it goes."""
     from learn.training.evaluate import refuse_not_finite_weights
-    from learn.training.loop import FitOptions, fit
+    from learn.training.loop import fit
     from learn.training.state import as_file
     from tasks.evaluate import scored_on
 
-    state, experiment = _new_state(assembled), assembled.experiment
+    state = _new_state(assembled)
     flat["parameters"] = sum(parameter.numel() for parameter in state.model.parameters())
     flat["samples"] = len(assembled.splits["train"])
-    options = FitOptions(experiment.epochs, assembled.batch_size, assembled.augmentation(), experiment.clip_grad_norm)
+    options = assembled.fit_options(assembled.augmentation())
     for epoch in fit(state, assembled.splits["train"], assembled.held_out, assembled.criterion, options):
         history.append(epoch)
         if not goes_on(epoch):

@@ -37,13 +37,24 @@ def test_add_only_adds_and_the_result_is_valid(project: Project) -> None:
     assert "params.yaml is fine: 5 datasets, 10 experiments" in trackway(project, "check")
 
 
+def test_add_gives_new_experiments_to_a_dataset_that_is_there(project: Project) -> None:
+    project.edit("params.yaml", "validation: 0.1", "validation: 0.2")
+    before = project.read("params.yaml")
+    assert "added to params.yaml: experiments.digits-vit, experiments.digits-tinyvgg\n" in trackway(
+        project, "add", "vit"
+    )
+    assert project.read("params.yaml").startswith(before)
+    assert "params.yaml is fine: 4 datasets, 9 experiments" in trackway(project, "check")
+
+
 def test_add_twice_or_unknown_changes_nothing(project: Project) -> None:
     trackway(project, "add", "fashion_mnist")
     before = project.read("params.yaml")
     assert "datasets.fashion_mnist" in (shown := trackway(project, "add", "fashion_mnist", check=False))
     assert "are already in params.yaml; nothing was changed" in shown
     shown = trackway(project, "add", "fashion-mnist", check=False)
-    assert "error: fashion-mnist is not in the catalog; it has fashion_mnist, food, food_grid; did you mean" in shown
+    assert "error: fashion-mnist is not in the catalog; it has fashion_mnist, fashion_vit, food, " in shown
+    assert "; did you mean fashion_mnist?" in shown
     assert project.read("params.yaml") == before
 
 

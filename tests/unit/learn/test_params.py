@@ -96,6 +96,23 @@ MISTAKES = [
         "seed: 42\n    scheduler: {name: StepLR}\n",
         "scheduler.step_size is missing; StepLR needs step_size",
     ),
+    (
+        "seed: 42\n  line-linear",
+        "seed: 42\n    scheduler: {name: ReduceLROnPlateau, interval: step}\n  line-linear",
+        "line-parameters.scheduler: interval is step, but ReduceLROnPlateau looks at the loss after an epoch",
+    ),
+    (
+        "batch_size: 32\n",
+        "batch_size: 32\n    scheduler: {name: OneCycleLR, max_lr: 1.0, total_steps: 1199, interval: step}\n",
+        r"fails after step 1200 of 1200: .*it is stepped after each of 40 batches an epoch: .*must be 1200 or more",
+    ),
+    (
+        "batch_size: 32\n",
+        "batch_size: 32\n    scheduler: {name: SequentialLR, schedulers: [{name: StepLR}], milestones: []}\n",
+        "digits-mlp.scheduler.schedulers.0.step_size is missing; StepLR needs step_size",
+    ),
+    ("lr: 0.1}", "lr: 0.1, no_decay: norms_and_biases}", "optimizer.no_decay is norms_and_biases, but SGD has no"),
+    ("lr: 0.1}", "lr: 0.1, no_decay: norms}", "optimizer.no_decay is .norms.; it must be .norms_and_biases."),
 ]
 
 
