@@ -13,11 +13,15 @@ from torch import nn
 from learn.models.cnn import CNN
 from learn.models.line import Line
 from learn.models.mlp import MLP
+from learn.models.timm import Timm
 from learn.models.tiny_vgg import TinyVGG
+from learn.models.torchvision import Torchvision
 
 MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "line": Line,
     "mlp": MLP,
+    "timm": Timm,
     "tiny_vgg": TinyVGG,
+    "torchvision": Torchvision,
 }
