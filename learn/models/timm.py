@@ -5,7 +5,7 @@ model: {name: timm, architecture: tf_efficientnet_lite0, weights: in1k, dropout:
 
 from __future__ import annotations
 
-from learn.errors import did_you_mean
+from learn.errors import ArgumentError, did_you_mean
 from learn.models.blocks.backbone import Backbone, Freeze, WeightsName, check_images
 from learn.models.blocks.weights import Weights, named_in_url, parse_weights
 
@@ -39,9 +39,9 @@ class Timm(Backbone):
 
         check_images(input_shape)
         if not timm.is_model(architecture):
-            raise ValueError(
-                f"architecture is {architecture}, which is no model of timm"
-                f"{did_you_mean(architecture, timm.list_models())}"
+            raise ArgumentError(
+                "architecture",
+                f"is {architecture}, which is no model of timm{did_you_mean(architecture, timm.list_models())}",
             )
         chosen = _weights(architecture, weights)
         backbone = timm.create_model(architecture, pretrained=False, num_classes=0)
@@ -70,6 +70,6 @@ def _weights(architecture: str, given: WeightsName) -> Weights | None:
 
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if given not in tags:
-        raise ValueError(f"weights is {given}; it must be one of {', '.join(tags)}, a file of your own, or null")
+        raise ArgumentError("weights", f"is {given}; it must be one of {', '.join(tags)}, a file of your own, or null")
     about = timm.get_pretrained_cfg(f"{architecture}.{given}")
     return named_in_url(about.url or "", given)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from learn.errors import did_you_mean
+from learn.errors import ArgumentError, did_you_mean
 from learn.models.blocks.backbone import Backbone, Freeze, WeightsName, check_images
 from learn.models.blocks.weights import Weights, named_in_url, parse_weights
 
@@ -46,9 +46,9 @@ class Torchvision(Backbone):
         check_images(input_shape)
         known = models.list_models(module=models)
         if architecture not in known:
-            raise ValueError(
-                f"architecture is {architecture}, which is no classifier of torchvision"
-                f"{did_you_mean(architecture, known)}"
+            raise ArgumentError(
+                "architecture",
+                f"is {architecture}, which is no classifier of torchvision{did_you_mean(architecture, known)}",
             )
         published = models.get_model_weights(architecture)
         chosen = _weights(weights, published)
@@ -77,7 +77,7 @@ def _weights(given: WeightsName, published: Any) -> Weights | None:
         return parse_weights(given) if given is not None else None
     names = [each.name for each in published]
     if given not in names:
-        raise ValueError(f"weights is {given}; it must be one of {', '.join(names)}, a file of your own, or null")
+        raise ArgumentError("weights", f"is {given}; it must be one of {', '.join(names)}, a file of your own, or null")
     return named_in_url(published[given].url, given)
 
 
@@ -91,7 +91,8 @@ def _without_head(architecture: str, backbone: nn.Module) -> tuple[tuple[str, ..
     layers = dict(last.named_children()) if isinstance(last, nn.Sequential) else {}
     found = list(layers.values())[-1] if layers else last
     if not isinstance(found, nn.Linear):
-        raise ValueError(f"architecture is {architecture}, which does not end with a linear layer, so it gets no head")
+        message = f"is {architecture}, which does not end with a linear layer, so it gets no head"
+        raise ArgumentError("architecture", message)
     if not layers:
         setattr(backbone, name, nn.Identity())
         return (f"{name}.",), found.in_features

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from learn.errors import DataError
+from learn.errors import ArgumentError, DataError
 from learn.models.blocks.weights import Weights, read_state_dict
 
 Freeze = Literal["backbone", "none"] | int
@@ -106,14 +106,16 @@ class Backbone(nn.Module):
         if freeze == "none" or freeze == 0:
             return []
         if not self.weights:
-            raise ValueError(f"freeze is {freeze}, but weights is null: random layers would stay so; set freeze: none")
+            raise ArgumentError(
+                "freeze", f"is {freeze}, but weights is null: what is random would stay so; set it to none"
+            )
         if freeze == "backbone":
             self.backbone.requires_grad_(False)
             return [self.backbone]
         blocks = blocks_of(self.backbone)
         if isinstance(freeze, str) or not 0 < freeze <= len(blocks):
-            raise ValueError(
-                f"freeze is {freeze}; it must be backbone, none, or a number of blocks from 0 to {len(blocks)}"
+            raise ArgumentError(
+                "freeze", f"is {freeze}; it must be backbone, none, or a number of blocks from 0 to {len(blocks)}"
             )
         trained = {parameter for block in blocks[freeze:] for parameter in block.parameters()}
         for parameter in self.backbone.parameters():

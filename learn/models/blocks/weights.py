@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from learn.errors import DataError
+from learn.errors import ArgumentError, DataError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 DIGITS = re.compile(r"[0-9a-f]{8,64}")
@@ -34,21 +34,22 @@ def parse_weights(given: dict[str, str]) -> Weights:
     """Turns `{file: ..., sha256: ..., source: ...}` of params.yaml into Weights.
 
     Raises:
-        ValueError: A key is missing or unknown, or a value is not allowed.
+        ArgumentError: A key is missing or unknown, or a value is not allowed.
     """
     if not {"file", "sha256"} <= set(given) <= {"file", "sha256", "source"}:
-        raise ValueError(
-            f"weights has the keys {', '.join(given) or 'none'}; it must have file and sha256, and may have source"
-        )
+        keys = ", ".join(given) or "none"
+        raise ArgumentError("weights", f"has the keys {keys}; it must have file and sha256, and may have source")
     weights = Weights(**given)
     if not weights.file.endswith(SUFFIXES) or PurePosixPath(weights.file).name != weights.file or "\\" in weights.file:
-        raise ValueError(
-            f"weights.file is {weights.file}; it must be a name without folders that ends with {', '.join(SUFFIXES)}"
+        raise ArgumentError(
+            "weights.file",
+            f"is {weights.file}; it must be a name without folders that ends with {', '.join(SUFFIXES)}",
         )
     if not DIGITS.fullmatch(weights.sha256):
-        raise ValueError(
-            f"weights.sha256 is {weights.sha256}; it must be the file's sha256, 64 hexadecimal digits, or at least the "
-            f"first 8 of them (sha256sum {weights.file} prints it)"
+        raise ArgumentError(
+            "weights.sha256",
+            f"is {weights.sha256}; it must be the file's sha256, 64 hexadecimal digits, or at least the first 8 of "
+            f"them (sha256sum {weights.file} prints it)",
         )
     return weights
 
@@ -61,14 +62,15 @@ def named_in_url(url: str, name: str) -> Weights:
         name: The name of the weights in params.yaml, for the message.
 
     Raises:
-        ValueError: The name of the file has no digits.
+        ArgumentError: The name of the file has no digits.
     """
     file = PurePosixPath(url).name
     digits = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", file)
     if not digits:
-        raise ValueError(
-            f"weights is {name}, whose file {file or '(none)'} is published without a checksum; download it and give "
-            "weights: {file: NAME.safetensors, sha256: ..., source: PATH}"
+        raise ArgumentError(
+            "weights",
+            f"is {name}, whose file {file or '(none)'} is published without a checksum; download it and give "
+            "weights: {file: NAME.safetensors, sha256: ..., source: PATH}",
         )
     return Weights(file, digits[1], url)
 

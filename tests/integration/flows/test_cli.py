@@ -43,7 +43,8 @@ def test_add_twice_or_unknown_changes_nothing(project: Project) -> None:
     assert "datasets.fashion_mnist" in (shown := trackway(project, "add", "fashion_mnist", check=False))
     assert "are already in params.yaml; nothing was changed" in shown
     shown = trackway(project, "add", "fashion-mnist", check=False)
-    assert "error: fashion-mnist is not in the catalog; it has fashion_mnist, food, food_grid; did you mean" in shown
+    names = "fashion_mnist, food, food_grid, transfer, transfer_course"
+    assert f"error: fashion-mnist is not in the catalog; it has {names}; did you mean" in shown
     assert project.read("params.yaml") == before
 
 
