@@ -21,6 +21,7 @@ BENCHMARKS = (
     "compare",
     "statistics",
     "sweep",
+    "features",
 )
 
 if __name__ == "__main__":
