@@ -22,6 +22,7 @@ BENCHMARKS = (
     "statistics",
     "sweep",
     "compiled",
+    "features",
 )
 
 if __name__ == "__main__":

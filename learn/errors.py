@@ -44,6 +44,19 @@ class ParamsError(TrackwayError):
         super().__init__("\n".join(problems))
 
 
+class ArgumentError(ValueError):
+    """A model's constructor refuses one of its arguments.
+
+    Args:
+        key: The argument, or a key below it, such as `weights.sha256`.
+        message: What follows the key in the message for the user, such as `is 9; it must be ...`.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        super().__init__(message)
+
+
 class GraphError(TrackwayError):
     """A mistake in dvc.yaml or dvc.lock, or a stage reads a file that dvc.yaml does not list."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Assembled:
     folders: dict[str, Path]  # split → the folder of its files
     splits: dict[str, Split]
     criterion: Criterion
+    mirror: str | None  # a folder or an address where pretrained weights are looked for first
 
     @property
     def held_out(self) -> Split:
@@ -50,11 +52,25 @@ class Assembled:
         return None if self.experiment.batch_size == "full" else self.experiment.batch_size
 
     def new_model(self) -> nn.Module:
-        """Seeds torch's generator, and returns the model as it is before the first epoch, on the CPU."""
+        """Seeds torch's generator, and returns the model as it is before the first epoch, on the CPU.
+
+        Pretrained weights are downloaded if they are not there.
+
+        Raises:
+            DownloadError: No source has the weights.
+            DataError: The weights do not fit the model.
+        """
         import torch
 
+        from learn.models.blocks.backbone import Backbone
+
         torch.manual_seed(self.experiment.seed)
-        return self._build_model()
+        model = self._build_model()
+        if isinstance(model, Backbone) and model.weights:
+            from tasks.weights import bring_weights
+
+            model.load_pretrained(bring_weights(self.name, model.weights, self.mirror))
+        return model
 
     def trained_model(self, seed: int | None = None) -> nn.Module:
         """Returns the model with the weights in `models/E/model.pt`, on the CPU and in evaluation mode.
@@ -182,7 +198,8 @@ def assemble(params: Params, name: str, *splits: str) -> Assembled:
         loaded["train"] = _fraction_of(loaded["train"], params, name, info.classes)
     loaded = {split: part.to(device) for split, part in loaded.items()}
     criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
-    return Assembled(name, experiment, device, info, folders, loaded, criterion)
+    mirror = os.environ.get("DATA_MIRROR") or params.mirror
+    return Assembled(name, experiment, device, info, folders, loaded, criterion, mirror)
 
 
 def _fraction_of(whole: Split, params: Params, name: str, classes: tuple[str, ...]) -> Split:

@@ -97,10 +97,10 @@ def fetch(name: str, source: Downloaded, file: str, checksum: str, folder: Path,
         places.insert(0, f"{mirror.rstrip('/')}/{source.folder}/{file}")
 
     def get(place: str, output_file: str, _: pooch.Pooch | None) -> None:
-        _get(place, output_file, source.largest)
+        get_file(place, output_file, source.largest)
 
     with scratch(folder.parent, folder.name) as partial:
-        _from_first(
+        from_first(
             name,
             places,
             lambda place: pooch.retrieve(place, checksum, fname=file, path=partial, downloader=get),
@@ -139,14 +139,14 @@ def fetch_photos(name: str, source: Photos, folder: Path, mirror: str | None) ->
     def attempt(place: str) -> None:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as packed:
             archive = Path(packed) / source.archive
-            _get(place, str(archive), source.largest)
+            get_file(place, str(archive), source.largest)
             gather(archive, folder)
         _check_tree(source, folder, "the archive is not the published one")
 
     places = [host + source.archive for host in source.hosts]
     if mirror:
         places.insert(0, f"{mirror.rstrip('/')}/{source.archive}")
-    _from_first(
+    from_first(
         name,
         places,
         attempt,
@@ -164,7 +164,7 @@ def _check_tree(source: Photos, folder: Path, hint: str) -> None:
         raise DataError(f"the photos have the sha256 {found}, not {source.tree_sha256} as in {PARAMS_FILE}: {hint}")
 
 
-def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], what: str, by_hand: str) -> None:
+def from_first(name: str, places: list[str], attempt: Callable[[str], Any], what: str, by_hand: str) -> None:
     """Calls the attempt with one place after another until it succeeds.
 
     Raises:
@@ -182,13 +182,14 @@ def _from_first(name: str, places: list[str], attempt: Callable[[str], Any], wha
             kind = NetworkError if _is_passing(error) else kind
         else:
             return
+    reasons = reasons or ["  nothing, for it has no source, and no mirror is set"]
     raise kind(
         f"{name}: no source gave {what}. Tried:\n" + "\n".join(reasons) + f"\nTo provide it by hand: {by_hand}, "
         f"set DATA_MIRROR=FOLDER (or mirror: in {PARAMS_FILE}), and run this again."
     )
 
 
-def _get(place: str, output_file: str, largest: int) -> None:
+def get_file(place: str, output_file: str, largest: int) -> None:
     """Copies one file from a folder, or downloads it from a web server, with several attempts if the network fails.
 
     Args:

@@ -13,13 +13,17 @@ from torch import nn
 from learn.models.cnn import CNN
 from learn.models.line import Line
 from learn.models.mlp import MLP
+from learn.models.timm import Timm
 from learn.models.tiny_vgg import TinyVGG
+from learn.models.torchvision import Torchvision
 from learn.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "line": Line,
     "mlp": MLP,
+    "timm": Timm,
     "tiny_vgg": TinyVGG,
+    "torchvision": Torchvision,
     "vit": ViT,
 }

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
-from learn.errors import did_you_mean
+from learn.errors import ArgumentError, did_you_mean
 from learn.models import MODELS
 from learn.training.criterion import Criterion
 from learn.training.defaults import NO_DECAY, NoDecay
@@ -178,5 +178,7 @@ def _call(known: dict[str, Any], name: str, arguments: dict[str, Any], *given: A
     build: Callable[..., Any] = known[name]
     try:
         return build(*given, **arguments)
+    except ArgumentError as error:
+        raise BuildError(error.key, str(error)) from error
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BuildError("", f"{name} refuses {arguments or 'this'}: {error}") from error

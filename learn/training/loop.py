@@ -19,9 +19,11 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from learn.errors import NotFiniteError
+from learn.models.blocks.backbone import Backbone
 from learn.training.criterion import Criterion
 from learn.training.defaults import INTERVAL, PRECISION, Interval, Precision
 from learn.training.evaluate import NO_WEIGHT, evaluate_split
+from learn.training.features import with_features
 from learn.training.meter import EpochMeter
 from learn.training.order import draw, shuffled
 from learn.training.precision import forward
@@ -72,6 +74,8 @@ class FitOptions:
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
     """Trains from the given state until all epochs are done or early stopping ends it, and yields after each epoch.
 
+    A frozen backbone computes its features once, before the first epoch, unless augmentation changes its inputs.
+
     Args:
         state: Model, optimizer and progress; training changes it.
         train: The split to train on.
@@ -82,11 +86,14 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
     Raises:
         NotFiniteError: The loss of a batch, or the held-out loss or a logit after an epoch, is NaN or infinite.
     """
+    network, start = state.model, time.perf_counter()
+    if isinstance(network, Backbone) and network.has_constant_features and not options.augment:
+        train, held_out = (with_features(network, part, options.batch_size) for part in (train, held_out))
+        network = network.head
     while state.epoch < options.epochs and not (state.early_stopping and state.early_stopping.is_over):
-        start = time.perf_counter()
-        metrics = _train_epoch(state, train, criterion, options)
+        metrics = _train_epoch(state, network, train, criterion, options)
         try:
-            measured, _ = evaluate_split(state.model, held_out, criterion, options.batch_size)
+            measured, _ = evaluate_split(network, held_out, criterion, options.batch_size)
         except NotFiniteError as error:
             raise NotFiniteError(f"epoch {state.epoch + 1}: {error}") from None
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
@@ -98,11 +105,22 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
         if state.early_stopping:
             state.early_stopping.look(metrics[f"{held_out.name}/loss"])
         yield Epoch(state.epoch, metrics, time.perf_counter() - start, len(train))
+        start = time.perf_counter()
 
 
-def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitOptions) -> dict[str, float]:
-    """Trains one epoch on the train split, and returns its metrics."""
-    state.model.train()
+def _train_epoch(
+    state: State, network: nn.Module, train: Split, criterion: Criterion, options: FitOptions
+) -> dict[str, float]:
+    """Trains one epoch on the train split, and returns its metrics.
+
+    Args:
+        state: What training changes.
+        network: What takes the batches: the model, or its head if the batches hold its backbone's features.
+        train: The split.
+        criterion: The loss.
+        options: How to train.
+    """
+    network.train()
     meter = EpochMeter(criterion)
     seed = 0
     if options.batch_size or options.augment:
@@ -114,7 +132,7 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
         inputs = train.prepare(inputs)
         if inputs.device.type != "cpu":
             meter.finite_inputs.append(inputs.isfinite().all())
-        loss, logits = _step(state, criterion, inputs, targets, options)
+        loss, logits = _step(state, network, criterion, inputs, targets, options)
         if state.scheduler and options.scheduler_interval == "step":
             state.scheduler.step()
         meter.add(loss, logits, targets)
@@ -127,7 +145,12 @@ def _train_epoch(state: State, train: Split, criterion: Criterion, options: FitO
 
 
 def _step(
-    state: State, criterion: Criterion, inputs: torch.Tensor, targets: torch.Tensor, options: FitOptions
+    state: State,
+    network: nn.Module,
+    criterion: Criterion,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    options: FitOptions,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Takes one step of the optimizer; returns the batch's loss, a scalar, and logits (N, output_size) before it."""
     logits: Any = None
@@ -135,7 +158,7 @@ def _step(
     def closure() -> torch.Tensor:
         nonlocal logits
         state.optimizer.zero_grad()
-        output = forward(state.model, inputs, options.precision)
+        output = forward(network, inputs, options.precision)
         loss = criterion(output, targets)
         (state.scaler.scale(loss) if state.scaler else loss).backward()
         if options.clip_grad_norm:

@@ -14,6 +14,16 @@ def raw_folder(dataset: str) -> Path:
     return Path("data/raw") / dataset
 
 
+def weights_file(name: str, sha256: str) -> Path:
+    """Returns the place of a file with pretrained weights; no dataset's name begins with an underscore.
+
+    Args:
+        name: The file's name.
+        sha256: The first digits of its sha256, at least 8.
+    """
+    return raw_folder("_weights") / sha256[:8] / name
+
+
 def split_folder(dataset: str) -> Path:
     """Returns the folder that the split stage writes."""
     return Path("data/split") / dataset

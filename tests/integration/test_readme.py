@@ -47,6 +47,7 @@ RUN_BY = {
     "python -m flows.servers.database": "test_prefect_s_tables_come_from_a_database_made_once",
     "python -m tasks.atomic_dvc": "test_dvc_writes_its_lock_whole_after_the_command_shown",
     "trackway add food": "test_tiny_vgg_gives_the_course_s_digits",
+    "trackway add transfer": "test_a_frozen_network_with_a_new_head_knows_nearly_all_photos",
     "trackway add-images pets path/to/pets": "test_new_photos_are_a_new_version",
     "trackway compare": "test_it_is_compared_in_the_terminal_and_as_markdown",
     "trackway compare digits --out report.html": "test_the_page_is_sorted_by_mouse_and_keyboard",

@@ -14,7 +14,11 @@ from tests.support.project import ROOT
 ALLOWED = {"learn": {"learn"}, "tasks": {"tasks", "learn"}, "flows": {"flows", "tasks", "learn"}}
 LAYERS = set(ALLOWED)
 LIGHT = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "matplotlib", "tqdm"}
-MORE = {"archives.py": {"backports"}}  # imported before Python 3.11.4 only
+MORE = {
+    "archives.py": {"backports"},  # imported before Python 3.11.4 only
+    "timm.py": {"timm"},  # when such a model is built
+    "weights.py": {"safetensors"},  # when such a file is read
+}
 
 
 def imported(path: Path) -> set[str]:
