@@ -72,7 +72,7 @@ def compare(
     if len(ours) > 1 or len(theirs) > 1:
         samples = grouped(targets, *ours, *theirs, classes=classes, stratified=stratified)
         value, uncertainty = difference_of_means(metric, samples, len(ours), resamples)
-        between = uncertainty.interval(value, level) if level else None
+        between = _possible(metric, uncertainty.interval(value, level)) if level else None
         seeds = min(len(ours), len(theirs))
         return Comparison(value, between, uncertainty.p(value), math.nan, len(targets), uncertainty, seeds)
     first, second = ours[0], theirs[0]
@@ -91,6 +91,12 @@ def compare(
         discordant,
         len(targets),
     )
+
+
+def _possible(metric: str, ends: Interval) -> Interval:
+    """Returns the part of a difference's interval that the metric's range allows: few seeds leave a wider one."""
+    widest = METRICS[metric].high - METRICS[metric].low
+    return Interval(max(ends.low, -widest), min(ends.high, widest))
 
 
 def mcnemar(targets: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:

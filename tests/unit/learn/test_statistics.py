@@ -214,6 +214,9 @@ def test_a_difference_of_means_is_one_of_their_seeds_and_their_samples() -> None
     assert found.p < 1e-6
     same = compare("accuracy", targets, right, right[:2], classes=2)
     assert (same.difference, same.p, same.interval) == (0, 1, Interval(0, 0))
+    apart = np.stack([half[0], right[0]])
+    wide = compare("accuracy", targets, apart, right[:1], classes=2).interval
+    assert wide == Interval(-1, 1), "one degree of freedom; no difference is larger"
     regression = compare("mae", targets[:, None].astype(float), right[..., None] + 0.1, half[..., None], classes=0)
     assert regression.difference == pytest.approx(0.1 - 0.5)
     assert regression.p < 1e-4
@@ -229,7 +232,7 @@ def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
     assert found(1e-4, 1e-6) == "8,518 samples"
     assert found(1e-6, 1e-4) == "23 more seeds"
     assert found(1e-4, 1e-4) == "only more samples and more seeds together"
-    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05).endswith(" samples")
+    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05) .endswith(" samples")
 
 
 def test_an_interval_over_seeds_stays_in_the_metric_s_range_and_needs_all_resamples() -> None:
