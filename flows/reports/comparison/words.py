@@ -7,6 +7,7 @@ from learn.evaluation.metrics import METRICS
 
 DASH = "–"
 MOST_NAMED = 5  # experiments in a sentence
+FEW_SEEDS = 4  # of two models together: at most two degrees of freedom, Student's factor is 4.3 or more
 MOST_CHANGES = 20  # that are listed of each kind
 
 
@@ -106,26 +107,47 @@ def compared_how(report: Report) -> str:
     compared = sum(entry.difference is not None for entry in report.entries)
     if not compared:
         return ""
-    test = "McNemar's exact test" if report.metric == "accuracy" else "approximate randomization"
+    test = _test_of(report)
     several = ", corrected for being several (Holm)" if compared > 1 else ""
     return (
         f"Differences are taken on the same samples of the {report.part} part; p-values are those of {test}{several}, "
-        f"and a difference with p > {report.level:g} may be chance."
+        f"and a difference with p > {report.level:g} may be chance.{_few_seeds(report)}"
+    )
+
+
+def _test_of(report: Report) -> str:
+    """Returns the name of the test or tests: with several seeds it is another one."""
+    best = report.entries[0].seeds
+    several = {best > 1 or entry.seeds > 1 for entry in report.entries if entry.difference}
+    single = "McNemar's exact test" if report.metric == "accuracy" else "approximate randomization"
+    names = {False: single, True: "Obuchowski and Rockette's estimate for several seeds"}
+    return " and of ".join(names[each] for each in sorted(several))
+
+
+def _few_seeds(report: Report) -> str:
+    """Returns the sentence that explains the widest intervals: those of which the spread of seeds is hardly known."""
+    best = report.entries[0].seeds
+    together = [best + entry.seeds for entry in report.entries if entry.difference]
+    if not any(2 < seeds <= FEW_SEEDS for seeds in together):
+        return ""
+    return (
+        f" Two models that have at most {FEW_SEEDS} seeds together say little about the spread between seeds, so their "
+        "interval is wide; more seeds make it narrow."
     )
 
 
 def changed(changes: Changes) -> str:
     """Returns the sentence that says how much changed since the report before."""
     if changes.is_first:
-        return "There is no earlier report of this dataset."
+        return "This is the first report; there is none to compare it with."
     kinds = {"commit": changes.commits, "change of data": changes.data, "change of parameters": changes.parameters}
     counts = [f"{len(items)} {_plural(kind, len(items))}" for kind, items in kinds.items() if items]
     commit = f" (commit {changes.since})" if changes.since else ""
     unknown = "" if changes.commits_known else " Git does not have that commit here."
     if not counts:
         what = "git, " if changes.commits_known else ""
-        return f"Since the report before{commit}, nothing changed in {what}the data or the parameters.{unknown}"
-    return f"Since the report before{commit}: {', '.join(counts)}.{unknown}"
+        return f"Since the previous report{commit}, nothing changed in {what}the data or the parameters.{unknown}"
+    return f"Since the previous report{commit}: {', '.join(counts)}.{unknown}"
 
 
 def _plural(kind: str, number: int) -> str:

@@ -168,7 +168,7 @@ def test_the_flow_left_the_page_on_the_champion_s_run(by_flow: Project, report: 
     version = client.get_model_version_by_alias("digits", "champion")
     kept = Path(client.download_artifacts(version.run_id, "report.html", str(report.parent)))
     assert kept.read_bytes() == report.read_bytes()
-    assert b"There is no earlier report of this dataset." in report.read_bytes()
+    assert b"This is the first report; there is none to compare it with." in report.read_bytes()
 
 
 def test_what_changed_since_the_page_in_mlflow_is_shown(finished: Project) -> None:

@@ -114,6 +114,22 @@ def test_only_the_numbers_are_gathered_for_the_terminal() -> None:
     assert report.entries[1].difference.interval is None
 
 
+def test_the_test_is_named_by_the_number_of_seeds() -> None:
+    report = report_of(two())
+    best, other = report.entries
+    assert "p-values are those of McNemar's exact test, and" in words.compared_how(report)
+    seeded = replace(report, entries=(replace(best, seeds=2), other))
+    said = words.compared_how(seeded)
+    assert "p-values are those of Obuchowski and Rockette's estimate for several seeds, and" in said
+    assert "at most 4 seeds together say little about the spread between seeds" in said
+    many = words.compared_how(replace(report, entries=(replace(best, seeds=3), replace(other, seeds=3))))
+    assert "McNemar" not in many
+    assert "together" not in many
+    third = replace(other, seeds=9)
+    both = words.compared_how(replace(report, entries=(best, other, third)))
+    assert "those of McNemar's exact test and of Obuchowski and Rockette's estimate for several seeds" in both
+
+
 def test_one_experiment_alone_is_compared_with_nothing() -> None:
     digits("only", 4)
     report = report_of(params_of({"only": experiment("digits")}))
@@ -393,7 +409,7 @@ def test_what_changed_is_said_in_every_form() -> None:
     )
     report = replace(report_of(two()), changes=changes)
     text, html = markdown([report]).replace("\\", ""), page([report]).decode()
-    said = "Since the report before (commit 1a2b3c4d): 1 commit, 1 change of data, 30 changes of parameters."
+    said = "Since the previous report (commit 1a2b3c4d): 1 commit, 1 change of data, 30 changes of parameters."
     for form in (text, html, " ".join(shown(report).split())):
         assert said in form
     for form in (text, html.replace("&lt;", "<").replace("&gt;", ">")):

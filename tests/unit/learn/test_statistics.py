@@ -232,7 +232,7 @@ def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
     assert found(1e-4, 1e-6) == "8,518 samples"
     assert found(1e-6, 1e-4) == "23 more seeds"
     assert found(1e-4, 1e-4) == "only more samples and more seeds together"
-    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05) .endswith(" samples")
+    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05).endswith(" samples")
 
 
 def test_an_interval_over_seeds_stays_in_the_metric_s_range_and_needs_all_resamples() -> None:
