@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from tasks.tracking.report import PAGE
+from tasks.tracking.report import PAGE, RECORD
 from tasks.tracking.tags import DIFF, STAGE, STATE_DICT
 from tests.support.project import Project, wait_until
 
@@ -264,7 +264,7 @@ def contents(project: Project, run: Run) -> dict[str, Any]:
         "params": run.data.params,
         "metrics": dict(sorted(points.items())),
         "models": [model.status for model in models],
-        "artifacts": sorted(set(artifacts(client, run.info.run_id, "")) - {DIFF, PAGE}),
+        "artifacts": sorted(set(artifacts(client, run.info.run_id, "")) - {DIFF, PAGE, RECORD}),
     }
 
 

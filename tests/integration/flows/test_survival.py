@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -312,19 +312,18 @@ def test_a_download_is_tried_again_where_the_network_failed(
     assert "download fashion_mnist: 4 files" in log
 
 
-def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served, warm_socket: str) -> None:
-    """The first one has to wait for a stage, until the second one waits for it."""
-    server = {"PREFECT_API_URL": f"{served.prefect}/api", "TRACKWAY_WARM": warm_socket}
-    with ExitStack() as stack:
-        with FileLock(undone.folder / ".dvc/tmp/stages/train-digits-mlp.lock"):
-            first = stack.enter_context(undone.start(*RUN, **server))
-            read_until(first, "another process is at work on this stage")
-            second = stack.enter_context(undone.start(*RUN, **server))
-            read_until(second, "another flow is at work in this folder; waiting for it to end")
-        log, _ = first.communicate(timeout=120)
-        assert "9 stages: 4 run, 5 up to date" in log
-        log, _ = second.communicate(timeout=120)
-        assert "9 stages: 0 run, 9 up to date" in log
+def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served) -> None:
+    """The first trains for some 30 s, far longer than the second takes to start."""
+    undone.edit("params.yaml", "    epochs: 30\n", "    epochs: 900\n")
+    server = {"PREFECT_API_URL": f"{served.prefect}/api"}
+    with undone.start(*RUN, **server) as first:
+        read_until(first, "/900, train/loss")
+        assert first.stdout
+        threading.Thread(target=first.stdout.read, daemon=True).start()  # it must not wait for a reader
+        log = undone.run(*RUN, check=True, **server).stdout
+        first.wait()
+    assert "another flow is at work in this folder; waiting for it to end" in log
+    assert "9 stages: 0 run, 9 up to date" in log
 
 
 def mounted(project: Project, mount: str, *command: str) -> subprocess.CompletedProcess[str]:
