@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,8 +197,7 @@ def assemble(params: Params, name: str, *splits: str) -> Assembled:
         loaded["train"] = _fraction_of(loaded["train"], params, name, info.classes)
     loaded = {split: part.to(device) for split, part in loaded.items()}
     criterion = build_loss(experiment.loss.name, experiment.loss.arguments, info.classes).to(device)
-    mirror = os.environ.get("DATA_MIRROR") or params.mirror
-    return Assembled(name, experiment, device, info, folders, loaded, criterion, mirror)
+    return Assembled(name, experiment, device, info, folders, loaded, criterion, params.first_mirror)
 
 
 def _fraction_of(whole: Split, params: Params, name: str, classes: tuple[str, ...]) -> Split:

@@ -8,7 +8,6 @@ that are there already with the right checksum are kept.
 
 from __future__ import annotations
 
-import os
 import queue
 import shlex
 import shutil
@@ -44,7 +43,7 @@ def download(params: Params, name: str) -> str:
     """Brings a dataset's raw files into data/raw/NAME/."""
     source = params.dataset(name).source
     folder = raw_folder(name)
-    mirror = os.environ.get("DATA_MIRROR") or params.mirror
+    mirror = params.first_mirror
     if isinstance(source, Generated):
         with atomic_folder(folder) as partial:
             with watched("download", name):

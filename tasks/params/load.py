@@ -7,6 +7,7 @@ only torch can tell (names of losses and optimizers, shapes) is checked in `task
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,11 @@ class Params(Section):
     """The datasets: a name for each, and its mapping. Each must be used by an experiment."""
     experiments: dict[Name, ExperimentConfig]
     """The experiments, one training run each: a name for each, and its mapping."""
+
+    @property
+    def first_mirror(self) -> str | None:
+        """The mirror that is tried before all other sources: that of DATA_MIRROR, else `mirror`; None for none."""
+        return os.environ.get("DATA_MIRROR") or self.mirror
 
     def dataset(self, name: str) -> DatasetConfig:
         """Returns a dataset by its name; raises ParamsError if there is none."""
