@@ -9,7 +9,8 @@ from learn.comparison.gate import Candidate
 from learn.errors import TrackingError
 from tasks.tracking.cards import Cards, write_cards
 from tasks.tracking.delivery import open_store
-from tasks.tracking.store import if_there, patiently, store_lock
+from tasks.tracking.moves import BY_HAND, ROLLBACK, finish_move, forget_move, move_champion
+from tasks.tracking.store import patiently, store_lock
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, EXPERIMENT, PREVIOUS, REFUSED, STATE_DICT
 from tasks.tracking.versions import (
     aliases_of,
@@ -17,11 +18,13 @@ from tasks.tracking.versions import (
     describe_version,
     set_tags,
     version_of,
+    version_with,
     versions_with_alias,
     why_version_broken,
 )
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -51,7 +54,7 @@ def promote_by_hand(
     (chosen,) = (each for each in candidates if each.experiment == experiment)
 
     @patiently
-    def prepared(uri: str) -> tuple[str | None, str]:
+    def promoted(uri: str) -> str:
         with open_store(uri) as client, store_lock(uri):
             version = version_of(client, dataset, chosen, experiments)
             if version is None:
@@ -59,19 +62,20 @@ def promote_by_hand(
                     f"MLflow has no model of {experiment}; next: trackway relog, which says why or logs it"
                 )
             describe_version(client, version, chosen)
-            current = champion_of(client, dataset)
-            return current.version if current else None, version.version
+            finish_move(client, dataset)  # of a command that was killed
+            text = f"{experiment} is champion (version {version.version}, {chosen.result}), chosen by hand: {because}"
+            _move_by_hand(client, BY_HAND, champion_of(client, dataset), version, candidates, text)
+            _follow(client, dataset, cards)
+            forget_move(client, dataset)
+            return text
 
-    current, version = prepared(uri)
-    text = f"{experiment} is champion (version {version}, {chosen.result}), chosen by hand: {because}"
-    _move_by_hand(uri, dataset, current, version, candidates, cards, text)
-    return text
+    return promoted(uri)
 
 
 def roll_back(
     uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], cards: Cards
 ) -> str:
-    """Exchanges the aliases `champion` and `previous-champion`.
+    """Exchanges the aliases `champion` and `previous-champion`, or ends an exchange that was killed.
 
     Args:
         uri: Address of the store.
@@ -85,58 +89,73 @@ def roll_back(
     """
 
     @patiently
-    def prepared(uri: str) -> tuple[str | None, ModelVersion]:
-        with open_store(uri) as client:
-            current, number = champion_of(client, dataset), aliases_of(client, dataset).get(PREVIOUS)
-            version = if_there(lambda: client.get_model_version(dataset, str(number))) if number else None
-            if version is None or (current and current.version == version.version):
-                raise TrackingError(
-                    f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
-                    f"--because TEXT, with one of {', '.join(experiments)}"
-                )
-            if broken := why_version_broken(client, version):
-                raise TrackingError(f"version {version.version} of {dataset}, champion before, is broken: {broken}")
-            return current.version if current else None, version
+    def exchanged(uri: str) -> str:
+        with open_store(uri) as client, store_lock(uri):
+            if finish_move(client, dataset) != ROLLBACK:
+                current, version = champion_of(client, dataset), _champion_before(client, dataset, experiments)
+                was = f"; version {current.version} was, and was rolled back" if current else ""
+                name = version.tags.get(EXPERIMENT, "a model registered by hand")
+                text = f"{name} (version {version.version}) is champion of {dataset} again{was}"
+                _move_by_hand(client, ROLLBACK, current, version, candidates, text)
+            _follow(client, dataset, cards)
+            now = champion_of(client, dataset)
+            return now.tags.get(DECISION, "") if now else ""
 
-    current, version = prepared(uri)
-    was = f"; version {current} was" if current else ""
-    name = version.tags.get(EXPERIMENT, "a model registered by hand")
-    text = f"{name} (version {version.version}) is champion of {dataset} again{was}, and was rolled back"
-    _move_by_hand(uri, dataset, current, version.version, candidates, cards, text)
+    text = exchanged(uri)
+    _forget(uri, dataset)  # by itself, for an exchange that is repeated after it goes back
     return text
 
 
 @patiently
+def _forget(uri: str, dataset: str) -> None:
+    with open_store(uri) as client, store_lock(uri):
+        forget_move(client, dataset)
+
+
+def _champion_before(client: MlflowClient, dataset: str, experiments: Collection[str]) -> ModelVersion:
+    """Returns the version that was champion before the present one; raises TrackingError if there is none."""
+    current, version = champion_of(client, dataset), version_with(client, dataset, PREVIOUS)
+    if version is None or (current and current.version == version.version):
+        raise TrackingError(
+            f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
+            f"--because TEXT, with one of {', '.join(experiments)}"
+        )
+    if broken := why_version_broken(client, version):
+        raise TrackingError(f"version {version.version} of {dataset}, champion before, is broken: {broken}")
+    return version
+
+
 def _move_by_hand(
-    uri: str,
-    dataset: str,
-    current: str | None,
-    version: str,
+    client: MlflowClient,
+    by: str,
+    current: ModelVersion | None,
+    version: ModelVersion,
     candidates: Sequence[Candidate],
-    cards: Cards,
     text: str,
 ) -> None:
     """Gives a version the alias `champion`, and refuses all other models of today that place. Idempotent.
 
     Args:
-        uri: Address of the store.
-        dataset: Name of the dataset.
+        client: A client of the store, whose lock the caller holds.
+        by: BY_HAND or ROLLBACK.
         current: The version that is champion; None for none.
         version: The version that becomes champion.
         candidates: The dataset's experiments.
-        cards: Their model cards.
         text: What is kept as the reason.
     """
-    with open_store(uri) as client, store_lock(uri):
-        chosen = client.get_model_version(dataset, version)
-        refused = {each.state_dict for each in candidates}
-        if current and (before := if_there(lambda: client.get_model_version(dataset, current))):
-            refused.add(before.tags.get(STATE_DICT, ""))
-        refused -= {"", chosen.tags.get(STATE_DICT, "")}
-        set_tags(client, chosen, {DECISION: text, REFUSED: " ".join(sorted(refused))})
-        client.set_registered_model_alias(dataset, CHAMPION, version)  # first: a kill leaves what the user asked for
-        if current and current != version:
-            client.set_registered_model_alias(dataset, PREVIOUS, current)
-        if aliases_of(client, dataset).get(CHALLENGER) == str(version):
-            client.delete_registered_model_alias(dataset, CHALLENGER)
-        write_cards(client, versions_with_alias(client, dataset), cards)
+    refused = {each.state_dict for each in candidates}
+    if current:
+        refused.add(current.tags.get(STATE_DICT, ""))
+        if current.version == version.version:  # it was champion already, maybe by this command, which was killed
+            refused |= set(current.tags.get(REFUSED, "").split())
+    refused -= {"", version.tags.get(STATE_DICT, "")}
+    set_tags(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused))})
+    move_champion(client, version.name, by, version.version, current.version if current else None)
+
+
+def _follow(client: MlflowClient, dataset: str, cards: Cards) -> None:
+    """Takes the alias `challenger` from the champion, and writes the model cards."""
+    aliases = aliases_of(client, dataset)
+    if CHALLENGER in aliases and aliases[CHALLENGER] == aliases.get(CHAMPION):
+        client.delete_registered_model_alias(dataset, CHALLENGER)
+    write_cards(client, versions_with_alias(client, dataset), cards)

@@ -14,18 +14,17 @@ from learn.evaluation.predictions import Predictions, read
 from tasks.tracking.cards import Cards, write_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.loading import ModelMetadata, loaded
+from tasks.tracking.moves import RULE, finish_move, forget_move, move_champion
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently, store_lock
 from tasks.tracking.tags import (
     CHALLENGER,
-    CHAMPION,
     DATA_TAGS,
     DECISION,
     EXPERIMENT,
     JUDGED,
     NO_MODEL,
     PREDICTIONS,
-    PREVIOUS,
     REFUSED,
     STATE_DICT,
 )
@@ -106,27 +105,43 @@ def _decide(
 ) -> Verdict:
     """Gives the aliases to models; the arguments are those of `register_champion`.
 
-    The alias `champion` comes last, so that a new champion is told even if the store fails to answer once before it.
+    A new champion is told also if the process that chose it was stopped before it could tell.
     """
     with open_store(uri) as client, store_lock(uri):
-        able = [each for each in candidates if not each.barred]
-        runs = {each.experiment: find_run(client, dataset, each.experiment, each.state_dict) for each in able}
-        kept = [each for each in able if not ((run := runs[each.experiment]) and NO_MODEL in run.data.tags)]
-        if not kept:
-            best = able[0].experiment
-            return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
-        current = champion_of(client, dataset)
-        champion = _as_record(client, current, candidates, kept[0], experiments, rule, evaluate) if current else None
-        decision = judge(kept, champion, experiments, rule)
-        if current and champion and champion.own and not champion.is_broken:
-            describe_version(client, current, next(each for each in candidates if each.experiment == champion.own))
-        _set_challenger(client, dataset, decision, experiments)
-        new = {each.experiment: run for each in kept if (run := runs[each.experiment]) and JUDGED not in run.data.tags}
-        for run in new.values():
-            client.set_tag(run.info.run_id, JUDGED, "true")
-        if decision.champion:
-            return _promote(client, dataset, decision.champion, decision, experiments, current)
-        return Verdict(decision.text, refused=tuple(name for name in new if not (champion and name == champion.own)))
+        unfinished = finish_move(client, dataset)
+        verdict = _judged(client, dataset, candidates, experiments, rule, evaluate)
+        champion = champion_of(client, dataset) if unfinished == RULE and not verdict.is_new else None
+        forget_move(client, dataset)
+        return replace(verdict, text=champion.tags.get(DECISION, ""), is_new=True) if champion else verdict
+
+
+def _judged(
+    client: MlflowClient,
+    dataset: str,
+    candidates: Sequence[Candidate],
+    experiments: Collection[str],
+    rule: Rule,
+    evaluate: Callable[[Any, ModelMetadata], Measured | None],
+) -> Verdict:
+    """Judges the candidates and moves the aliases; the arguments are those of `register_champion`."""
+    able = [each for each in candidates if not each.barred]
+    runs = {each.experiment: find_run(client, dataset, each.experiment, each.state_dict) for each in able}
+    kept = [each for each in able if not ((run := runs[each.experiment]) and NO_MODEL in run.data.tags)]
+    if not kept:
+        best = able[0].experiment
+        return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
+    current = champion_of(client, dataset)
+    champion = _as_record(client, current, candidates, kept[0], experiments, rule, evaluate) if current else None
+    decision = judge(kept, champion, experiments, rule)
+    if current and champion and champion.own and not champion.is_broken:
+        describe_version(client, current, next(each for each in candidates if each.experiment == champion.own))
+    _set_challenger(client, dataset, decision, experiments)
+    new = {each.experiment: run for each in kept if (run := runs[each.experiment]) and JUDGED not in run.data.tags}
+    for run in new.values():
+        client.set_tag(run.info.run_id, JUDGED, "true")
+    if decision.champion:
+        return _promote(client, dataset, decision.champion, decision, experiments, current)
+    return Verdict(decision.text, refused=tuple(name for name in new if not (champion and name == champion.own)))
 
 
 @patiently
@@ -161,9 +176,7 @@ def _promote(
     refused = set(current.tags.get(REFUSED, "").split()) - {best.state_dict} if current else set()
     describe_version(client, version, best)
     set_tags(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused)), **_prefixed(decision.facts)})
-    if current and current.version != version.version:
-        client.set_registered_model_alias(dataset, PREVIOUS, current.version)  # first: a kill leaves a champion
-    client.set_registered_model_alias(dataset, CHAMPION, version.version)
+    move_champion(client, dataset, RULE, version.version, current.version if current else None)
     return Verdict(text, is_new=True)
 
 

@@ -19,6 +19,7 @@ NO_MODEL = "trackway.model.not_kept"  # the tag of a run whose model cannot be k
 REBUILT = "trackway.rebuilt"  # the tag of a run that was rebuilt from DVC's outputs, not written while it was trained
 PROCESS = "trackway.process"  # the tag that names the process that writes a run: machine, pid, when it was created
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"  # aliases of registered versions
+MOVE = "trackway.move"  # the tag of a registered model whose champion changes: by what, the next version, the last one
 # The tag of a registered version that says why it did or did not become champion; of an experiment, what came last.
 DECISION = "trackway.decision"
 JUDGED = "trackway.judged"  # the tag of a run whose model was compared with the champion, or became it

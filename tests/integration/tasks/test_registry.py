@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import mlflow
 import pytest
@@ -17,8 +19,13 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from tasks.champion import promote, rollback
+from tasks.params import load_params
+from tasks.tracking import by_hand
+from tasks.tracking.delivery import open_store
 from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, STATE_DICT
 from tasks.workspace.report import STATE_DICT_KEY
+from tests.integration.tasks.test_servers import Stopped, Writes
 from tests.integration.tasks.test_tracking import run_of, runs
 from tests.support.project import TRACKWAY, Project, Served
 
@@ -210,3 +217,48 @@ def card(project: Project, version: str) -> str:
     client = mlflow.MlflowClient(project.tracking_uri)
     run = client.get_model_version("digits", version).run_id
     return Path(client.download_artifacts(run, CARD_FILE)).read_text(encoding="utf-8")
+
+
+def test_a_kill_between_two_writes_loses_no_champion(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each single write of a promotion and of a rollback: the same command again ends right, and so does it."""
+    monkeypatch.chdir(finished.folder)
+    params, client = load_params(), mlflow.MlflowClient(finished.tracking_uri)
+
+    def aliases() -> tuple[str, str]:
+        of = client.get_registered_model("digits").aliases
+        return str(of["champion"]), str(of["previous-champion"])
+
+    def stopped(command: Callable[[], str], writes: int) -> bool:
+        """Whether the command is stopped after so many writes."""
+
+        @contextmanager
+        def open_stopping(uri: str) -> Iterator[mlflow.MlflowClient]:
+            with open_store(uri) as real:
+                yield cast("mlflow.MlflowClient", Writes(real, writes))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(by_hand, "open_store", open_stopping)
+            try:
+                command()
+            except Stopped:
+                return True
+        return False
+
+    promotion, back = partial(promote, params, "digits", "digits-cnn", "smaller"), partial(rollback, params, "digits")
+    for command, again in ((promotion, promotion), (back, back), (promotion, back)):
+        writes, kept = 0, set()
+        while True:
+            promote(params, "digits", "digits-cnn", "first")
+            promote(params, "digits", "digits-mlp", "second")
+            assert aliases() == ("2", "1")
+            if not stopped(command, writes):
+                break
+            assert aliases()[0] in ("1", "2")
+            again()
+            kept.add(aliases())
+            back()
+            assert set(aliases()) == {"1", "2"}
+            writes += 1
+        assert writes > 4
+        # A rollback takes a promotion back that was begun, or else the one before it.
+        assert kept == ({("1", "2")} if command is again else {("1", "2"), ("2", "1")})

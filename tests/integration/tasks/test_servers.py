@@ -63,16 +63,16 @@ class Stopped(Exception):
 
 
 class Writes:
-    """A client of MLflow that is stopped after its first write."""
+    """A client of MLflow that is stopped after some writes."""
 
-    def __init__(self, client: mlflow.MlflowClient) -> None:
-        self.client, self.left = client, 1
+    def __init__(self, client: mlflow.MlflowClient, left: int = 1) -> None:
+        self.client, self.left = client, left
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("set_", "log_", "delete_")):
+        if name.startswith(("set_", "log_", "delete_", "update_")):
             if not self.left:
                 raise Stopped
-            self.left = 0
+            self.left -= 1
         return getattr(self.client, name)
 
 
