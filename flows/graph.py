@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
 from ruamel.yaml import YAML
-from tenacity import Retrying, retry_if_exception_type, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from learn.errors import GraphError, ParamsError, did_you_mean
 from tasks.atomic_dvc import parse_once
@@ -87,7 +87,9 @@ class Graph:
             question: A function that changes nothing.
             names: The stages.
         """
-        for attempt in Retrying(retry=retry_if_exception_type(LockError), wait=wait_fixed(1)):
+        for attempt in Retrying(
+            retry=retry_if_exception_type(LockError), wait=wait_fixed(1), before_sleep=_say_waiting
+        ):
             with attempt, self.repo.lock:
                 return {name: question(self.stages[name]) for name in names}
         raise AssertionError("tenacity tries without end")
@@ -191,6 +193,11 @@ class Graph:
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted
         ]
+
+
+def _say_waiting(attempts: RetryCallState) -> None:
+    if attempts.attempt_number == 1:
+        print("another process runs stages in this folder; waiting for it to end", flush=True)
 
 
 def _has(data: Any, keys: list[str]) -> bool:

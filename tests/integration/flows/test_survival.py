@@ -23,8 +23,10 @@ import pytest
 import torch
 from filelock import FileLock
 
+from flows.graph import FLOW_LOCK
 from learn.errors import DeviceError
 from tasks.gpu import alone_on_gpu
+from tasks.workspace.locks import STAGE_LOCKS
 from tests.integration.tasks.test_tracking import LOAD_CHAMPION, run_of
 from tests.support.project import ROOT, TRACKWAY, Project, Served, wait_until
 
@@ -57,12 +59,18 @@ def run(
 
 
 def read_until(flow: subprocess.Popen[str], words: str) -> None:
+    """Fails if the flow ends, or two minutes pass, before it writes a line with these words."""
     assert flow.stdout
     seen = []
-    for line in flow.stdout:
-        seen.append(line)
-        if words in line:
-            return
+    late = threading.Timer(120, flow.kill)
+    late.start()
+    try:
+        for line in flow.stdout:
+            seen.append(line)
+            if words in line:
+                return
+    finally:
+        late.cancel()
     pytest.fail(f"no {words!r} in:\n{''.join(seen)}")
 
 
@@ -313,16 +321,24 @@ def test_a_download_is_tried_again_where_the_network_failed(
 
 
 def test_two_flows_in_one_folder_take_turns(undone: Project, served: Served) -> None:
-    """The first trains for some 30 s, far longer than the second takes to start."""
-    undone.edit("params.yaml", "    epochs: 30\n", "    epochs: 900\n")
     server = {"PREFECT_API_URL": f"{served.prefect}/api"}
-    with undone.start(*RUN, **server) as first:
-        read_until(first, "/900, train/loss")
-        assert first.stdout
-        threading.Thread(target=first.stdout.read, daemon=True).start()  # it must not wait for a reader
-        log = undone.run(*RUN, check=True, **server).stdout
-        first.wait()
-    assert "another flow is at work in this folder; waiting for it to end" in log
+    (undone.folder / STAGE_LOCKS).mkdir(parents=True, exist_ok=True)
+    with FileLock(undone.folder / STAGE_LOCKS / "train-digits-mlp.lock"):
+        first = undone.start(*RUN, **server)
+        read_until(first, "another process is at work on this stage; waiting for it to end")
+        second = undone.start(*RUN, **server)
+        read_until(second, "another process runs stages in this folder; waiting for it to end")
+    logs = [flow.communicate(timeout=120)[0] for flow in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], logs
+    assert "9 stages: 0 run, 9 up to date" in logs[1]
+
+
+def test_a_flow_waits_for_the_one_that_is_at_work(finished: Project, served: Served) -> None:
+    with FileLock(finished.folder / FLOW_LOCK):
+        flow = finished.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api")
+        read_until(flow, "another flow is at work in this folder; waiting for it to end")
+    log, _ = flow.communicate(timeout=60)
+    assert flow.returncode == 0, log
     assert "9 stages: 0 run, 9 up to date" in log
 
 
