@@ -177,8 +177,6 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]], reports
     for each in found:
         if each.barred:
             print(f"register {name}: {each.experiment} cannot be champion: {each.barred}")
-    if all(each.barred for each in found):
-        return Verdict("no champion: no experiment can be")
     champion = dataset.champion
     return register_champion(
         params.tracking,

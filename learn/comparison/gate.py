@@ -65,6 +65,7 @@ class Champion:
     predicted: Predictions | None = None  # on the split that decides, as it is now
     refused: frozenset[str] = frozenset()  # sha256 of state_dicts over which a user chose it by hand
     decision: str = ""  # what was said when it became champion
+    barred: str = ""  # why it cannot be champion now, such as a limit in params.yaml that it exceeds
 
     def beside(self, candidate: Candidate) -> str:
         """Its name in a sentence about a candidate: its version if that one is a later model of the same experiment."""
@@ -102,7 +103,7 @@ def judge(
     """Decides whether a candidate replaces the champion.
 
     One does if there is no champion, if the champion cannot be loaded, belongs to an experiment that the dataset no
-    longer has, or was measured on other data and cannot be measured anew. Otherwise it must be better on the split that
+    longer has, exceeds a limit, or was measured on other data and cannot be measured anew. Otherwise it must be better on the split that
     decides and, by default, the difference must be more than chance explains.
 
     Args:
@@ -115,12 +116,12 @@ def judge(
     if champion is None:
         return Decision(best, "")
     allowed = [each for each in candidates if each.state_dict not in champion.refused]
-    stays = f"{champion.experiment} (version {champion.version}) stays champion: {champion.decision}"
+    stays = f"no new champion: {champion.decision}"
     if champion.is_broken:
         own = next((each for each in candidates if each.experiment == champion.own), None)
         return Decision(own or (allowed or [best])[0], f"; version {champion.version} was, and cannot be loaded")
     if champion.own == best.experiment:
-        return Decision(None, f"{best.experiment} stays champion (version {champion.version})")
+        return Decision(None, f"{best.experiment} stays champion (version {champion.version}){_ahead(candidates)}")
     if champion.experiment is None:
         return Decision(
             None,
@@ -131,6 +132,9 @@ def judge(
         was = f"{champion.experiment} (version {champion.version}) was"
         gone = f"; {was}, and is no experiment of {champion.dataset} any more"
         return Decision(allowed[0], gone) if allowed else Decision(None, stays)
+    if champion.barred:
+        was = f"; {champion.experiment} (version {champion.version}) was, and cannot be: {champion.barred}"
+        return Decision(allowed[0], was) if allowed else Decision(None, stays)
     rivals = [each for each in allowed if each.experiment != champion.own]
     if rule.require == "any":
         names = [each.experiment for each in candidates]
@@ -141,6 +145,15 @@ def judge(
     if value is None:
         return Decision(rivals[0], f"; {champion.beside(rivals[0])} was, and cannot be measured on this data")
     return _compared(rivals, champion, value, rule)
+
+
+def _ahead(candidates: Sequence[Candidate]) -> str:
+    """Returns the end of a sentence that says by which numbers the first of the candidates is the best."""
+    best, *others = candidates
+    if not others:
+        return ""
+    its = f"its {best.split} {best.metric} is {best.value:.4f}"
+    return f"; {its}, that of the next, {others[0].experiment}, is {others[0].value:.4f}"
 
 
 def _compared(rivals: list[Candidate], champion: Champion, value: float, rule: Rule) -> Decision:

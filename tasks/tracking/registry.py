@@ -26,6 +26,7 @@ from tasks.tracking.tags import (
     NO_MODEL,
     PREDICTIONS,
     REFUSED,
+    STAGE,
     STATE_DICT,
 )
 from tasks.tracking.versions import (
@@ -42,6 +43,7 @@ from tasks.tracking.versions import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -124,24 +126,39 @@ def _judged(
     evaluate: Callable[[Any, ModelMetadata], Measured | None],
 ) -> Verdict:
     """Judges the candidates and moves the aliases; the arguments are those of `register_champion`."""
+    current = champion_of(client, dataset)
     able = [each for each in candidates if not each.barred]
+    if not able:
+        stays = f"version {current.version} stays champion" if current else "no champion"
+        return Verdict(f"{stays}: no experiment can be")
     runs = {each.experiment: find_run(client, dataset, each.experiment, each.state_dict) for each in able}
     kept = [each for each in able if not ((run := runs[each.experiment]) and NO_MODEL in run.data.tags)]
     if not kept:
         best = able[0].experiment
         return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
-    current = champion_of(client, dataset)
     champion = _as_record(client, current, candidates, kept[0], experiments, rule, evaluate) if current else None
     decision = judge(kept, champion, experiments, rule)
     if current and champion and champion.own and not champion.is_broken:
         describe_version(client, current, next(each for each in candidates if each.experiment == champion.own))
     _set_challenger(client, dataset, decision, experiments)
-    new = {each.experiment: run for each in kept if (run := runs[each.experiment]) and JUDGED not in run.data.tags}
-    for run in new.values():
-        client.set_tag(run.info.run_id, JUDGED, "true")
+    new = _judged_first(client, {each.experiment: run for each in kept if (run := runs[each.experiment])})
     if decision.champion:
         return _promote(client, dataset, decision.champion, decision, experiments, current)
     return Verdict(decision.text, refused=tuple(name for name in new if not (champion and name == champion.own)))
+
+
+def _judged_first(client: MlflowClient, runs: dict[str, Run]) -> list[str]:
+    """Marks runs as judged, and returns those experiments of which no run with the same state_dict was before."""
+    first = []
+    for experiment, run in runs.items():
+        if JUDGED in run.data.tags:
+            continue
+        same = " AND ".join(f"tags.`{tag}` = '{run.data.tags[tag]}'" for tag in (STAGE, STATE_DICT))
+        before = client.search_runs([run.info.experiment_id], f"{same} AND tags.`{JUDGED}` = 'true'", max_results=1)
+        if not before:
+            first.append(experiment)
+        client.set_tag(run.info.run_id, JUDGED, "true")
+    return first
 
 
 @patiently
@@ -214,6 +231,7 @@ def _as_record(
                 metrics=each.metrics,
                 data=each.data,
                 predicted=each.predicted,
+                barred=each.barred,
             )
     if champion.is_broken or champion.experiment not in experiments:
         return champion

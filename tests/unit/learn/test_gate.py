@@ -121,7 +121,7 @@ def test_a_model_over_which_a_user_chose_the_champion_does_not_take_its_place() 
     for rule in (SEPARABLE, BETTER, ANY):
         decision = judge([candidate(190)], by_hand, EXPERIMENTS, rule)
         assert decision.champion is None
-        assert decision.text == "old (version 3) stays champion: old is champion, chosen by hand: smaller"
+        assert decision.text == "no new champion: old is champion, chosen by hand: smaller"
         assert judge([candidate(190)], by_hand, ["new"], rule).champion is None, "even if its experiment is gone"
     later = replace(candidate(190), state_dict="def")
     assert judge([candidate(195), later], by_hand, EXPERIMENTS, SEPARABLE).champion is later
@@ -173,10 +173,23 @@ def test_a_champion_that_is_broken_or_gone_is_replaced_by_a_worse_one() -> None:
     assert gone.text == "; old (version 3) was, and is no experiment of digits any more"
 
 
+def test_a_champion_over_a_limit_is_replaced_by_a_worse_one_unless_a_user_chose_it() -> None:
+    slow = replace(champion(190), own="old", barred="it takes 7 ms for one sample")
+    decision = judge([candidate(150)], slow, EXPERIMENTS, SEPARABLE)
+    assert decision.champion
+    assert decision.text == "; old (version 3) was, and cannot be: it takes 7 ms for one sample"
+    by_hand = replace(slow, refused=frozenset(["abc"]), decision="old is champion, chosen by hand: I can wait")
+    kept = judge([candidate(150)], by_hand, EXPERIMENTS, SEPARABLE)
+    assert (kept.champion, kept.text) == (None, "no new champion: old is champion, chosen by hand: I can wait")
+
+
 def test_the_champion_stays_if_the_candidate_is_it_or_a_user_registered_it() -> None:
     same = judge([CANDIDATE], replace(CHAMPION, own="new"), EXPERIMENTS, SEPARABLE)
     assert same.champion is None
     assert same.text == "new stays champion (version 3)"
+    beside = judge([candidate(190), candidate(150, name="next")], replace(CHAMPION, own="new"), EXPERIMENTS, SEPARABLE)
+    numbers = "its validation accuracy is 0.9500, that of the next, next, is 0.7500"
+    assert beside.text == f"new stays champion (version 3); {numbers}"
     by_hand = judge([CANDIDATE], replace(CHAMPION, experiment=None), EXPERIMENTS, SEPARABLE)
     assert by_hand.champion is None
     assert "version 3 stays champion: it was registered by hand and cannot be compared" in by_hand.text
