@@ -87,9 +87,8 @@ class Graph:
             question: A function that changes nothing.
             names: The stages.
         """
-        for attempt in Retrying(
-            retry=retry_if_exception_type(LockError), wait=wait_fixed(1), before_sleep=_say_waiting
-        ):
+        busy = retry_if_exception_type(LockError)
+        for attempt in Retrying(retry=busy, wait=wait_fixed(1), before_sleep=_say_waiting):
             with attempt, self.repo.lock:
                 return {name: question(self.stages[name]) for name in names}
         raise AssertionError("tenacity tries without end")

@@ -218,6 +218,7 @@ def _show(found: Sweep, apply: bool) -> None:
     """Prints the table of the best trials, and what to do next, or does it."""
     from flows.reports.sweeps import as_words, table
     from tasks.sweep.record import best_first
+    from tasks.sweep.trial import FAILED
 
     name, results = found.identity.experiment, found.results()
     best = best_first(found, results)
@@ -226,6 +227,9 @@ def _show(found: Sweep, apply: bool) -> None:
         why = f"; the last {last.ended}: {last.why}" if last else ""
         raise SweepError(f"no trial of {name} is complete{why}; next: other spaces, or more --trials")
     console.print(table(found, results))
+    if failed := [result.outcome for result in results if result.outcome.ended == FAILED]:
+        count = "one trial" if len(failed) == 1 else f"{len(failed)} trials"
+        print(f"{count} failed; the last: {failed[-1].why}")
     if apply:
         _apply(found, best[0])
     else:

@@ -28,9 +28,9 @@ from flows.graph import FLOW_LOCK, KINDS, Graph
 from learn.errors import GraphError, ParamsError, TrackingError, did_you_mean
 from tasks.params import PARAMS_FILE, Params, load_params
 from tasks.stage import checked_params
-from tasks.sweep.storage import rename_sweeps
+from tasks.sweep.storage import no_sweep_at_work, rename_sweeps
 from tasks.tracking.address import address
-from tasks.tracking.rename import rename_dataset, rename_run
+from tasks.tracking.rename import rename_dataset, rename_run, rename_sweep_runs
 from tasks.workspace.files import write_atomically
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -47,6 +47,7 @@ def remove(key: str, *, with_experiments: bool = False) -> str:
     Raises:
         ParamsError: There is no such entry, or it is still needed; nothing was changed.
         GraphError: DVC or a flow is at work in this folder, or DVC's files have mistakes; nothing was changed.
+        SweepError: A sweep of an experiment is at work; nothing was changed.
     """
     with _nobody_else_at_work() as graph:
         params = load_params()
@@ -61,9 +62,10 @@ def remove(key: str, *, with_experiments: bool = False) -> str:
         stages = [f"{kind}@{each}" for kind, of in KINDS.items() for each in names.get(of, [])]
         lock = read_lock()
         # In this order the command can be repeated after a kill; DVC finds the removed outputs in its cache.
-        gone, kept = graph.remove_outputs(stages)
-        write_lock({each: entry for each, entry in lock["stages"].items() if each not in stages}, lock)
-        write_atomically(PARAMS_FILE, content)
+        with no_sweep_at_work(names.get("experiments", [])):
+            gone, kept = graph.remove_outputs(stages)
+            write_lock({each: entry for each, entry in lock["stages"].items() if each not in stages}, lock)
+            write_atomically(PARAMS_FILE, content)
     return _what_was_removed(section, names, gone, kept)
 
 
@@ -109,8 +111,9 @@ def rename(key: str, new: str) -> str:
             if before.exists():
                 before.rename(after)
     _rename_in_mlflow(params, section, old, new, digests)
+    places = f"{PARAMS_FILE}, {DVC_LOCK}" + (", its outputs and MLflow" if params.tracking else " and its outputs")
     return (
-        f"{section}.{old} is {section}.{new} now, in {PARAMS_FILE}, {DVC_LOCK}, its outputs and MLflow\n"
+        f"{section}.{old} is {section}.{new} now, in {places}\n"
         "now run: dvc repro (it evaluates and registers under the new name, and trains nothing for it)"
     )
 
@@ -122,8 +125,11 @@ def _rename_in_mlflow(params: Params, section: str, old: str, new: str, digests:
     try:
         if section == "datasets":
             rename_dataset(params.tracking, old, new)
-        elif digests:
-            rename_run(params.tracking, params.experiments[old].dataset, old, new, digests[0])
+        else:
+            dataset = params.experiments[old].dataset
+            rename_sweep_runs(params.tracking, dataset, old, new)
+            if digests:
+                rename_run(params.tracking, dataset, old, new, digests[0])
     except TrackingError as error:
         raise TrackingError(
             f"{old} is {new} now, but not in MLflow: {error}; next: dvc repro, which logs it there anew"

@@ -103,8 +103,8 @@ def judge(
     """Decides whether a candidate replaces the champion.
 
     One does if there is no champion, if the champion cannot be loaded, belongs to an experiment that the dataset no
-    longer has, exceeds a limit, or was measured on other data and cannot be measured anew. Otherwise it must be better on the split that
-    decides and, by default, the difference must be more than chance explains.
+    longer has, exceeds a limit, or was measured on other data and cannot be measured anew. Otherwise it must be better
+    on the split that decides and, by default, the difference must be more than chance explains.
 
     Args:
         candidates: The dataset's experiments that are not barred, best first; at least one.

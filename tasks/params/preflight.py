@@ -152,6 +152,13 @@ def _settings_problem(experiment: ExperimentConfig, dataset: DatasetConfig) -> s
         return f"memory_format is channels_last, but {experiment.dataset} has no images; it must be contiguous"
     if not classes and experiment.loss.name in CLASSIFICATION_LOSSES:
         return _loss_does_not_fit(experiment, classes, "it is a loss for classes")
+    samples, chosen = dataset.sizes["train"], chosen_samples(dataset.sizes["train"], experiment.fraction)
+    if experiment.fraction < 1 and chosen < len(classes):
+        enough = math.ceil(100 * len(classes) / samples) / 100
+        return (
+            f"fraction is {experiment.fraction}: of {samples:,} training samples it leaves {chosen:,}, fewer than the "
+            f"{len(classes)} classes of {experiment.dataset}; set at least {enough}"
+        )
     return _augmentation_problem(experiment, dataset)
 
 

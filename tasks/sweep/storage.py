@@ -6,8 +6,8 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +40,19 @@ def alone(experiment: str) -> Iterator[None]:
             yield
     except Timeout:
         raise SweepError(
-            f"another sweep of {experiment} is at work in this folder; wait until it has ended "
+            f"a sweep of {experiment} is at work in this folder; wait until it has ended "
             "(--workers runs several trials at a time)"
         ) from None
+
+
+@contextmanager
+def no_sweep_at_work(experiments: Iterable[str]) -> Iterator[None]:
+    """Holds the locks of those experiments that have sweeps; raises SweepError if a sweep of one is at work."""
+    with ExitStack() as locks:
+        for experiment in experiments:
+            if database(experiment).exists():
+                locks.enter_context(alone(experiment))
+        yield
 
 
 def last_identity(experiment: str) -> Identity | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tasks.tracking.store import if_there
@@ -37,7 +38,7 @@ def finish_move(client: MlflowClient, dataset: str) -> str | None:
         return None
     by, *versions = registered.tags[MOVE].split()
     for alias, version in zip((CHAMPION, PREVIOUS), versions, strict=False):
-        if if_there(lambda number=version: client.get_model_version(dataset, number)) is None:
+        if if_there(partial(client.get_model_version, dataset, version)) is None:
             return None  # it was deleted on MLflow's page
         if str(registered.aliases.get(alias)) != version:
             client.set_registered_model_alias(dataset, alias, version)

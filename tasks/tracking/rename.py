@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.runs import LONGEST_NAME, find_run, run_name, stage_tag
-from tasks.tracking.store import if_there
-from tasks.tracking.tags import PARENT, SEED, STAGE
+from tasks.tracking.store import all_pages, if_there
+from tasks.tracking.tags import PARENT, SEED, STAGE, SWEEP
 
 
 def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
@@ -26,6 +26,24 @@ def rename_run(uri: str, dataset: str, old: str, new: str, digest: str) -> None:
                 differs = each.info.run_name.removeprefix(run_name(old, seed))
                 client.update_run(each.info.run_id, name=(run_name(new, seed) + differs)[:LONGEST_NAME])
                 client.set_tag(each.info.run_id, STAGE, stage_tag(new, seed))
+
+
+def rename_sweep_runs(uri: str, dataset: str, old: str, new: str) -> None:
+    """Renames the runs of an experiment's sweeps, with their trials' runs.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        old: Old name of the experiment.
+        new: New name of the experiment.
+    """
+    with open_store(uri) as client:
+        found = client.get_experiment_by_name(dataset)
+        where = {"experiment_ids": [found.experiment_id] if found else [], "filter_string": f"tags.`{SWEEP}` LIKE '%'"}
+        for run in all_pages(client.search_runs, **where) if found else ():
+            if run.info.run_name.startswith(f"{old} "):
+                differs = run.info.run_name.removeprefix(old)
+                client.update_run(run.info.run_id, name=(new + differs)[:LONGEST_NAME])
 
 
 def rename_dataset(uri: str, old: str, new: str) -> None:

@@ -125,8 +125,8 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, web
     titles = {"new champion", "no new champion", "pipeline: everything ended Failed"}
     assert set(told) == {f"Trackway: {title}" for title in titles}
     assert "blobs-linear is champion (version 2" in told["Trackway: new champion"]
-    stays = r"register line: line-linear stays champion \(version 1\); its test mae is 0\.0003, that of the next, line-\w+, "
-    stays += r"is 0\.\d+; judged for the first time: line-parameters"
+    stays = r"register line: line-linear stays champion \(version 1\); its test mae is 0\.0003, "
+    stays += r"that of the next, line-\w+, is 0\.\d+; judged for the first time: line-parameters"
     assert re.fullmatch(stays, told["Trackway: no new champion"])
     broke, was_nan = "'train digits-mlp' - RuntimeError: this model", "'train circles-relu' - error: epoch "
     assert (done.stdout.count(broke), done.stdout.count(was_nan)) == (2, 1), "the second would end the same way again"

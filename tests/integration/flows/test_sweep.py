@@ -68,6 +68,10 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
     finished.run("dvc", "repro", "train@digits-mlp")
     state_dict = (finished.folder / "models/digits-mlp/model.pt").read_bytes()
     assert sha256(state_dict).hexdigest() == best.data.tags[STATE_DICT]
+    trackway(finished, "rename", "digits-mlp", "digits-tuned")
+    names = [client.get_run(run.info.run_id).info.run_name for run in found]
+    assert "digits-tuned sweep" in names
+    assert all(name.startswith("digits-tuned ") for name in names)
 
 
 def test_a_sweep_says_what_is_missing_and_which_part_chooses(finished: Project) -> None:

@@ -54,6 +54,12 @@ MISTAKES = [
     ("batch_size: 32", "batch_size: 0", "digits-mlp.batch_size is 0; it must be a whole number >= 1, or full"),
     ("full\n", "full\n    fraction: 0\n", "experiments.line-parameters.fraction is 0; it must be > 0"),
     ("full\n", "full\n    fraction: 1.5\n", "experiments.line-parameters.fraction is 1.5; it must be <= 1"),
+    (
+        "batch_size: 32\n",
+        "batch_size: 32\n    fraction: 0.004\n",
+        "experiments.digits-mlp.fraction is 0.004: of 1,257 training samples it leaves 5, fewer than the 10 classes of "
+        "digits; set at least 0.01",
+    ),
     ("noise: 0.03", "noize: 0.03", "datasets.circles.source.noize is not a known key; .*; did you mean noise?"),
     ("noise: 0.03", "noise: -1", "datasets.circles.source: noise is -1.0; it must be >= 0"),
     ("name: circles", "name: circels", "datasets.circles.source.name is circels; it must be one of line, circles"),

@@ -15,7 +15,7 @@ from tasks.params import read_yaml
 from tasks.sweep.check import check_space
 from tasks.sweep.record import best_first, counted
 from tasks.sweep.space import Choice, Span, parse, with_one_seed, with_values, without
-from tasks.sweep.storage import alone, database, last_identity, open_sweep, rename_sweeps
+from tasks.sweep.storage import alone, database, last_identity, no_sweep_at_work, open_sweep, rename_sweeps
 from tasks.sweep.study import OUTCOME, Identity, Sweep
 from tasks.sweep.trial import COMPLETE, DIVERGED, Outcome
 from tests.support.project import ROOT
@@ -173,8 +173,10 @@ def run(sweep: Sweep, times: int, measure: Callable[[dict[str, Any]], Outcome] =
 def test_a_sweep_goes_on_under_the_new_name_of_its_experiment(folder: Path) -> None:
     sweep = open_sweep(IDENTITY)
     run(sweep, 2)
-    with alone("mlp"), pytest.raises(SweepError, match="another sweep of mlp is at work"):
+    with alone("mlp"), pytest.raises(SweepError, match="a sweep of mlp is at work"):
         rename_sweeps("mlp", "wide")
+    with alone("mlp"), pytest.raises(SweepError), no_sweep_at_work(["cnn", "mlp"]):
+        pytest.fail("a sweep is at work")
     database("wide").touch()
     with pytest.raises(SweepError, match=r"wide\.db is there already, of an earlier wide; delete it"):
         rename_sweeps("mlp", "wide")
@@ -269,7 +271,7 @@ def test_another_space_or_other_settings_begin_a_new_study(folder: Path) -> None
 def test_one_process_at_a_time_works_on_a_sweep(folder: Path) -> None:
     with (
         alone("mlp"),
-        pytest.raises(SweepError, match="another sweep of mlp is at work in this folder; wait until it has ended"),
+        pytest.raises(SweepError, match="a sweep of mlp is at work in this folder; wait until it has ended"),
         alone("mlp"),
     ):
         pass
