@@ -23,7 +23,7 @@ from tasks.tracking.tags import FLOW_RUN_ID, NOTE
 from tests.support.mlflow_server import MlflowServer
 from tests.support.project import TRACKWAY, Project, Served, Webhook, free_port, wait_until
 
-LONG = "    epochs: 30\n", "    epochs: 30000\n"
+LONG = "    epochs: 30\n", "    epochs: 9000\n"
 
 pytestmark = pytest.mark.usefixtures("own_prefect")
 
@@ -227,7 +227,7 @@ def latest_status(project: Project) -> str:
 def test_a_cancelled_run_takes_its_processes_with_it(edited: Served) -> None:
     edited.edit("params.yaml", *LONG)
     run = edited.start_run("pipeline", targets=["digits-mlp"])
-    wait_until(lambda: "epoch 300/30000" in edited.logs(run), 60)
+    wait_until(lambda: "epoch 90/9000" in edited.logs(run), 60)
     assert latest_status(edited) == "RUNNING"
     edited.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     wait_until(lambda: not training(edited), 10)
