@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import mlflow
@@ -20,10 +22,11 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from tasks.champion import promote, rollback
-from tasks.params import load_params
-from tasks.tracking import by_hand
+from tasks.params import Params, load_params
+from tasks.register import register
+from tasks.tracking import by_hand, registry
 from tasks.tracking.delivery import open_store
-from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, STATE_DICT
+from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, MOVE, REFUSED, STATE_DICT
 from tasks.workspace.report import STATE_DICT_KEY
 from tests.integration.tasks.test_servers import Stopped, Writes
 from tests.integration.tasks.test_tracking import run_of, runs
@@ -219,46 +222,75 @@ def card(project: Project, version: str) -> str:
     return Path(client.download_artifacts(run, CARD_FILE)).read_text(encoding="utf-8")
 
 
+def aliases(client: mlflow.MlflowClient) -> tuple[str, str]:
+    """The versions of digits that are champion and were it before."""
+    of = client.get_registered_model("digits").aliases
+    return str(of["champion"]), str(of["previous-champion"])
+
+
+def in_this_process(project: Project) -> Params:
+    """Its parameters; the store's address is absolute, for MLflow keeps the stores that a process has opened."""
+    return load_params().model_copy(update={"tracking": project.tracking_uri})
+
+
+def is_stopped(module: ModuleType, command: Callable[[], object], writes: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a command of a module is stopped after so many writes to MLflow."""
+
+    @contextmanager
+    def open_stopping(uri: str) -> Iterator[mlflow.MlflowClient]:
+        with open_store(uri) as real:
+            yield cast("mlflow.MlflowClient", Writes(real, writes))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_store", open_stopping)
+        try:
+            command()
+        except Stopped:
+            return True
+    return False
+
+
 def test_a_kill_between_two_writes_loses_no_champion(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each single write of a promotion and of a rollback: the same command again ends right, and so does it."""
     monkeypatch.chdir(finished.folder)
-    params, client = load_params(), mlflow.MlflowClient(finished.tracking_uri)
-
-    def aliases() -> tuple[str, str]:
-        of = client.get_registered_model("digits").aliases
-        return str(of["champion"]), str(of["previous-champion"])
-
-    def stopped(command: Callable[[], str], writes: int) -> bool:
-        """Whether the command is stopped after so many writes."""
-
-        @contextmanager
-        def open_stopping(uri: str) -> Iterator[mlflow.MlflowClient]:
-            with open_store(uri) as real:
-                yield cast("mlflow.MlflowClient", Writes(real, writes))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(by_hand, "open_store", open_stopping)
-            try:
-                command()
-            except Stopped:
-                return True
-        return False
-
+    params, client = in_this_process(finished), mlflow.MlflowClient(finished.tracking_uri)
     promotion, back = partial(promote, params, "digits", "digits-cnn", "smaller"), partial(rollback, params, "digits")
     for command, again in ((promotion, promotion), (back, back), (promotion, back)):
-        writes, kept = 0, set()
-        while True:
+        kept = set()
+        for writes in count():
             promote(params, "digits", "digits-cnn", "first")
             promote(params, "digits", "digits-mlp", "second")
-            assert aliases() == ("2", "1")
-            if not stopped(command, writes):
+            assert aliases(client) == ("2", "1")
+            if not is_stopped(by_hand, command, writes, monkeypatch):
                 break
-            assert aliases()[0] in ("1", "2")
+            assert aliases(client)[0] in ("1", "2")
             again()
-            kept.add(aliases())
-            back()
-            assert set(aliases()) == {"1", "2"}
-            writes += 1
+            kept.add(aliases(client))
         assert writes > 4
         # A rollback takes a promotion back that was begun, or else the one before it.
         assert kept == ({("1", "2")} if command is again else {("1", "2"), ("2", "1")})
+
+
+def test_a_new_champion_is_told_although_its_registration_was_killed(
+    finished: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each single write; the next register stage ends what was begun."""
+    finished.edit(
+        "params.yaml",
+        "    champion: {metric: accuracy}\n\nexp",
+        "    champion: {metric: accuracy, require: any}\n\nexp",
+    )
+    monkeypatch.chdir(finished.folder)
+    params, client = in_this_process(finished), mlflow.MlflowClient(finished.tracking_uri)
+    promote(params, "digits", "digits-mlp", "its version")
+    client.delete_model_version_tag("digits", "2", REFUSED)
+    for writes in count():
+        client.set_registered_model_alias("digits", "champion", "2")
+        client.set_registered_model_alias("digits", "previous-champion", "1")
+        if not is_stopped(registry, partial(register, params, "digits"), writes, monkeypatch):
+            break
+        assert aliases(client) in {("2", "1"), ("1", "1"), ("1", "2")}
+        assert register(params, "digits").champion.startswith("register digits: digits-cnn is champion (version 1")
+        assert aliases(client) == ("1", "2")
+        assert MOVE not in client.get_registered_model("digits").tags
+    assert writes > 3
