@@ -110,13 +110,17 @@ def test_a_killed_flow_takes_its_stages_with_it(
     assert_a_rerun_ends_as_if_nothing_had_happened(undone, served, by_flow, warm_socket)
 
 
-def test_a_killed_training_is_tried_once_more(
-    undone: Project, run: subprocess.Popen[str], served: Served, by_flow: Project
-) -> None:
-    (training,) = wait_until(lambda: undone.processes("python -m tasks.train digits-mlp"), 60)
-    training.kill()
-    assert run.wait(120) == 0
-    assert undone.lock == by_flow.lock
+def test_a_killed_training_is_tried_once_more(undone: Project, served: Served) -> None:
+    """Twenty times as long a training as shipped, so that it is still there when it is to be killed."""
+    undone.edit("params.yaml", "    epochs: 30\n", "    epochs: 600\n")
+    with undone.start(*RUN, PREFECT_API_URL=f"{served.prefect}/api") as flow:
+        read_until(flow, "train digits-mlp: epoch 6/600")
+        (training,) = undone.processes("python -m tasks.train digits-mlp")
+        training.kill()
+        log, _ = flow.communicate(timeout=120)
+    assert flow.returncode == 0, log
+    assert "train digits-mlp: epoch 600/600" in log
+    assert "up to date" in undone.run("dvc", "status").stdout
     wait_until(lambda: "RUNNING" not in runs(undone), 10)
 
 
