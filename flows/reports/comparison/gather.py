@@ -67,7 +67,7 @@ def gather(
     entries = tuple(_entry(params, row, apart, reports.get(row["experiment"])) for row in shown)
     classes = tuple(next(iter(reports.values())).get("per_class", ())) if reports else of.source.classes
     answers = _answers(dataset, shown[:MOST_ANSWERING], reports) if reports else None
-    missing = chain(_not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
+    missing = chain(_judged(part, shown), _not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
     samples = _samples(params, dataset, shown)
     level, remarks = of.champion.level, tuple(missing)
     return Report(dataset, part, metric, level, samples, classes, entries, answers, remarks, changes)
@@ -205,6 +205,13 @@ def _one_seed(predictions: np.ndarray, row: Row, report: Row) -> np.ndarray:
     if "chosen_seed" in report:
         predictions = predictions[list(row["seeds"]).index(str(report["chosen_seed"]))]
     return predictions.ravel()
+
+
+def _judged(part: str, shown: list[Row]) -> Iterator[str]:
+    """Yields how many models the test part has measured, if MLflow knows of several."""
+    if (judged := max((row.get("judged", 0) for row in shown), default=0)) > 1:
+        lucky = "; the best result may be luck" if part == "test" else ""
+        yield f"the test part has measured {judged} models{lucky}"
 
 
 def _not_evaluated(dataset: str, names: Collection[str], shown: list[Row]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from flows.reports.comparison.columns import columns, differing
 from flows.reports.comparison.command import chosen, collected, content_of, write
 from flows.reports.comparison.curves import MOST_EPOCHS, charts
 from flows.reports.comparison.gather import MOST_COMPARED, MOST_DRAWN, gather
+from flows.reports.comparison.last import fingerprint, last_of, remember
 from flows.reports.comparison.markdown import escaped, markdown
 from flows.reports.comparison.page import forest, page, recalls
 from flows.reports.comparison.records import Changes, Curve, Fits, Pictures, Report
@@ -128,6 +129,27 @@ def test_the_test_is_named_by_the_number_of_seeds() -> None:
     third = replace(other, seeds=9)
     both = words.compared_how(replace(report, entries=(best, other, third)))
     assert "those of McNemar's exact test and of Obuchowski and Rockette's estimate for several seeds" in both
+
+
+def test_how_many_models_the_test_part_has_measured_is_said_in_every_form() -> None:
+    rows = [row | {"judged": 53} for row in results(two())[0]]
+    report = gather(two(), "digits", ["good", "bad"], rows)
+    forms = shown(report), markdown([report]), page([report]).decode()
+    assert all("the test part has measured 53 models" in form for form in forms)
+
+
+def test_a_page_that_another_folder_logged_is_not_taken_for_ours() -> None:
+    params = two()
+    digits("good", 4)
+    record, _ = recorded({"good": experiment("digits")}, "one", None)
+    remember("digits", record, "ours")
+    ours, theirs, nowhere = ([{"page": "#/", "report": sha256}] for sha256 in ("ours", "theirs", None))
+    assert last_of(params, "digits", ours) == record
+    assert last_of(params, "digits", [{}]) == record, "MLflow was not asked"
+    assert last_of(params, "digits", theirs) is None
+    assert last_of(params, "digits", nowhere) is None
+    made_of = [fingerprint(params, "digits", rows) for rows in (ours, theirs)]
+    assert made_of[0] == made_of[1], "or each page would make another one"
 
 
 def test_one_experiment_alone_is_compared_with_nothing() -> None:
