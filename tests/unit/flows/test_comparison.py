@@ -107,6 +107,23 @@ def test_only_settings_that_differ_are_shown() -> None:
     assert max(map(len, shown(report, width=80).splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(120, ""), (80, ""), (60, "against the best, p"), (40, "test accuracy, against the best, p")],
+)
+def test_a_narrow_terminal_shows_what_decides_and_says_what_it_leaves_out(width: int, left_out: str) -> None:
+    rows = results(two())[0]
+    rows[1]["challenger"] = True
+    text = shown(gather(two(), "digits", ["good", "bad"], rows), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert re.search(r"^ good +97\.78% ±2\.\d .*best", text, re.MULTILINE), text
+    assert "challenger" in text
+    one_line = " ".join(text.split())
+    assert f"left out, for the terminal is narrow: {left_out}; a terminal of " in one_line or not left_out
+    assert ("left out" in text) == bool(left_out)
+
+
 def test_only_the_numbers_are_gathered_for_the_terminal() -> None:
     report = report_of(two(), details=False)
     assert report.drawn == []
