@@ -73,8 +73,7 @@ def lay_out(columns: Sequence[Column], width: int, ends: Collection[int] = ()) -
     shown = fitting(columns, width)
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column, own in zip(shown, _widths(shown, width), strict=True):
-        justify = "right" if column.is_number else "left"
-        view.add_column(Text(column.title), justify=justify, width=own, overflow="fold")  # type: ignore[arg-type]
+        view.add_column(Text(column.title), justify="right" if column.is_number else "left", width=own, overflow="fold")
     for number, row in enumerate(zip(*(column.cells for column in shown), strict=True)):
         view.add_row(*map(Text, row), end_section=number in ends)
     left_out = tuple(column.name for column in columns if column not in shown)

@@ -60,11 +60,10 @@ def last_sweeps(params: Params, names: list[str]) -> list[Sweep]:
     for name in names:
         params.experiment(name)
     found = {name: last_identity(name) for name in names or params.experiments}
-    missing = [name for name, identity in found.items() if identity is None]
-    if names and missing:
-        raise SweepError(f"there is no sweep of {missing[0]} yet; next: trackway sweep {missing[0]} -S {EXAMPLE}")
-    if len(missing) == len(found):
-        raise SweepError(f"there is no sweep of any experiment yet; next: trackway sweep {missing[0]} -S {EXAMPLE}")
+    missing = next((name for name, identity in found.items() if identity is None), None)
+    if missing and (names or not any(found.values())):
+        of = missing if names else "any experiment"
+        raise SweepError(f"there is no sweep of {of} yet; next: trackway sweep {missing} -S {EXAMPLE}")
     return [open_sweep(identity) for identity in found.values() if identity]
 
 

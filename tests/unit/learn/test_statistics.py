@@ -271,7 +271,7 @@ def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
     assert found(1e-6, 1e-4) == "23 more seeds"
     assert found(1e-4, 1e-4) == "only more samples and more seeds together"
     one_seed = what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05)
-    assert one_seed == "7,849 samples or at least 7 more seeds"
+    assert one_seed == "7,847 samples or at least 7 more seeds"
     assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 8000), 0.05) == "these samples"
 
 
