@@ -164,7 +164,7 @@ def _mistake(report: Report, mistake: Mistake) -> dict[str, Any]:
     return {
         "number": mistake.number,
         "image": _address(mistake.picture) if mistake.picture else "",
-        "values": mistake.values,
+        "numbers": mistake.values,
         "truth": report.classes[mistake.target],
         "answer": report.classes[mistake.answer],
         "probability": f"{mistake.probability:.1%}",
