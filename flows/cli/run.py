@@ -170,8 +170,9 @@ def _print_results() -> bool:
     if not found:
         print("no experiment has been evaluated; next: dvc repro, or trackway run")
         return True
-    console.print(table(found))
-    for sentence in not_measured(params, found):
+    layout = table(found, console.width)
+    console.print(layout.view)
+    for sentence in (*layout.remark("trackway compare --out report.html"), *not_measured(params, found)):
         print(sentence)
     if why:
         print(f"error: {why}", file=sys.stderr)

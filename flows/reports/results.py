@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from flows.reports.layout import Column, Layout, fits, lay_out
 from flows.servers.state import mlflow_address
 from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
@@ -26,7 +24,10 @@ from tasks.workspace.report import STATE_DICT_KEY
 REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the state of its files at that time
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
-LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
+LEFT = ("metric", "diagnosis", "champion")  # columns aligned to the left; the others are numbers
+# What a narrow terminal does not show, the highest first.
+RANKS = {"dataset": 1, "metric": 3, "diagnosis": 4, "parameters": 5, "epochs": 6, "test loss": 7, "train seconds": 8}
+LEAST_IMPORTANT = 9
 CAPTION = (
     "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
     "± is half of the 95 % interval, or with n seeds the standard deviation over these"
@@ -147,26 +148,38 @@ def publish(params: Params) -> None:
     )
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """Returns the rows as a table for the terminal."""
-    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=CAPTION)
-    for column in ("dataset", "experiment"):
-        view.add_column(column, no_wrap=True)
-    for column in COLUMNS:
-        if column in LEFT:
-            view.add_column(column, min_width=len(column), no_wrap=column == "metric")
-        else:
-            view.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
-    view.add_column("champion", no_wrap=True)
-    for number, row in enumerate(rows):
-        last = number + 1 == len(rows) or rows[number + 1]["dataset"] != row["dataset"]
-        view.add_row(
-            row["dataset"],
-            row["experiment"],
-            *_cells(row),
-            end_section=last,
-        )
-    return view
+def table(rows: list[dict[str, Any]], width: int) -> Layout:
+    """Returns the rows as a table for a terminal of this width."""
+    columns = _columns(rows)
+    if not fits([column for column in columns if not column.rank], width):
+        columns = _columns(rows, merged=True)
+    datasets = [row["dataset"] for row in rows]
+    ends = [number for number, (one, other) in enumerate(pairwise(datasets)) if one != other]
+    layout = lay_out(columns, width, ends)
+    layout.view.caption = CAPTION
+    return layout
+
+
+def _columns(rows: list[dict[str, Any]], *, merged: bool = False) -> list[Column]:
+    """Returns the table's columns; the values that decide stand in one column if `merged`."""
+    cells = dict(zip((*COLUMNS, "champion"), zip(*map(_cells, rows), strict=True), strict=True))
+    by_validation = [value != DASH for value in cells["validation"]]
+    ranks = RANKS | {"validation": 0 if any(by_validation) else LEAST_IMPORTANT, "test": 2 if all(by_validation) else 0}
+    found = [
+        Column("dataset", tuple(row["dataset"] for row in rows), ranks["dataset"]),
+        Column("experiment", tuple(row["experiment"] for row in rows), folds=True),
+    ]
+    for title in (*COLUMNS, "champion"):
+        is_number = title not in LEFT
+        if title == "validation" and merged:
+            both = zip(cells["validation"], cells["test"], strict=True)
+            deciding = tuple(test if value == DASH else value for value, test in both)
+            found.append(Column("validation\nor test", deciding, is_number=True))
+            ranks["test"] = LEAST_IMPORTANT
+            continue
+        shown = title.replace(" ", "\n") if is_number else title
+        found.append(Column(shown, cells[title], ranks.get(title, 0), is_number, wraps=title == "diagnosis"))
+    return found
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

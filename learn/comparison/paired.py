@@ -1,19 +1,21 @@
 """Whether two models differ by more than chance, on the same samples.
 
 Accuracy is compared by McNemar's exact test (Dietterich, Approximate Statistical Tests for Comparing Supervised
-Classification Learning Algorithms, 1998), every other metric by approximate randomization: if the models are equally
-good, it does not matter which of the two made which prediction (Noreen, Computer-Intensive Methods for Testing
-Hypotheses, 1989). If a model has several seeds, their means are compared (learn/evaluation/uncertainty.py).
+Classification Learning Algorithms, 1998), every other metric by randomization: if the models are equally good, it does
+not matter which of the two made which prediction (Noreen, Computer-Intensive Methods for Testing Hypotheses, 1989). The
+exchanges are drawn at random; for means over many samples they need not be (sign_flips.py). If a model has several
+seeds, their means are compared (learn/evaluation/uncertainty.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from learn.comparison.sign_flips import sign_flips
 from learn.evaluation.intervals import (
     CELLS,
     LEVEL,
@@ -29,6 +31,9 @@ from learn.evaluation.predictions import seeds_of
 from learn.evaluation.uncertainty import Uncertainty, difference_of_means
 
 EXCHANGES = 10_000  # random exchanges of predictions; 1,000 if a metric is computed for one at a time
+MANY = 200  # samples on which two models differ; with so many, no exchange is drawn if the metric is a mean
+# What a sample adds to a metric, up to a factor that an exchange does not change: of r2 the spread of the targets.
+LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mae": np.abs, "mse": np.square, "r2": np.square}
 POWER = 0.8  # the usual probability of finding a difference that is there
 
 
@@ -85,9 +90,7 @@ def compare(
     return Comparison(
         float(difference(samples.counts[None].astype(float))[0]),
         bca(difference, samples, resamples or resamples_for(metric, len(targets)), level) if level else None,
-        mcnemar(targets, first, second)
-        if metric == "accuracy"
-        else _randomization(metric, samples, resamples or (EXCHANGES if score.weighted else 1_000)),
+        _p_value(metric, samples, resamples) if metric != "accuracy" else mcnemar(targets, first, second),
         discordant,
         len(targets),
     )
@@ -113,6 +116,16 @@ def mcnemar(targets: np.ndarray, first: np.ndarray, second: np.ndarray) -> float
     only_second = int(((first != targets) & (second == targets)).sum())
     both = only_first + only_second
     return float(binomtest(only_first, both).pvalue) if both else 1.0
+
+
+def _p_value(metric: str, samples: Grouped, resamples: int | None) -> float:
+    """Returns the p-value of a randomization test; `resamples` is the number of exchanges, None for the default."""
+    if metric in LOSSES:
+        errors = (np.subtract(each, samples.targets, dtype=float).ravel() for each in samples.predictions)
+        differences = np.subtract(*(LOSSES[metric](each) for each in errors))
+        if np.count_nonzero(differences) >= MANY:
+            return sign_flips(differences)
+    return _randomization(metric, samples, resamples or (EXCHANGES if METRICS[metric].weighted else 1_000))
 
 
 def _randomization(metric: str, samples: Grouped, resamples: int) -> float:
@@ -178,6 +191,9 @@ def samples_needed(difference: float, discordant: float, level: float = 0.05, po
 def what_would_tell(difference: float, found: Comparison, level: float) -> str:
     """Returns how many samples, or how many more seeds, would tell a difference in accuracy, as text.
 
+    How seeds differ is not known of models with one seed each. At best two seeds of a model differ as the two models
+    do, in some samples and not in their skill; then S seeds are worth S times as many samples.
+
     Args:
         difference: The true difference in accuracy.
         found: A comparison of the two models' accuracies.
@@ -187,7 +203,10 @@ def what_would_tell(difference: float, found: Comparison, level: float) -> str:
 
     uncertainty = found.uncertainty
     if uncertainty is None:
-        return f"{samples_needed(difference, found.discordant, level):,} samples"
+        samples = samples_needed(difference, found.discordant, level)
+        if samples <= found.samples:
+            return "these samples"
+        return f"{samples:,} samples or at least {math.ceil(samples / found.samples) - 1:,} more seeds"
     allowed = (difference / float(norm.ppf(1 - level / 2) + norm.ppf(POWER))) ** 2  # variance
     if uncertainty.samples + uncertainty.seeds <= allowed:
         return "these samples and seeds"

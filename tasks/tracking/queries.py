@@ -14,10 +14,12 @@ from tasks.tracking.tags import (
     CHAMPION,
     DATA_MD5,
     DECISION,
+    LAST_REPORT,
     LATENCY,
     LATENCY_DEVICE,
     NO_MODEL,
     PARENT,
+    REPORT,
     STATE_DICT,
     TEST_DATA,
 )
@@ -88,13 +90,15 @@ def models_judged(uri: str, dataset: str, md5: str) -> int:
     """
     with open_store(uri) as client:
         experiment = client.get_experiment_by_name(dataset)
-        if experiment is None:
-            return 0
-        where = {"experiment_ids": [experiment.experiment_id], "filter_string": f"tags.`{TEST_DATA}` = '{md5}'"}
-        runs = all_pages(client.search_runs, **where)
-        parents = {run.data.tags.get(PARENT) for run in runs}
-        own = [run for run in runs if run.info.run_id not in parents]
-        return len({run.data.tags.get(STATE_DICT, run.info.run_id) for run in own})
+        return _judged(client, experiment.experiment_id, md5) if experiment else 0
+
+
+def _judged(client: MlflowClient, experiment_id: str, md5: str) -> int:
+    where = {"experiment_ids": [experiment_id], "filter_string": f"tags.`{TEST_DATA}` = '{md5}'"}
+    runs = all_pages(client.search_runs, **where) if md5 else []
+    parents = {run.data.tags.get(PARENT) for run in runs}
+    own = [run for run in runs if run.info.run_id not in parents]
+    return len({run.data.tags.get(STATE_DICT, run.info.run_id) for run in own})
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class RunSummary:
     device: str | None = None  # where it was trained
     latency: float | None = None  # milliseconds for one sample
     data: str | None = None  # md5 of what its training read
+    report: str | None = None  # sha256 of its dataset's latest page, if this run has it
+    judged: int = 0  # how many models the test split has measured
 
 
 def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
@@ -125,7 +131,8 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
         versions = {
             dataset: [version_with(client, dataset, alias) for alias in (CHAMPION, CHALLENGER)] for dataset in datasets
         }
-        verdicts = {dataset: _verdict(client, dataset) for dataset in datasets}
+        tags = {dataset: _tags(client, dataset) for dataset in datasets}
+        judged: dict[tuple[str, str], int] = {}  # (MLflow's experiment, md5 of the test split) → number of models
         for (dataset, experiment), digest in state_dicts.items():
             run = find_run(client, dataset, experiment, digest)
             if run is None:
@@ -136,20 +143,25 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 for version in versions[dataset]
             )
             version = champion or challenger
+            test = run.info.experiment_id, run.data.tags.get(TEST_DATA, "")
+            if test not in judged:
+                judged[test] = _judged(client, *test)
             found[dataset, experiment] = RunSummary(
                 f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
                 run.data.metrics.get("train/seconds"),
                 champion is not None,
                 challenger is not None,
                 version.tags.get(DECISION, "") if version else "",
-                verdicts[dataset],
+                tags[dataset].get(DECISION, ""),
                 run.data.params.get("device"),
                 run.data.metrics.get(LATENCY),
                 run.data.tags.get(DATA_MD5),
+                run.data.tags.get(REPORT) if tags[dataset].get(LAST_REPORT) == run.info.run_id else None,
+                judged[test],
             )
     return found
 
 
-def _verdict(client: MlflowClient, dataset: str) -> str:
+def _tags(client: MlflowClient, dataset: str) -> dict[str, str]:
     found = client.get_experiment_by_name(dataset)
-    return found.tags.get(DECISION, "") if found else ""
+    return found.tags if found else {}

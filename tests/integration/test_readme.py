@@ -74,6 +74,8 @@ RUN_BY = {
     "--trials 30": SWEEP,
     "trackway sweep digits-mlp": SWEEP,
     "trackway sweep digits-mlp --apply": SWEEP,
+    "trackway compare --sweep digits-mlp": SWEEP,
+    "trackway compare --sweep --out sweep.md": SWEEP,
     "trackway up": "test_history_and_schedules_outlive_down_and_up",
 }
 

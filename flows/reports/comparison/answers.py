@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def answers_of(dataset: str, test: Predictions, answers: dict[str, np.ndarray]) 
     if not test.classes:
         some = _spread(len(targets))
         return Fits(targets[some], {name: each[some] for name, each in answers.items()})
-    if (found := _test_inputs(dataset, test)) is None:
+    if (found := test_inputs(dataset, test)) is None:
         return None
     inputs, scale = found
     if inputs.shape[1:] == (2,):
@@ -43,7 +44,7 @@ def answers_of(dataset: str, test: Predictions, answers: dict[str, np.ndarray]) 
     wrong = np.sum([each != targets for each in answers.values()], axis=0)
     order = np.lexsort((-wrong, wrong == len(answers)))
     some = order[wrong[order] > 0][:MOST_PICTURES]
-    images = tuple(_png(inputs[number] / scale) for number in some)
+    images = tuple(png(inputs[number] / scale) for number in some)
     return Pictures(tuple(some.tolist()), images, targets[some], {name: each[some] for name, each in answers.items()})
 
 
@@ -52,7 +53,7 @@ def _spread(samples: int) -> np.ndarray:
     return np.unique(np.linspace(0, samples - 1, min(samples, MOST_POINTS)).round().astype(int))
 
 
-def _test_inputs(dataset: str, test: Predictions) -> tuple[np.ndarray, float] | None:
+def test_inputs(dataset: str, test: Predictions) -> tuple[np.ndarray, float] | None:
     """Returns the test inputs, memory-mapped, and what divides them; None if the files have other samples by now."""
     for folder in (training_folder(dataset), evaluation_folder(dataset)):
         try:
@@ -66,7 +67,7 @@ def _test_inputs(dataset: str, test: Predictions) -> tuple[np.ndarray, float] | 
     return None
 
 
-def _png(image: np.ndarray) -> bytes:
+def png(image: np.ndarray) -> bytes:
     """Returns a picture (C, H, W) with values in [0, 1] as PNG, made smaller if it is large."""
     from PIL import Image
 
@@ -76,3 +77,16 @@ def _png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return stream.getvalue()
+
+
+def one_seed(predictions: np.ndarray, row: dict[str, Any], report: dict[str, Any]) -> np.ndarray:
+    """Returns (N,): an experiment's predictions, of the seed whose model is kept if there are several.
+
+    Args:
+        predictions: (N,) or (N, 1), or with several seeds (S, N) or (S, N, 1).
+        row: The experiment's row of the table of results.
+        report: The content of its report file.
+    """
+    if "chosen_seed" in report:
+        predictions = predictions[list(row["seeds"]).index(str(report["chosen_seed"]))]
+    return predictions.ravel()

@@ -85,7 +85,7 @@ def _chart(title: str, curves: dict[int, tuple[str, Curve]]) -> Chart:
     svg = element(
         "svg", *grids, _epochs(last, across), *lines,
         element("line", class_="cursor", y1=TOP, y2=HEIGHT - BOTTOM, hidden=""),
-        viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", tabindex=0, aria_label=_label(title, curves),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=_label(title, curves),
     )  # fmt: skip
     data = {"left": LEFT, "right": WIDTH - RIGHT, "width": WIDTH, "last": max(last, 2), "series": _series(curves)}
     return Chart(title, svg, data, is_logarithmic)

@@ -8,10 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flows.reports.comparison.answers import answers_of
+from flows.reports.comparison.answers import answers_of, one_seed
 from flows.reports.comparison.differences import differences
+from flows.reports.comparison.mistakes import confident_mistakes
 from flows.reports.comparison.records import (
     Changes,
     Curve,
@@ -67,10 +66,11 @@ def gather(
     entries = tuple(_entry(params, row, apart, reports.get(row["experiment"])) for row in shown)
     classes = tuple(next(iter(reports.values())).get("per_class", ())) if reports else of.source.classes
     answers = _answers(dataset, shown[:MOST_ANSWERING], reports) if reports else None
-    missing = chain(_not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
+    mistakes = confident_mistakes(params, shown, reports) if classes and reports else {}
+    missing = chain(_judged(part, shown), _not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
     samples = _samples(params, dataset, shown)
     level, remarks = of.champion.level, tuple(missing)
-    return Report(dataset, part, metric, level, samples, classes, entries, answers, remarks, changes)
+    return Report(dataset, part, metric, level, samples, classes, entries, answers, remarks, changes, mistakes)
 
 
 def _answers(dataset: str, rows: list[Row], reports: dict[str, Row]) -> Points | Fits | Pictures | None:
@@ -79,7 +79,7 @@ def _answers(dataset: str, rows: list[Row], reports: dict[str, Row]) -> Points |
     if (first := found[rows[0]["experiment"]]) is None:
         return None
     same = {
-        row["experiment"]: _one_seed(each.predictions, row, reports[row["experiment"]])
+        row["experiment"]: one_seed(each.predictions, row, reports[row["experiment"]])
         for row in rows
         if (each := found[row["experiment"]]) and each.data == first.data
     }
@@ -200,11 +200,11 @@ def _columns(file: Path) -> dict[str, tuple[float, ...]]:
     return {name: tuple(row[name] for row in rows) for name in rows[0]} if rows else {}
 
 
-def _one_seed(predictions: np.ndarray, row: Row, report: Row) -> np.ndarray:
-    """Returns (N,): an experiment's predictions, of the seed whose model is kept if there are several."""
-    if "chosen_seed" in report:
-        predictions = predictions[list(row["seeds"]).index(str(report["chosen_seed"]))]
-    return predictions.ravel()
+def _judged(part: str, shown: list[Row]) -> Iterator[str]:
+    """Yields how many models the test part has measured, if MLflow knows of several."""
+    if (judged := max((row.get("judged", 0) for row in shown), default=0)) > 1:
+        lucky = "; the best result may be luck" if part == "test" else ""
+        yield f"the test part has measured {judged} models{lucky}"
 
 
 def _not_evaluated(dataset: str, names: Collection[str], shown: list[Row]) -> Iterator[str]:

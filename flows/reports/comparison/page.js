@@ -1,6 +1,19 @@
 "use strict";
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
+// Without this script there is no button, and no word of one: what they say stands in the page as text, or is hidden.
+all(".scripted").forEach((each) => each.toggleAttribute("hidden", false));
+function button(label, kind, pressed) {
+  const made = Object.assign(document.createElement("button"), { type: "button", className: kind });
+  if (pressed !== undefined) made.setAttribute("aria-pressed", pressed);
+  Object.assign(made.dataset, label.dataset);
+  made.append(...label.childNodes);
+  return made;
+}
+all(".toggle").forEach((label) => label.replaceWith(button(label, "toggle", true)));
+all(".scale").forEach((label) => label.replaceWith(button(label, "scale", false)));
+all(".sortable thead th").forEach((head) => head.append(button(head, "")));
+
 // Tables: a click on a column's button sorts by it, a second one the other way; what has no value comes last.
 for (const head of all(".sortable thead th")) {
   head.querySelector("button").addEventListener("click", () => {
@@ -71,6 +84,7 @@ function hover(figure, off) {
     cursor.setAttribute("x2", x);
     [tip, cursor].forEach((each) => each.toggleAttribute("hidden", false));
   };
+  svg.setAttribute("tabindex", 0);
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect(), x = ((event.clientX - box.left) / box.width) * data.width;
     const wanted = 1 + ((x - data.left) / (data.right - data.left)) * (data.last - 1);

@@ -17,7 +17,7 @@ import jinja2
 
 from flows.reports.comparison import curves, figures, words
 from flows.reports.comparison.columns import columns, differing, metrics
-from flows.reports.comparison.records import Details, Entry, Fits, Pictures, Points, Report
+from flows.reports.comparison.records import Details, Entry, Fits, Mistake, Pictures, Points, Report
 
 HERE = Path(__file__).parent
 MOST_ROWS = 30  # classes in the table of recalls
@@ -80,6 +80,7 @@ def _section(report: Report) -> dict[str, Any]:
         "matrices": figures.matrices(report),
         "recalls": recalls(report),
         "answers": _answers(report, numbers),
+        "mistakes": [(name, [_mistake(report, each) for each in found]) for name, found in report.mistakes.items()],
     }
 
 
@@ -152,7 +153,24 @@ def _card(report: Report, found: Pictures, names: list[str], at: int) -> dict[st
     target = int(found.targets[at])
     return {
         "number": found.numbers[at],
-        "image": "data:image/png;base64," + base64.b64encode(found.images[at]).decode(),
+        "image": _address(found.images[at]),
         "truth": report.classes[target],
         "answers": [(name, report.classes[answer], answer == target) for name, answer in answers],
     }
+
+
+def _mistake(report: Report, mistake: Mistake) -> dict[str, Any]:
+    """Returns a test sample with its class, the model's answer, and how probable the model calls it."""
+    return {
+        "number": mistake.number,
+        "image": _address(mistake.picture) if mistake.picture else "",
+        "numbers": mistake.values,
+        "truth": report.classes[mistake.target],
+        "answer": report.classes[mistake.answer],
+        "probability": f"{mistake.probability:.1%}",
+    }
+
+
+def _address(picture: bytes) -> str:
+    """Returns a PNG as an address that holds the picture itself."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from flows.reports.comparison.changes import record_of
@@ -27,13 +28,15 @@ def log_reports(params: Params, rows: list[dict[str, Any]]) -> dict[str, str]:
         leading = next((row for row in own if row.get("champion")), own[0] if own else None)
         if leading is None or "page" not in leading:
             continue
-        last, made_of = last_of(params, dataset), fingerprint(params, dataset, own)
-        if last is None or last.made_of != made_of:
+        last, made_of = last_of(params, dataset, own), fingerprint(params, dataset, own)
+        sha256 = leading.get("report")  # None if the latest page is on another run
+        if last is None or last.made_of != made_of or sha256 is None:
             last, changes = record_of(params, dataset, own, made_of, last)
             content = page([gather(params, dataset, params.experiments_of(dataset), rows, changes=changes)])
             of_run = leading["experiment"], leading[STATE_DICT_KEY]
             if not log_report(params.tracking, dataset, *of_run, content, last.as_json()):
                 continue
-        remember(dataset, last)
+            sha256 = hashlib.sha256(content).hexdigest()
+        remember(dataset, last, sha256)
         places[dataset] = f"{leading['page']}/artifacts/{PAGE}"
     return places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +105,18 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """A test sample for which a model is sure of a wrong answer."""
+
+    number: int  # its place in the test split
+    picture: bytes  # PNG; empty if the input is no picture
+    values: str  # the input's numbers as text; "" for a picture
+    target: int  # its class
+    answer: int  # the class that the model predicts
+    probability: float  # that the model gives to its answer
+
+
+@dataclass(frozen=True)
 class Changes:
     """What changed since the report before of the same dataset."""
 
@@ -130,6 +142,7 @@ class Report:
     answers: Points | Fits | Pictures | None = None
     remarks: tuple[str, ...] = ()  # what is missing, and what to do about it
     changes: Changes | None = None  # None if nothing is known of earlier reports
+    mistakes: dict[str, tuple[Mistake, ...]] = field(default_factory=dict)  # experiment → its most confident ones
 
     @property
     def drawn(self) -> list[Entry]:

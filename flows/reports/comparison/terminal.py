@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from flows.reports.comparison import words
 from flows.reports.comparison.columns import differing, setting, title_of
 from flows.reports.comparison.records import Entry, Report
+from flows.reports.layout import Column, lay_out
 
 ALIKE = "≈ best"
 CAPTION = f"± is half of the 95 % interval; {ALIKE}: the difference from the best one may be chance"
@@ -21,25 +20,40 @@ WIDE = 110  # columns of a terminal that has room for the settings in the table
 
 def terminal(report: Report, width: int) -> Group:
     """Returns the table, with the sentences that say what decides; in a narrow terminal the settings stand below it."""
-    metric, splits = report.metric, list(dict.fromkeys((report.part, "test")))
-    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(report.dataset), caption=CAPTION)
-    view.title_justify = view.caption_justify = "left"
-    view.add_column("experiment", no_wrap=True)
-    for title in (*(f"{split}\n{metric}" for split in splits), "against\nthe best", "p"):
-        view.add_column(title, justify="right", no_wrap=True)
-    view.add_column("", no_wrap=True)
-    if width >= WIDE:
-        view.add_column("settings that differ", overflow="fold")
     settings = {entry.name: said for entry, said in _settings(report) if said}
-    for entry in report.entries:
-        measured = (_measured(entry, split, metric) for split in splits)
-        row = [entry.name, *measured, *_difference(entry, metric), _mark(report, entry)]
-        view.add_row(*map(Text, [*row, settings.get(entry.name, "")] if width >= WIDE else row))
+    columns = _columns(report, settings) if width >= WIDE else _columns(report)
+    layout = lay_out(columns, width)
+    layout.view.title, layout.view.caption = Text(report.dataset), CAPTION
+    layout.view.title_justify = layout.view.caption_justify = "left"
     below = [f"{name}: {said}" for name, said in settings.items()] if width < WIDE else []
     verdict = f"{words.leader(report)} {words.others(report)}".rstrip()
     since = [words.changed(report.changes)] if report.changes else []
-    sentences = (*below, verdict, words.basis(report), *words.decisions(report), *since, *report.remarks)
-    return Group(view, *map(Text, sentences))
+    narrow = layout.remark("trackway compare --out report.html")
+    sentences = (*narrow, *below, verdict, words.basis(report), *words.decisions(report), *since, *report.remarks)
+    return Group(layout.view, *map(Text, sentences))
+
+
+def _columns(report: Report, settings: dict[str, str] | None = None) -> list[Column]:
+    """Returns the table's columns, with one for the settings if they are given."""
+    metric, entries = report.metric, report.entries
+
+    def measured(split: str, rank: int) -> Column:
+        cells = tuple(_measured(entry, split, metric) for entry in entries)
+        return Column(f"{split}\n{metric}", cells, rank, is_number=True)
+
+    apart = [_difference(entry, metric) for entry in entries]
+    found = [
+        Column("experiment", tuple(entry.name for entry in entries), folds=True),
+        measured(report.part, 0),
+        *([measured("test", 1)] if report.part != "test" else []),
+        Column("against\nthe best", tuple(difference for difference, _ in apart), rank=2, is_number=True),
+        Column("p", tuple(p for _, p in apart), rank=3, is_number=True),
+        Column("", tuple(_mark(report, entry) for entry in entries), wraps=True),
+    ]
+    if settings is not None:
+        said = tuple(settings.get(entry.name, "") for entry in entries)
+        found.append(Column("settings that differ", said, wraps=True, folds=True))
+    return found
 
 
 def _settings(report: Report) -> Iterator[tuple[Entry, str]]:

@@ -119,7 +119,7 @@ def _test_of(report: Report) -> str:
     """Returns the name of the test or tests: with several seeds it is another one."""
     best = report.entries[0].seeds
     several = {best > 1 or entry.seeds > 1 for entry in report.entries if entry.difference}
-    single = "McNemar's exact test" if report.metric == "accuracy" else "approximate randomization"
+    single = "McNemar's exact test" if report.metric == "accuracy" else "a randomization test"
     names = {False: single, True: "Obuchowski and Rockette's estimate for several seeds"}
     return " and of ".join(names[each] for each in sorted(several))
 

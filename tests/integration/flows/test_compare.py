@@ -112,6 +112,26 @@ def test_its_curves_have_a_logarithmic_scale_and_values(page: Page) -> None:
     expect(chart.locator("g[data-series='1']")).to_be_hidden()
 
 
+def test_without_javascript_it_has_neither_buttons_nor_words_of_them(opened: Browser, report: Path) -> None:
+    page = opened.new_context(java_script_enabled=False).new_page()
+    page.goto(report.as_uri())
+    assert page.locator("button").count() == 0
+    assert page.locator("[tabindex] > figure, svg[tabindex]").count() == 0
+    shown = page.locator("main").inner_text()
+    assert not re.search("button|pointer|arrow|Logarithmic", shown)
+    assert "digits-cnn" in page.locator(".legend").inner_text(), "the legend stays"
+    page.close()
+
+
+def test_its_most_confident_mistakes_come_first(page: Page) -> None:
+    mistakes = page.locator(".mistakes").first
+    shares = [float(text) for text in re.findall(r", ([\d.]+)%", mistakes.inner_text())]
+    assert shares
+    assert shares == sorted(shares, reverse=True)
+    assert 10 <= min(shares) <= max(shares) <= 100
+    assert mistakes.locator("img").count() == len(shares)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_a_desktop(page: Page, width: int, scheme: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from hashlib import sha256
 
@@ -63,6 +64,14 @@ def test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict(finishe
     assert [point.step for point in curve] == [1, 2, 3, 4]
 
     assert "4 trials" in trackway(finished, "sweep", "digits-mlp")
+    compared = trackway(finished, "compare", "--sweep", "digits-mlp")
+    accuracy = f"{best.data.metrics['validation/accuracy']:.2%}"
+    assert re.search(rf"^ +\d+ .* {accuracy} +4 +complete +best *$", compared, re.MULTILINE), compared
+    trackway(finished, "compare", "--sweep", "--out", "sweep.md")
+    assert re.search(rf"^\| \d+ \|.* {accuracy} \| 4 \| complete \| best \|$", finished.read("sweep.md"), re.MULTILINE)
+    assert "error: --out is sweep.html; with --sweep its name must end in .md" in trackway(
+        finished, "compare", "--sweep", "--out", "sweep.html", check=False
+    )
     applied = trackway(finished, "sweep", "digits-mlp", "--apply")
     assert f"optimizer.lr: {best.data.params['optimizer.lr']}\nnext: dvc repro" in applied
     finished.run("dvc", "repro", "train@digits-mlp")

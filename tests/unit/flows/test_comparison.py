@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from flows.reports.comparison.columns import columns, differing
 from flows.reports.comparison.command import chosen, collected, content_of, write
 from flows.reports.comparison.curves import MOST_EPOCHS, charts
 from flows.reports.comparison.gather import MOST_COMPARED, MOST_DRAWN, gather
+from flows.reports.comparison.last import fingerprint, last_of, remember
 from flows.reports.comparison.markdown import escaped, markdown
 from flows.reports.comparison.page import forest, page, recalls
 from flows.reports.comparison.records import Changes, Curve, Fits, Pictures, Report
@@ -29,8 +31,18 @@ from flows.reports.results import results
 from learn.errors import DataError, ParamsError
 from learn.evaluation.predictions import Predictions, as_file
 from tasks.params import Params
+from tasks.workspace.files import sha256
 from tasks.workspace.git import head
-from tasks.workspace.paths import evaluation_folder, history_file, metrics_file, report_file, scored_file
+from tasks.workspace.paths import (
+    evaluation_folder,
+    history_file,
+    metrics_file,
+    report_file,
+    scored_file,
+    state_dict_file,
+    training_folder,
+)
+from tasks.workspace.report import STATE_DICT_KEY
 from tests.support.outputs import experiment, params_of, predicted, write_history, write_outputs
 
 HOSTILE = '<img src=x onerror="alert(1)">|`[x](javascript:alert(1))'
@@ -106,6 +118,23 @@ def test_only_settings_that_differ_are_shown() -> None:
     assert max(map(len, shown(report, width=80).splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(120, ""), (80, ""), (60, "against the best, p"), (40, "test accuracy, against the best, p")],
+)
+def test_a_narrow_terminal_shows_what_decides_and_says_what_it_leaves_out(width: int, left_out: str) -> None:
+    rows = results(two())[0]
+    rows[1]["challenger"] = True
+    text = shown(gather(two(), "digits", ["good", "bad"], rows), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert re.search(r"^ good +97\.78% ±2\.\d .*best", text, re.MULTILINE), text
+    assert "challenger" in text
+    one_line = " ".join(text.split())
+    assert f"left out, for the terminal is narrow: {left_out}; a terminal of " in one_line or not left_out
+    assert ("left out" in text) == bool(left_out)
+
+
 def test_only_the_numbers_are_gathered_for_the_terminal() -> None:
     report = report_of(two(), details=False)
     assert report.drawn == []
@@ -128,6 +157,27 @@ def test_the_test_is_named_by_the_number_of_seeds() -> None:
     third = replace(other, seeds=9)
     both = words.compared_how(replace(report, entries=(best, other, third)))
     assert "those of McNemar's exact test and of Obuchowski and Rockette's estimate for several seeds" in both
+
+
+def test_how_many_models_the_test_part_has_measured_is_said_in_every_form() -> None:
+    rows = [row | {"judged": 53} for row in results(two())[0]]
+    report = gather(two(), "digits", ["good", "bad"], rows)
+    forms = shown(report), markdown([report]), page([report]).decode()
+    assert all("the test part has measured 53 models" in form for form in forms)
+
+
+def test_a_page_that_another_folder_logged_is_not_taken_for_ours() -> None:
+    params = two()
+    digits("good", 4)
+    record, _ = recorded({"good": experiment("digits")}, "one", None)
+    remember("digits", record, "ours")
+    ours, theirs, nowhere = ([{"page": "#/", "report": sha256}] for sha256 in ("ours", "theirs", None))
+    assert last_of(params, "digits", ours) == record
+    assert last_of(params, "digits", [{}]) == record, "MLflow was not asked"
+    assert last_of(params, "digits", theirs) is None
+    assert last_of(params, "digits", nowhere) is None
+    made_of = [fingerprint(params, "digits", rows) for rows in (ours, theirs)]
+    assert made_of[0] == made_of[1], "or each page would make another one"
 
 
 def test_one_experiment_alone_is_compared_with_nothing() -> None:
@@ -292,6 +342,41 @@ def test_pictures_are_shown_only_if_they_are_those_that_were_measured() -> None:
     assert sorted(first) == [False, True], "those on which the models disagree come first"
     np.save(evaluation_folder("digits") / "test-targets.npy", np.zeros(360, np.int64))
     assert report_of(params).answers is None
+
+
+def test_the_most_confident_mistakes_are_those_of_the_model_that_was_evaluated() -> None:
+    import torch
+
+    from learn.training.build import build_model
+
+    params, test = two(), predicted("digits", 360, 8)
+    assert report_of(params).mistakes == {}, "these state_dicts are not what was evaluated"
+    inputs = np.random.default_rng(0).integers(17, size=(360, 1, 8, 8)).astype(np.uint8)
+    write_inputs(inputs, test.targets)
+    shutil.copytree(evaluation_folder("digits"), training_folder("digits"))
+    edited(training_folder("digits") / "info.json", samples={"train": 1, "validation": 180})
+    model = build_model("mlp", {"hidden_units": [64], "activation": "ReLU"}, (1, 8, 8), 10)
+    torch.save(model.state_dict(), state_dict_file("good"))
+    edited(report_file("digits", "good"), **{STATE_DICT_KEY: sha256(state_dict_file("good"))})
+    report = report_of(params)
+    assert list(report.mistakes) == ["good"]
+    found = report.mistakes["good"]
+    wrong = np.flatnonzero(test.predictions != test.targets)
+    assert sorted(each.number for each in found) == wrong.tolist()
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(inputs[wrong]) / 16).softmax(1).numpy()
+    expected = expected[np.arange(len(wrong)), test.predictions[wrong]]
+    assert [each.probability for each in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+    assert [each.number for each in found] == wrong[np.argsort(-expected.round(4), kind="stable")].tolist()
+    assert all(test.targets[each.number] == each.target for each in found)
+    assert all(test.predictions[each.number] == each.answer for each in found)
+    text = page([report]).decode()
+    assert f"{found[0].probability:.1%}" in text
+    assert "data:image/png;base64," in text
+    points = replace(found[0], picture=b"", values="0.1, −2")
+    assert '<p class="values">0.1, −2</p>' in page([replace(report, mistakes={"good": (points,)})]).decode()
+    edited(report_file("digits", "good"), **{STATE_DICT_KEY: "another one"})
+    assert report_of(params).mistakes == {}
 
 
 def test_many_experiments_are_all_in_the_table_and_few_in_the_figures() -> None:

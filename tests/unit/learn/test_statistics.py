@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import binomtest, bootstrap, norm, permutation_test
 
 from learn.comparison.paired import Comparison, compare, holm, mcnemar, samples_needed, what_would_tell
+from learn.comparison.sign_flips import sign_flips
 from learn.evaluation.intervals import Interval, grouped, interval, intervals, wilson
 from learn.evaluation.metrics import METRICS, Metric, metrics_for
 from learn.evaluation.predictions import Predictions
@@ -137,6 +138,43 @@ def test_equally_good_models_are_told_apart_in_at_most_so_many_cases(metric: str
     assert binomtest(told, trials, 0.05, alternative="greater").pvalue > 0.001
 
 
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_signs_that_are_not_drawn_give_the_p_value_of_all_signs(kind: str) -> None:
+    """SciPy's test of all 2^n signs for few samples, and the one of random signs for many."""
+    random = np.random.default_rng(9)
+
+    def drawn(samples: int) -> np.ndarray:
+        return random.normal(0.15, 1, samples) if kind == "normal" else random.standard_t(3, samples) + 0.15
+
+    for _ in range(5):
+        few = drawn(14)
+        exact = permutation_test((few,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+        assert sign_flips(few) == pytest.approx(exact, rel=0.1, abs=0.01)
+        many = drawn(250)
+        signs = random.choice([-1.0, 1.0], size=(40_000, len(many)))
+        simulated = (np.abs(signs @ many) >= abs(many.sum())).mean()
+        assert sign_flips(many) == pytest.approx(simulated, rel=0.05, abs=0.01)
+
+
+def test_signs_of_special_differences() -> None:
+    assert sign_flips(np.zeros(300)) == 1
+    assert sign_flips(np.array([1.0, -1.0] * 150)) == 1
+    assert sign_flips(np.ones(300)) == 2.0**-299
+    assert sign_flips(np.array([np.inf, 1.0])) == 1
+    for tiny in (1e-3, 1e-30):
+        assert sign_flips(np.array([1e6, *[tiny, -tiny] * 150])) > 0.4, "one sample decides"
+    assert sign_flips(np.array([0.5, -0.5] * 150 + [0.1])) == pytest.approx(1, abs=0.02)
+
+
+def test_equally_good_regressions_of_many_samples_are_told_apart_in_at_most_so_many_cases() -> None:
+    random, trials, samples = np.random.default_rng(10), 1000, 400
+    targets, told = np.zeros((samples, 1)), 0
+    for _ in range(trials):
+        first, second = (random.standard_t(4, size=targets.shape) for _ in range(2))
+        told += compare("mae", targets, first, second, classes=0, level=None).p <= 0.05
+    assert plausible(told, trials, 0.05)
+
+
 def test_a_better_model_is_found_as_often_as_its_number_of_samples_promises() -> None:
     random, trials, better, worse = np.random.default_rng(4), 300, 0.92, 0.84
     discordant = better * (1 - worse) + worse * (1 - better)
@@ -232,7 +270,9 @@ def test_it_says_how_many_samples_or_seeds_would_tell() -> None:
     assert found(1e-4, 1e-6) == "8,518 samples"
     assert found(1e-6, 1e-4) == "23 more seeds"
     assert found(1e-4, 1e-4) == "only more samples and more seeds together"
-    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05).endswith(" samples")
+    one_seed = what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 1000), 0.05)
+    assert one_seed == "7,847 samples or at least 7 more seeds"
+    assert what_would_tell(0.01, Comparison(0.005, None, 0.5, 0.1, 8000), 0.05) == "these samples"
 
 
 def test_an_interval_over_seeds_stays_in_the_metric_s_range_and_needs_all_resamples() -> None:
