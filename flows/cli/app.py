@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = Console(width=None if sys.stdout.isatty() else 160)
 PROJECT = (PARAMS_FILE, Path("dvc.yaml"), Path(".dvc"))  # a folder with all of these is a project's folder
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
+import mlflow
 from ruamel.yaml import YAML
 
-from tests.support.project import ROOT, Project, Served
+from tasks.params import load_params
+from tests.support.project import ROOT, TRACKWAY, Project, Served
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -56,7 +59,7 @@ RUN_BY = {
     "trackway down": "test_history_and_schedules_outlive_down_and_up",
     "trackway lineage digits@champion": LINEAGE,
     "trackway lineage digits-mlp": LINEAGE,
-    "trackway lineage models/digits-mlp/model.pt": LINEAGE,
+    "trackway lineage models/digits-mlp/seed-42/model.pt": LINEAGE,
     "trackway lineage data/raw/digits": LINEAGE,
     "trackway lineage digits": LINEAGE,
     "trackway why train@digits-mlp": "test_data_of_before_is_brought_back_as_it_says",
@@ -130,6 +133,22 @@ def test_the_readme_s_lines_of_params_yaml_are_those_of_the_file() -> None:
     for section, entries in yaml.load(shown).items():
         for name, entry in entries.items():
             assert entry == file[section][name], f"{section}.{name}"
+
+
+def test_its_table_is_what_the_experiments_give(finished: Project) -> None:
+    """But for the seconds. Only digits is trained and registered anew, for most tests have it with one seed."""
+    shutil.copy(ROOT / "params.yaml", finished.folder)
+    mlflow.MlflowClient(finished.tracking_uri).delete_registered_model("digits")
+    finished.run(*TRACKWAY, "run", "digits")
+    shown = finished.run(*TRACKWAY, "results").stdout.splitlines()
+    (table,) = (block for block in blocks("text", "README.md") if "parameters  epochs" in block)
+    experiments = load_params(ROOT / "params.yaml").experiments
+    rows = [line for line in table.splitlines() if len(line.split()) > 1 and line.split()[1] in experiments]
+    assert len(rows) == len(experiments)
+    seconds = r" +\d+\.\d  (?=[a-z])"
+    assert {tuple(re.sub(seconds, " ", row).split()) for row in rows} <= {
+        tuple(re.sub(seconds, " ", line).split()) for line in shown
+    }
 
 
 def test_the_examples_of_a_dataset_a_model_and_a_metric_work(finished: Project) -> None:
