@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate
 from learn.errors import TrackingError
-from tasks.tracking.cards import Cards, write_cards
+from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.moves import BY_HAND, ROLLBACK, finish_move, forget_move, move_champion
 from tasks.tracking.store import patiently, store_lock
@@ -19,7 +19,6 @@ from tasks.tracking.versions import (
     set_tags,
     version_of,
     version_with,
-    versions_with_alias,
     why_version_broken,
 )
 
@@ -65,11 +64,13 @@ def promote_by_hand(
             finish_move(client, dataset)  # of a command that was killed
             text = f"{experiment} is champion (version {version.version}, {chosen.result}), chosen by hand: {because}"
             _move_by_hand(client, BY_HAND, champion_of(client, dataset), version, candidates, text)
-            _follow(client, dataset, cards)
+            _take_challenger(client, dataset)
             forget_move(client, dataset)
             return text
 
-    return promoted(uri)
+    text = promoted(uri)
+    update_cards(uri, dataset, cards, "promote")
+    return text
 
 
 def roll_back(
@@ -97,12 +98,13 @@ def roll_back(
                 name = version.tags.get(EXPERIMENT, "a model registered by hand")
                 text = f"{name} (version {version.version}) is champion of {dataset} again{was}"
                 _move_by_hand(client, ROLLBACK, current, version, candidates, text)
-            _follow(client, dataset, cards)
+            _take_challenger(client, dataset)
             now = champion_of(client, dataset)
             return now.tags.get(DECISION, "") if now else ""
 
     text = exchanged(uri)
     _forget(uri, dataset)  # by itself, for an exchange that is repeated after it goes back
+    update_cards(uri, dataset, cards, "rollback")
     return text
 
 
@@ -153,9 +155,8 @@ def _move_by_hand(
     move_champion(client, version.name, by, version.version, current.version if current else None)
 
 
-def _follow(client: MlflowClient, dataset: str, cards: Cards) -> None:
-    """Takes the alias `challenger` from the champion, and writes the model cards."""
+def _take_challenger(client: MlflowClient, dataset: str) -> None:
+    """Takes the alias `challenger` from the champion."""
     aliases = aliases_of(client, dataset)
     if CHALLENGER in aliases and aliases[CHALLENGER] == aliases.get(CHAMPION):
         client.delete_registered_model_alias(dataset, CHALLENGER)
-    write_cards(client, versions_with_alias(client, dataset), cards)

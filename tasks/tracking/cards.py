@@ -13,8 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.tracking.store import if_there
+from learn.errors import TrackingError
+from tasks.tracking.delivery import open_store
+from tasks.tracking.store import if_there, patiently, store_lock
 from tasks.tracking.tags import CARD, CARD_FILE, DECISION, EXPERIMENT, STATE_DICT
+from tasks.tracking.versions import versions_with_alias
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +41,29 @@ class Registered:
 
 Card = Callable[[Registered], str]  # makes the text of a model card
 Cards = Mapping[tuple[str, str], Card]  # (experiment, sha256 of its state_dict) → its card
+
+
+def update_cards(uri: str, dataset: str, cards: Cards, command: str) -> None:
+    """Writes the cards of a dataset's champion and challenger, or prints why the store does not take them.
+
+    What was decided is kept and told in any case; the next register stage writes the cards.
+
+    Args:
+        uri: Address of the store.
+        dataset: Name of the dataset.
+        cards: The model cards of its experiments.
+        command: Who says so, such as `register`.
+    """
+    try:
+        _update(uri, dataset, cards)
+    except TrackingError as error:
+        print(f"{command} {dataset}: MLflow does not have the model cards yet: {error}")
+
+
+@patiently
+def _update(uri: str, dataset: str, cards: Cards) -> None:
+    with open_store(uri) as client, store_lock(uri):
+        write_cards(client, versions_with_alias(client, dataset), cards)
 
 
 def write_cards(client: MlflowClient, versions: Iterable[ModelVersion], cards: Cards) -> None:

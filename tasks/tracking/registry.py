@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
-from learn.errors import TrackingError
 from learn.evaluation.predictions import Predictions, read
-from tasks.tracking.cards import Cards, write_cards
+from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.loading import ModelMetadata, loaded
 from tasks.tracking.moves import RULE, finish_move, forget_move, move_champion
@@ -37,7 +36,6 @@ from tasks.tracking.versions import (
     metrics_in,
     set_tags,
     version_of,
-    versions_with_alias,
     why_version_broken,
 )
 
@@ -89,10 +87,7 @@ def register_champion(
     if not uri:
         return Verdict("no champion: tracking is off")
     verdict = _decide(uri, dataset, candidates, experiments, rule, evaluate)
-    try:
-        _write_cards(uri, dataset, cards)
-    except TrackingError as error:  # the next register stage writes them; what was decided must be told now
-        print(f"register {dataset}: MLflow does not have the model cards yet: {error}")
+    update_cards(uri, dataset, cards, "register")
     return verdict
 
 
@@ -159,12 +154,6 @@ def _judged_first(client: MlflowClient, runs: dict[str, Run]) -> list[str]:
             first.append(experiment)
         client.set_tag(run.info.run_id, JUDGED, "true")
     return first
-
-
-@patiently
-def _write_cards(uri: str, dataset: str, cards: Cards) -> None:
-    with open_store(uri) as client, store_lock(uri):
-        write_cards(client, versions_with_alias(client, dataset), cards)
 
 
 def _set_challenger(client: MlflowClient, dataset: str, decision: Decision, experiments: Collection[str]) -> None:

@@ -233,6 +233,9 @@ def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Pro
     log = finished.stage("register@digits").stdout
     assert "register digits: MLflow does not have the model cards yet: " in log
     assert f"register digits: {said}" in log
+    log = finished.run(*TRACKWAY, "promote", "digits", "digits-mlp", "--because", "it is").stdout
+    assert "promote digits: MLflow does not have the model cards yet: " in log
+    assert "digits-mlp is champion (version 2" in log
     assert finished.read("metrics/digits.csv").splitlines()[1].startswith("digits-mlp,")
     shown = finished.run("python", "-m", "flows.cli", "results").stdout
     (line,) = [line for line in shown.splitlines() if " champion" in line and "digits" in line]
