@@ -17,11 +17,13 @@ from tasks.tracking.tags import (
     LAST_REPORT,
     LATENCY,
     LATENCY_DEVICE,
+    LATENCY_P95,
     NO_MODEL,
     PARENT,
     REPORT,
     STATE_DICT,
     TEST_DATA,
+    THROUGHPUT,
 )
 from tasks.tracking.versions import is_model_of, version_with
 
@@ -113,6 +115,9 @@ class RunSummary:
     verdict: str = ""  # what was last decided about its dataset's champion
     device: str | None = None  # where it was trained
     latency: float | None = None  # milliseconds for one sample
+    latency_p95: float | None = None
+    throughput: float | None = None  # samples per second
+    latency_device: str | None = None  # where these three were measured
     data: str | None = None  # md5 of what its training read
     report: str | None = None  # sha256 of its dataset's latest page, if this run has it
     judged: int = 0  # how many models the test split has measured
@@ -155,6 +160,9 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
                 tags[dataset].get(DECISION, ""),
                 run.data.params.get("device"),
                 run.data.metrics.get(LATENCY),
+                run.data.metrics.get(LATENCY_P95),
+                run.data.metrics.get(THROUGHPUT),
+                run.data.tags.get(LATENCY_DEVICE),
                 run.data.tags.get(DATA_MD5),
                 run.data.tags.get(REPORT) if tags[dataset].get(LAST_REPORT) == run.info.run_id else None,
                 judged[test],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.reports.comparison import words
-from flows.reports.comparison.records import Entry, Report
+from flows.reports.comparison.records import Entry, Report, Speed
 from learn.evaluation.metrics import METRICS
 
 
@@ -49,12 +49,32 @@ def columns(report: Report) -> list[Column]:
         _column(report, "parameters", lambda each: Cell(f"{each.parameters:,}", each.parameters)),
         *_epochs(report),
         _column(report, "MB", lambda each: _number(each.megabytes, "{:.3g}")),
-        _column(report, "latency ms", lambda each: _number(each.latency, "{:.3g}")),
+        _column(report, "latency ms", lambda each: _number(each.speed.median if each.speed else None, "{:.3g}")),
         _column(report, "train seconds", lambda each: _number(each.seconds, "{:.1f}")),
         _column(report, "device", lambda each: _text(each.device), is_number=False),
         _column(report, "diagnosis", lambda each: _text(each.diagnosis), is_number=False),
     ]
     return found
+
+
+def costs(report: Report) -> list[Column]:
+    """Returns the columns of what models are worth and what they cost; none if no latency is known."""
+    if not any(entry.speed for entry in report.entries):
+        return []
+    speeds = {entry.name: entry.speed for entry in report.entries}
+
+    def speed(of: Callable[[Speed], float | None], form: str) -> Callable[[Entry], Cell]:
+        return lambda each: _number(of(found) if (found := speeds[each.name]) else None, form)
+
+    return [
+        _metric(report, report.part, report.metric),
+        _column(report, "parameters", lambda each: Cell(f"{each.parameters:,}", each.parameters)),
+        _column(report, "MB", lambda each: _number(each.megabytes, "{:.3g}")),
+        _column(report, "latency ms", speed(lambda found: found.median, "{:.3g}")),
+        _column(report, "p95 ms", speed(lambda found: found.p95, "{:.3g}")),
+        _column(report, "samples a second", speed(lambda found: found.throughput, "{:,.0f}")),
+        _column(report, "measured on", lambda each: _text(each.speed.device if each.speed else None), is_number=False),
+    ]
 
 
 def metrics(report: Report) -> list[Column]:

@@ -23,6 +23,7 @@ from flows.reports.comparison.records import (
     Points,
     Report,
     Role,
+    Speed,
 )
 from learn.comparison.ranking import is_number, metric_of
 from learn.evaluation.metrics import METRICS
@@ -139,12 +140,18 @@ def _entry(params: Params, row: Row, apart: dict[str, Difference], report: Row |
         _megabytes(name),
         row.get("seconds"),
         row.get("device"),
-        row.get("latency"),
+        _speed(row),
         role,
         row.get("decision", "") if role else "",
         apart.get(name),
         _details(name, report) if report else None,
     )
+
+
+def _speed(row: Row) -> Speed | None:
+    if row.get("latency") is None:
+        return None
+    return Speed(row["latency"], row.get("latency_p95"), row.get("throughput"), row.get("latency_device") or "")
 
 
 def _measured(row: Row, split: str) -> dict[str, Measured]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from flows.reports.comparison import words
-from flows.reports.comparison.columns import Cell, Column, columns, metrics
+from flows.reports.comparison.columns import Cell, Column, columns, costs, metrics
 from flows.reports.comparison.records import Entry, Report
+from flows.reports.comparison.tradeoff import efficient, priced
 
 
 def markdown(reports: list[Report]) -> str:
@@ -22,8 +23,15 @@ def _section(report: Report) -> list[str]:
         lines += [*_table(report, columns(report)), "", *_differences(report)]
         if report.drawn and report.classes:
             lines += [*_recall(report), ""]
+        if cost := costs(report):
+            lines += ["## Worth and cost", "", *_efficient(report), *_table(report, cost), ""]
         lines += ["<details><summary>All metrics</summary>", "", *_table(report, metrics(report)), "", "</details>", ""]
     return [*lines, *_changes(report), *(f"- {escaped(each)}" for each in report.remarks), ""]
+
+
+def _efficient(report: Report) -> list[str]:
+    found = efficient(report) if len(priced(report)) > 1 else []
+    return [escaped(words.cost(report, found)), ""] if found else []
 
 
 def _changes(report: Report) -> list[str]:

@@ -16,8 +16,9 @@ from typing import Any
 import jinja2
 
 from flows.reports.comparison import curves, figures, words
-from flows.reports.comparison.columns import columns, differing, metrics
+from flows.reports.comparison.columns import columns, costs, differing, metrics
 from flows.reports.comparison.records import Details, Entry, Fits, Mistake, Pictures, Points, Report
+from flows.reports.comparison.tradeoff import efficient, tradeoff
 
 HERE = Path(__file__).parent
 MOST_ROWS = 30  # classes in the table of recalls
@@ -73,6 +74,9 @@ def _section(report: Report) -> dict[str, Any]:
         "numbers": numbers,
         "columns": columns(report),
         "metrics": metrics(report),
+        "costs": costs(report),
+        "tradeoff": tradeoff(report, numbers),
+        "efficient": efficient(report),
         "same": not differing(report) and len(report.entries) > 1,
         "charts": curves.charts(report),
         "bands": any(curve.low for e in report.drawn if e.details for curve in e.details.curves.values()),

@@ -57,6 +57,16 @@ class Details:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast a model predicts."""
+
+    median: float  # milliseconds for one sample
+    p95: float | None  # milliseconds; 95 of 100 samples take no longer
+    throughput: float | None  # samples per second, in batches of 32
+    device: str  # where it was measured
+
+
+@dataclass(frozen=True)
 class Entry:
     """An experiment that was evaluated."""
 
@@ -70,7 +80,7 @@ class Entry:
     megabytes: float | None  # size of the state_dict; None if the file is not there
     seconds: float | None = None  # time of training; None if MLflow does not know it
     device: str | None = None
-    latency: float | None = None  # milliseconds for one sample; None if MLflow does not know it
+    speed: Speed | None = None  # None if MLflow does not know it
     role: Role = ""
     decision: str = ""  # what the gate said when it gave the role
     difference: Difference | None = None  # None for the best one, and if they cannot be compared

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flows.reports.comparison.records import Changes, Measured, Report
+from collections.abc import Sequence
+
+from flows.reports.comparison.records import Changes, Entry, Measured, Report
 from learn.evaluation.metrics import METRICS
 
 DASH = "–"
@@ -61,6 +63,14 @@ def basis(report: Report) -> str:
         f"The validation part ({report.samples['validation']:,} samples) decides by {report.metric} ({better} is "
         f"better); the test part ({report.samples['test']:,} samples) is only reported."
     )
+
+
+def cost(report: Report, efficient: Sequence[Entry]) -> str:
+    """Returns the sentence that names the models than which no other is both better and faster."""
+    *most, last = [entry.name for entry in efficient[-MOST_NAMED:]]
+    if not most:
+        return f"{last} is both the fastest and the best in {report.part} {report.metric}."
+    return f"No other model is both faster and better than {', '.join(most)} or {last}."
 
 
 def leader(report: Report) -> str:

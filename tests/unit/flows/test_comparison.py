@@ -27,6 +27,7 @@ from flows.reports.comparison.page import forest, page, recalls
 from flows.reports.comparison.records import Changes, Curve, Fits, Pictures, Report
 from flows.reports.comparison.svg import linear_ticks, logarithmic_ticks
 from flows.reports.comparison.terminal import terminal
+from flows.reports.comparison.tradeoff import efficient, tradeoff
 from flows.reports.results import results
 from learn.errors import DataError, ParamsError
 from learn.evaluation.predictions import Predictions, as_file
@@ -104,6 +105,42 @@ def test_a_small_difference_is_marked_in_every_form() -> None:
     assert "Not separable from it: bad (p = " in words.others(report)
     assert all("not separable" in form for form in (markdown([report]), page([report]).decode()))
     assert re.search(r"bad .* ≈ best", shown(report))
+
+
+def with_speeds(params: Params, **latencies: float) -> Report:
+    """The report of digits with a latency, in milliseconds, of each experiment."""
+    rows = results(params)[0]
+    for row in rows:
+        median = latencies[row["experiment"]]
+        row |= {"latency": median, "latency_p95": 2 * median, "throughput": 9000.0, "latency_device": "cpu, 1 thread"}
+    return gather(params, "digits", params.experiments_of("digits"), rows)
+
+
+def test_what_a_model_is_worth_stands_beside_what_it_costs() -> None:
+    params = two()
+    assert "Worth and cost" not in page([report_of(params)]).decode(), "without MLflow no latency is known"
+    for latencies, said, front in (
+        ({"good": 3.0, "bad": 0.5}, "No other model is both faster and better than bad or good.", ["bad", "good"]),
+        ({"good": 0.5, "bad": 3.0}, "good is both the fastest and the best in validation accuracy.", ["good"]),
+        ({"good": 0.5, "bad": 0.5}, "good is both the fastest and the best in validation accuracy.", ["good"]),
+    ):
+        report = with_speeds(params, **latencies)
+        assert [entry.name for entry in efficient(report)] == front
+        text = page([report]).decode()
+        assert text.count('class="dot"') == 2
+        assert said in text
+        assert escaped(said) in markdown([report])
+        fast = latencies["good"]
+        assert f"| {fast:.3g} | {2 * fast:.3g} | 9,000 | cpu, 1 thread |" in markdown([report])
+
+
+def test_models_that_were_measured_on_different_devices_are_not_drawn_together() -> None:
+    report = with_speeds(two(), good=1.0, bad=1.0)
+    best, other = report.entries
+    assert other.speed
+    elsewhere = replace(report, entries=(best, replace(other, speed=replace(other.speed, device="cuda"))))
+    assert tradeoff(elsewhere, {}) is None
+    assert "| cuda |" in markdown([elsewhere])
 
 
 def test_only_settings_that_differ_are_shown() -> None:
