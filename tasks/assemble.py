@@ -127,7 +127,7 @@ class Assembled:
         from learn.training.build import build_optimizer
 
         chosen = self.experiment.optimizer
-        return build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay)
+        return build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay, chosen.groups)
 
     def fit_options(self, augment: Augmentation | None) -> FitOptions:
         """Returns how the experiment trains.

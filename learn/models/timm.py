@@ -22,6 +22,7 @@ class Timm(Backbone):
         dropout: Fraction of the features that is dropped in training, before the linear layer.
         freeze: `backbone`, `none`, or the number of first blocks that are frozen.
         freeze_statistics: Whether frozen blocks stay in evaluation mode.
+        unfreeze_after: Number of epochs after which everything is trained, if not None.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Timm(Backbone):
         dropout: float = 0.0,
         freeze: Freeze = "backbone",
         freeze_statistics: bool = True,
+        unfreeze_after: int | None = None,
     ) -> None:
         import timm
 
@@ -60,6 +62,7 @@ class Timm(Backbone):
             dropout=dropout,
             freeze=freeze,
             freeze_statistics=freeze_statistics,
+            unfreeze_after=unfreeze_after,
         )
 
 

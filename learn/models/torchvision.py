@@ -40,6 +40,7 @@ class Torchvision(Backbone):
         dropout: float = 0.0,
         freeze: Freeze = "backbone",
         freeze_statistics: bool = True,
+        unfreeze_after: int | None = None,
     ) -> None:
         from torchvision import models
 
@@ -69,6 +70,7 @@ class Torchvision(Backbone):
             dropout=dropout,
             freeze=freeze,
             freeze_statistics=freeze_statistics,
+            unfreeze_after=unfreeze_after,
         )
 
 

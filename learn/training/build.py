@@ -19,8 +19,8 @@ from torch.optim import Optimizer, lr_scheduler
 from learn.errors import ArgumentError, did_you_mean
 from learn.models import MODELS
 from learn.training.criterion import Criterion
-from learn.training.defaults import NO_DECAY, NoDecay
-from learn.training.parameter_groups import weight_decay_of, without_decay
+from learn.training.defaults import GROUPS, NO_DECAY, NoDecay
+from learn.training.parameter_groups import Groups, parameter_groups, weight_decay_of
 
 
 class BuildError(ValueError):
@@ -95,7 +95,11 @@ def _tensor(key: str, value: Any) -> torch.Tensor:
 
 
 def build_optimizer(
-    name: str, arguments: dict[str, Any], model: nn.Module, no_decay: NoDecay | None = NO_DECAY
+    name: str,
+    arguments: dict[str, Any],
+    model: nn.Module,
+    no_decay: NoDecay | None = NO_DECAY,
+    groups: Groups | None = GROUPS,
 ) -> Optimizer:
     """Builds an optimizer of torch.optim for all parameters of the model.
 
@@ -104,16 +108,30 @@ def build_optimizer(
         arguments: Its arguments.
         model: The model.
         no_decay: Which parameters have no weight decay; None: all have it.
+        groups: Parts of the model → arguments that are others for them; None: the whole model has the same.
     """
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    if no_decay is None:
+    if no_decay is None and groups is None:
         return _call(optimizers(), name, tuples, model.parameters())
     check_arguments(optimizers(), name, arguments, 1)
-    decay = weight_decay_of(optimizers()[name], arguments)
-    if not decay:
+    for part, own in (groups or {}).items():
+        try:
+            check_arguments(optimizers(), name, ["lr", *own], 1)
+        except BuildError as error:
+            raise BuildError(f"groups.{part}.{error.key}", str(error)) from error
+    decay = weight_decay_of(optimizers()[name], arguments) if no_decay else None
+    if decay == 0:
         advice = "give it one, such as weight_decay: 0.1, or take no_decay out"
         raise BuildError("no_decay", f"is {no_decay}, but {name} has no weight decay here; {advice}")
-    return _call(optimizers(), name, tuples, without_decay(model, decay))
+    try:
+        return _call(optimizers(), name, tuples, parameter_groups(model, groups or {}, decay))
+    except KeyError as error:
+        part, parts = error.args[0], [part for part, _ in model.named_children()]
+        raise BuildError(
+            f"groups.{part}",
+            f"is no part of the model, or lies in another group; its parts are {', '.join(parts)}, and the modules in "
+            f"them{did_you_mean(part, parts)}",
+        ) from error
 
 
 def build_scheduler(name: str, arguments: dict[str, Any], optimizer: Optimizer) -> Any:

@@ -12,6 +12,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 SEED = SEEDS = None  # one of the two is given
 NO_DECAY: NoDecay | None = None
+GROUPS = None
 SCHEDULER = None
 INTERVAL: Interval = "epoch"
 RESEED = True  # seed again before the first epoch; False: weights and batches come from one random stream

@@ -74,7 +74,8 @@ class FitOptions:
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
     """Trains from the given state until all epochs are done or early stopping ends it, and yields after each epoch.
 
-    A frozen backbone computes its features once, before the first epoch, unless augmentation changes its inputs.
+    A frozen backbone computes its features once, before the first epoch, unless augmentation changes its inputs. A
+    model may unfreeze its backbone later.
 
     Args:
         state: Model, optimizer and progress; training changes it.
@@ -86,14 +87,17 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
     Raises:
         NotFiniteError: The loss of a batch, or the held-out loss or a logit after an epoch, is NaN or infinite.
     """
-    network, start = state.model, time.perf_counter()
-    if isinstance(network, Backbone) and network.has_constant_features and not options.augment:
-        train, held_out = (with_features(network, part, options.batch_size) for part in (train, held_out))
-        network = network.head
+    start, kept = time.perf_counter(), list[Split]()
     while state.epoch < options.epochs and not (state.early_stopping and state.early_stopping.is_over):
-        metrics = _train_epoch(state, network, train, criterion, options)
+        network, samples, measured_on = state.model, train, held_out
+        if isinstance(network, Backbone):
+            network.begin_epoch(state.epoch)
+            if network.has_constant_features and not options.augment:
+                kept = kept or [with_features(network, part, options.batch_size) for part in (train, held_out)]
+                network, samples, measured_on = network.head, *kept
+        metrics = _train_epoch(state, network, samples, criterion, options)
         try:
-            measured, _ = evaluate_split(network, held_out, criterion, options.batch_size)
+            measured, _ = evaluate_split(network, measured_on, criterion, options.batch_size)
         except NotFiniteError as error:
             raise NotFiniteError(f"epoch {state.epoch + 1}: {error}") from None
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}

@@ -12,6 +12,7 @@ from learn.training.defaults import (
     COMPILE,
     EARLY_STOPPING,
     FRACTION,
+    GROUPS,
     INTERVAL,
     MEMORY_FORMAT,
     NO_DECAY,
@@ -38,6 +39,9 @@ class OptimizerConfig(Named):
     no_decay: NoDecay | None = NO_DECAY
     """`norms_and_biases`: the optimizer's `weight_decay` acts on the weights of linear layers and convolutions alone,
     not on biases, norms, class tokens and position embeddings. null: it acts on all parameters."""
+    groups: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] | None = GROUPS
+    """Arguments that are others for a part of the model, such as `{backbone: {lr: 0.0001}}`. A part is a module, by its
+    name in the state_dict, such as `head` or `backbone.blocks.0`. null: the whole model has the same."""
 
     @property
     def arguments(self) -> dict[str, Any]:

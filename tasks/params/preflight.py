@@ -106,7 +106,7 @@ def _name_problems(experiment: Any) -> Iterator[str]:
                     yield _located(section, error)
 
 
-OUR_KEYS = {"optimizer": ("no_decay",), "scheduler": ("interval",)}  # beside a name, no arguments of the class
+OUR_KEYS = {"optimizer": ("no_decay", "groups"), "scheduler": ("interval",)}  # beside a name, no arguments of the class
 
 
 def _batch_check(experiment: ExperimentConfig, dataset: DatasetConfig) -> str | None:
@@ -172,7 +172,7 @@ def _build(device: str, experiment: ExperimentConfig, dataset: DatasetConfig) ->
         model = _build_model(experiment, dataset.shape, criterion)
         section = "optimizer"
         chosen = experiment.optimizer
-        optimizer = build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay)
+        optimizer = build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay, chosen.groups)
         if experiment.scheduler:
             section = "scheduler"
             scheduler = build_scheduler(experiment.scheduler.name, experiment.scheduler.arguments, optimizer)

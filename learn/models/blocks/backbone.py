@@ -25,7 +25,8 @@ class Backbone(nn.Module):
 
     Attributes:
         weights: The file that `load_pretrained` needs; None to train from random weights.
-        has_constant_features: Whether an image has the same features in each epoch: the whole backbone is frozen.
+        has_constant_features: Whether an image has the same features in each epoch, as long as the whole backbone is
+            frozen.
 
     Args:
         backbone: Maps normalised images to features (N, units).
@@ -38,6 +39,7 @@ class Backbone(nn.Module):
         freeze: `backbone` (all of it), `none`, or the number of its first blocks (see `blocks_of`).
         freeze_statistics: Whether frozen blocks stay in evaluation mode. False lets the statistics of their BatchNorm
             go on, and their dropout drop, as in the course.
+        unfreeze_after: Number of epochs after which everything is trained; None: what is frozen stays so.
     """
 
     mean: torch.Tensor  # (1, 3, 1, 1)
@@ -55,8 +57,15 @@ class Backbone(nn.Module):
         dropout: float,
         freeze: Freeze,
         freeze_statistics: bool,
+        unfreeze_after: int | None,
     ) -> None:
         super().__init__()
+        if unfreeze_after is not None and (unfreeze_after < 1 or freeze in ("none", 0)):
+            raise ArgumentError(
+                "unfreeze_after",
+                f"is {unfreeze_after}, and freeze is {freeze}; it must be >= 1, or null if nothing is frozen",
+            )
+        self._unfreeze_after = unfreeze_after
         self.weights = weights
         self._replaced = replaced
         self._freezes_statistics = freeze_statistics
@@ -83,6 +92,16 @@ class Backbone(nn.Module):
             for block in self._frozen:
                 block.eval()
         return self
+
+    def begin_epoch(self, done: int) -> None:
+        """Unfreezes everything if enough epochs are done. Idempotent.
+
+        Args:
+            done: Number of epochs that are done.
+        """
+        if self._frozen and self._unfreeze_after is not None and done >= self._unfreeze_after:
+            self.backbone.requires_grad_(True)
+            self._frozen, self.has_constant_features = [], False
 
     def load_pretrained(self, file: Path) -> None:
         """Loads the backbone's weights; the head keeps its own.

@@ -86,6 +86,8 @@ def test_published_weights_are_known_by_the_digits_in_their_file_s_name() -> Non
         ("torchvision", {"architecture": "vit_b_16", "weights": None, "freeze": "none"}, "takes images of (224, 224)"),
         ("torchvision", {**SMALL, "freeze": 99}, "is 99; it must be backbone, none, or a number of blocks from"),
         ("torchvision", {"architecture": "squeezenet1_0", "weights": "IMAGENET1K_V1"}, "does not end with a linear"),
+        ("torchvision", {**SMALL, "unfreeze_after": 0}, "it must be >= 1"),
+        ("torchvision", {**SMALL, "freeze": "none", "unfreeze_after": 2}, "or null if nothing is frozen"),
         ("timm", {"architecture": "resnet_18", "weights": None}, "did you mean resnet18"),
         ("timm", {"architecture": "resnet18", "weights": "in99"}, "is in99; it must be one of a1_in1k, "),
         ("timm", {"architecture": "resnet18", "weights": {"file": "a.pth"}}, "it must have file and sha256"),
@@ -203,3 +205,52 @@ def test_features_that_are_computed_once_give_the_numbers_of_those_computed_each
         assert one == pytest.approx(other, abs=1e-6)
     for name, value in kept.state_dict().items():
         assert torch.allclose(value, computed.state_dict()[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_is_frozen_is_trained_after_some_epochs(keeps: bool) -> None:
+    """The head alone learns in the first two epochs, from features that are kept or not; then everything does."""
+    torch.manual_seed(0)
+    model = built("torchvision", **SMALL, unfreeze_after=2)
+    model.has_constant_features = keeps
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    criterion = build_loss("CrossEntropyLoss", {}, CLASSES)
+    groups = {"backbone": {"lr": 1e-4}}
+    state = State(model, build_optimizer("Adam", {"lr": 0.01}, model, groups=groups))
+    epochs = fit(state, split("train", 12), split("test", 6), criterion, FitOptions(3, 4))
+    for _ in range(2):
+        next(epochs)
+        assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
+    next(epochs)
+    changed = [k for k, v in model.backbone.state_dict().items() if not torch.equal(v, before[k])]
+    assert len(changed) == len(before)
+    weight = next(name for name, _ in model.backbone.named_parameters())
+    assert (model.backbone.state_dict()[weight] - before[weight]).abs().max() < 0.001, "at its own learning rate"
+
+
+def test_a_part_of_a_model_has_a_learning_rate_and_a_weight_decay_of_its_own() -> None:
+    model = built("torchvision", **SMALL)
+    groups = {"backbone": {"lr": 1e-4}, "head": {"weight_decay": 0.2}}
+    optimizer = build_optimizer("AdamW", {"lr": 0.01, "weight_decay": 0.1}, model, "norms_and_biases", groups)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {
+        names[p]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
+    assert found.keys() == set(names.values())
+    assert {value for name, value in found.items() if name.startswith("backbone.")} == {(1e-4, 0.1), (1e-4, 0.0)}
+    assert {found["head.1.weight"], found["head.1.bias"]} == {(0.01, 0.2), (0.01, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("groups", "key", "message"),
+    [
+        ({"bakbone": {"lr": 1e-4}}, "groups.bakbone", "its parts are backbone, head, .*; did you mean backbone?"),
+        ({"back": {"lr": 1e-4}}, "groups.back", "is no part of the model"),
+        ({"backbone": {}, "backbone.features": {}}, "groups.backbone.features", "or lies in another group"),
+        ({"head": {"lr_decay": 1}}, "groups.head.lr_decay", "is not an argument of Adam"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(groups: dict[str, dict[str, Any]], key: str, message: str) -> None:
+    with pytest.raises(BuildError, match=message) as caught:
+        build_optimizer("Adam", {"lr": 0.01}, built("torchvision", **SMALL), groups=groups)
+    assert caught.value.key == key
