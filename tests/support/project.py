@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
 
+from tasks.params import Params, load_params
 from tasks.workspace.environment import WARM
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,13 @@ class Project:
 
 
 SEEDS, SEED = "    seeds: [42, 43, 44]\n", "    seed: 42\n"  # of the experiments on digits, and as most tests have it
+
+
+def shipped() -> Params:
+    """The parameters of the projects that `make_project` makes."""
+    params = load_params(ROOT / "params.yaml")
+    one_seed = {name: each.with_seed(each.trainings[0]) for name, each in params.experiments.items()}
+    return params.model_copy(update={"experiments": one_seed})
 
 
 def make_project(folder: Path) -> Project:

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from learn.training.build import build_model
-from tasks.params import load_params
 from tasks.tracking.tags import CARD_FILE, EXPERIMENT
-from tests.support.project import ROOT, Project
+from tests.support.project import Project, shipped
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = shipped()
 # Python without the folder of its start, its variables and its .pth files, one of which names this project.
 PYTHON = (sys.executable, "-I", "-S", "-W", "ignore", "-c")
 ALONE = f"""

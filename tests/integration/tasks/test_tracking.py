@@ -18,7 +18,6 @@ import pytest
 import torch
 from mlflow.entities import Run
 
-from tasks.params import load_params
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
 from tasks.tracking.report import PAGE, RECORD
@@ -44,9 +43,9 @@ from tasks.tracking.tags import (
 )
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.files import sha256
-from tests.support.project import ROOT, TRACKWAY, Project
+from tests.support.project import ROOT, TRACKWAY, Project, shipped
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = shipped()
 
 
 def runs(project: Project, dataset: str) -> list[Run]:
