@@ -77,7 +77,7 @@ def lay_out(columns: Sequence[Column], width: int, ends: Collection[int] = ()) -
     for number, row in enumerate(zip(*(column.cells for column in shown), strict=True)):
         view.add_row(*map(Text, row), end_section=number in ends)
     left_out = tuple(column.name for column in columns if column not in shown)
-    return Layout(view, left_out, _needed([column.least for column in columns]))
+    return Layout(view, left_out, needed(columns))
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
@@ -90,7 +90,12 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 def fits(columns: Sequence[Column], width: int) -> bool:
     """Returns whether columns fit into a width without a folded name."""
-    return _needed([column.least for column in columns]) <= width
+    return needed(columns) <= width
+
+
+def needed(columns: Sequence[Column]) -> int:
+    """Returns the width of a terminal that has room for all columns."""
+    return _needed([column.least for column in columns])
 
 
 def _needed(widths: Sequence[int]) -> int:

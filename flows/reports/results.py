@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from flows.reports.layout import Column, Layout, fits, lay_out
+from flows.reports.layout import Column, Layout, fits, lay_out, needed
 from flows.servers.state import mlflow_address
 from learn.comparison.ranking import metric_of, ranked
 from learn.errors import TrackingError
@@ -150,12 +150,12 @@ def publish(params: Params) -> None:
 
 def table(rows: list[dict[str, Any]], width: int) -> Layout:
     """Returns the rows as a table for a terminal of this width."""
-    columns = _columns(rows)
+    every = columns = _columns(rows)
     if not fits([column for column in columns if not column.rank], width):
         columns = _columns(rows, merged=True)
     datasets = [row["dataset"] for row in rows]
     ends = [number for number, (one, other) in enumerate(pairwise(datasets)) if one != other]
-    layout = lay_out(columns, width, ends)
+    layout = replace(lay_out(columns, width, ends), needed=needed(every))
     layout.view.caption = CAPTION
     return layout
 

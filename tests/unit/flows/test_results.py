@@ -76,6 +76,7 @@ def test_what_is_left_out_is_named_with_where_to_see_it(rows: list[dict[str, Any
     assert said.endswith("columns shows all, and so does trackway compare --out report.html")
     assert table(rows, 140).remark("") == []
     needed = table(rows, 80).needed
+    assert table(rows, 40).needed == needed
     assert table(rows, needed).left_out == ()
     assert table(rows, needed - 1).left_out == ("train seconds",)
     assert max(map(len, printed(table(rows, needed), needed).splitlines())) <= needed
