@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tasks.tracking.tags import STAGE
-from tests.support.browser import browser
+from tests.support.browser import PATIENCE, browser
 from tests.support.project import Project, Served, wait_until
 
 # asyncio's own, when playwright's event loop ends
@@ -28,7 +28,7 @@ SECONDS = 1000  # playwright counts milliseconds
 def page(served: Served) -> Iterator[Page]:
     with browser() as opened:
         page = opened.new_page(viewport={"width": 1280, "height": 720})
-        page.set_default_timeout(60 * SECONDS)
+        page.set_default_timeout(PATIENCE)
         yield page
 
 
@@ -52,7 +52,7 @@ def test_a_run_is_started_by_clicking_and_shows_its_tasks_and_results(page: Page
     (run,) = wait_until(lambda: [r for r in served.ask("flow_runs/filter", {}) if r["id"] not in before], 10)
     served.wait_for(run["id"])
     page.goto(f"{served.prefect}/runs/flow-run/{run['id']}")
-    expect(page.get_by_text("pipeline: everything").first).to_be_visible(timeout=60 * SECONDS)
+    expect(page.get_by_text("pipeline: everything").first).to_be_visible()
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     page.get_by_text("Task Runs", exact=True).first.click()
     expect(page.get_by_text("register digits").first).to_be_visible()
@@ -64,7 +64,7 @@ def test_a_run_is_started_by_clicking_and_shows_its_tasks_and_results(page: Page
     with page.expect_popup() if link.get_attribute("target") else page.expect_navigation() as opened:
         link.click()
     mlflow_page = opened.value if isinstance(opened.value, Page) else page
-    expect(mlflow_page.get_by_text("circles-relu").first).to_be_visible(timeout=60 * SECONDS)
+    expect(mlflow_page.get_by_text("circles-relu").first).to_be_visible()
     assert mlflow_page.url.startswith(served.mlflow)
 
 
