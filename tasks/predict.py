@@ -13,7 +13,9 @@ import numpy as np
 
 from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
 from learn.errors import DataError, TrackingError
-from tasks.tracking.loading import load_model
+from tasks.tracking.loading import ModelMetadata, load_model
+
+PIXELS = 255  # the largest value of a photo's pixels
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
     """
     if not uri:
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
-    module, about = load_model(uri, model)
+    loaded = load_model(uri, model)
+    about = loaded.about
     modes = {channels: mode for mode, channels in CHANNELS.items()}
     if len(about.shape) != 3 or about.shape[0] not in modes or not about.classes:
         raise DataError(f"{model} takes inputs of shape {about.shape}; it must be a classifier of images")
@@ -53,7 +56,7 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
         except PhotoError as error:
             raise DataError(f"{photo} cannot be read: {error}") from error
     with torch.inference_mode():
-        logits = module(torch.from_numpy(np.stack(pixels)).div(255))
+        logits = loaded(torch.from_numpy(as_stored(np.stack(pixels), about)), PIXELS)
     # A model that was registered by hand does not say which loss it was trained with.
     loss = about.loss or ("BCEWithLogitsLoss" if logits.shape[1] == 1 else "CrossEntropyLoss")
     probabilities = build_loss(loss, {}, about.classes).probabilities(logits)
@@ -61,6 +64,19 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
         Prediction(photo, sorted(zip(about.classes, row, strict=True), key=lambda pair: -pair[1]))
         for photo, row in zip(photos, probabilities.tolist(), strict=True)
     ]
+
+
+def as_stored(pixels: np.ndarray, about: ModelMetadata) -> np.ndarray:
+    """Returns pixels from 0 to 255 as a model takes them, such as digits from 0 to 16; those of photos stay.
+
+    Args:
+        pixels: (N, C, H, W) uint8.
+        about: What is stored with the model.
+    """
+    if about.scale in (None, PIXELS):
+        return pixels
+    values = pixels * (about.scale / PIXELS)
+    return (values.round() if np.issubdtype(about.dtype, np.integer) else values).astype(about.dtype)
 
 
 def plot(predictions: list[Prediction], file: Path) -> None:
