@@ -16,6 +16,7 @@ from learn.errors import DataError, TrackingError
 from tasks.tracking.loading import ModelMetadata, load_model
 
 PIXELS = 255  # the largest value of a photo's pixels
+MODES = {channels: mode for mode, channels in CHANNELS.items()}
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,20 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
     loaded = load_model(uri, model)
     about = loaded.about
-    modes = {channels: mode for mode, channels in CHANNELS.items()}
-    if len(about.shape) != 3 or about.shape[0] not in modes or not about.classes:
+    if not takes_photos(about) or not about.classes:
         raise DataError(f"{model} takes inputs of shape {about.shape}; it must be a classifier of images")
     import torch
 
     from learn.training.build import build_loss
 
-    pixels = []
+    inputs = []
     for photo in photos:
         try:
-            pixels.append(to_array(open_photo(photo, modes[about.shape[0]]), about.shape[1]))
+            inputs.append(photo_as_input(photo, about))
         except PhotoError as error:
             raise DataError(f"{photo} cannot be read: {error}") from error
     with torch.inference_mode():
-        logits = loaded(torch.from_numpy(as_stored(np.stack(pixels), about)), PIXELS)
+        logits = loaded(torch.from_numpy(np.stack(inputs)), PIXELS)
     # A model that was registered by hand does not say which loss it was trained with.
     loss = about.loss or ("BCEWithLogitsLoss" if logits.shape[1] == 1 else "CrossEntropyLoss")
     probabilities = build_loss(loss, {}, about.classes).probabilities(logits)
@@ -66,13 +66,24 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
     ]
 
 
-def as_stored(pixels: np.ndarray, about: ModelMetadata) -> np.ndarray:
-    """Returns pixels from 0 to 255 as a model takes them, such as digits from 0 to 16; those of photos stay.
+def takes_photos(about: ModelMetadata) -> bool:
+    """Returns whether a model takes square images, grey or in colour."""
+    return len(about.shape) == 3 and about.shape[0] in MODES and about.shape[1] == about.shape[2]
+
+
+def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
+    """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
+
+    Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
 
     Args:
-        pixels: (N, C, H, W) uint8.
+        photo: The file.
         about: What is stored with the model.
+
+    Raises:
+        PhotoError: It cannot be read.
     """
+    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.shape[1])
     if about.scale in (None, PIXELS):
         return pixels
     values = pixels * (about.scale / PIXELS)

@@ -60,7 +60,7 @@ def load_model(uri: str, name: str) -> LoadedModel:
         TrackingError: There is no such model (the text lists those that exist), or it cannot be loaded.
     """
     with open_store(uri) as client:
-        version = _registered(client, name)
+        version = registered(client, name)
         broken = why_version_broken(client, version)
         if not broken:
             model, broken = loaded(version)
@@ -72,7 +72,7 @@ def load_model(uri: str, name: str) -> LoadedModel:
     return model
 
 
-def _registered(client: MlflowClient, name: str) -> ModelVersion:
+def registered(client: MlflowClient, name: str) -> ModelVersion:
     """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if there is none."""
     models = {model.name: model for model in client.search_registered_models(max_results=1000)}
     model, _, alias = name.rpartition("@")
@@ -99,17 +99,25 @@ def loaded(version: ModelVersion) -> tuple[LoadedModel | None, str]:
         raise  # the store failed, not the model
     except Exception as error:  # torch raises many kinds of errors for a damaged file
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return LoadedModel(model, metadata_of(info)), ""
+
+
+def metadata_of(info: Any) -> ModelMetadata:
+    """Returns what is stored with a model.
+
+    Args:
+        info: MLflow's Model or ModelInfo.
+    """
     about = info.metadata or {}
-    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
-    metadata = ModelMetadata(
+    first = info.signature.inputs.inputs[0] if info.signature else None  # a user's model may take columns
+    return ModelMetadata(
         about.get("loss", ""),
         tuple(about.get("classes", ())),
-        tuple(shape),
+        tuple(getattr(first, "shape", ())[1:]),
         about.get("loss_arguments"),
         about.get("dtype", "float32"),
         about.get("scale"),
     )
-    return LoadedModel(model, metadata), ""
 
 
 @patiently

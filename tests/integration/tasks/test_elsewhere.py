@@ -25,7 +25,7 @@ PYTHON = (sys.executable, "-I", "-S", "-W", "ignore", "-c")
 ALONE = f"""
 import importlib.util, json, os, sys
 sys.path.append({sysconfig.get_path("purelib")!r})
-assert not any(importlib.util.find_spec(name) for name in ("learn", "tasks", "flows"))
+assert not any(importlib.util.find_spec(name) for name in ("learn", "tasks", "flows", "web"))
 """
 USE = f"""{ALONE}
 import contextlib, io, mlflow, numpy as np
@@ -72,10 +72,10 @@ def test_each_model_predicts_there_as_its_state_dict_does_here(by_flow: Project,
     said = json.loads(done.stdout.splitlines()[-1])
     assert said.pop("docs").startswith("['0', '1', '2', '3']\n")
     for name, shown in said.items():
-        classes = PARAMS.datasets[name].source.classes
+        names = PARAMS.datasets[name].source.classes
         head, *rows = shown.splitlines()[-5:]
-        assert head.split() == (["class", "probabilities"] if classes else ["value"]), shown
-        assert {row.split()[1] for row in rows} <= set(classes) or not classes
+        assert head.split() == (["class", "probabilities"] if names else ["value"]), shown
+        assert {row.split()[1] for row in rows} <= set(names) or not names
 
 
 def experiment_id(client: mlflow.MlflowClient, dataset: str) -> str:
