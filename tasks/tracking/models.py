@@ -236,15 +236,28 @@ class _Flavors:
     """Saves a model with two of MLflow's flavors: python_function, and pytorch for the same graph."""
 
     @staticmethod
-    def save_model(path: str, mlflow_model: Any, **arguments: Any) -> None:
-        """Saves the model into a folder; `Model.log` calls this with the arguments that it was given."""
+    def save_model(path: str, mlflow_model: Any, *, validate_serving_input: bool, **arguments: Any) -> None:
+        """Saves the model into a folder; `Model.log` calls this with the arguments that it was given.
+
+        Args:
+            path: The folder.
+            mlflow_model: MLflow's record of the model.
+            validate_serving_input: For `Model.log` itself.
+            arguments: What `mlflow.pyfunc.save_model` takes.
+        """
         import mlflow.pyfunc
         import torch
+        from mlflow.models.model import MLMODEL_FILE_NAME
 
         mlflow_model.add_flavor(
             "pytorch", model_data="artifacts", pytorch_version=str(torch.__version__), code=None
         )  # what mlflow.pytorch.save_model says of a graph
         mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **arguments)
+        python_function = mlflow_model.flavors["python_function"]  # names files with this machine's paths
+        python_function["model_code_path"] = Path(python_function["model_code_path"]).name
+        for artifact in python_function["artifacts"].values():
+            artifact["uri"] = artifact["path"]
+        mlflow_model.save(str(Path(path, MLMODEL_FILE_NAME)))
 
 
 def _inputs_schema(example: Any) -> Any:

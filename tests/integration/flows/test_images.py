@@ -91,9 +91,8 @@ def test_augmentation_is_shown_and_told(food: Project) -> None:
     assert "report.json" in artifacts(food, run, "data")
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
-)  # playwright's
+# asyncio's own, when playwright's event loop ends
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_its_page_says_of_a_dropped_photo_what_evaluate_predicted(food: Project) -> None:
     photos = sorted(food.folder.glob("data/raw/food/test/*/*"))
     champion = mlflow.MlflowClient(food.tracking_uri).get_model_version_by_alias("food", "champion").tags[EXPERIMENT]

@@ -213,7 +213,7 @@ def test_numbers_and_a_version_are_served_too(digits: Project) -> None:
         page.goto(address)
         page.get_by_label("A number:").fill("many")
         page.get_by_role("button", name="Predict", exact=True).click()
-        expect(page.locator("#error")).to_have_text("Give 1 numbers, such as 0.5; there are 0.")
+        expect(page.locator("#error")).to_have_text("Give one number, such as 0.5; of what is there, 0 can be read.")
         page.get_by_label("A number:").fill("0.5")
         page.keyboard.press("Enter")
         first = page.locator("#classes li").first
