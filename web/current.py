@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ from learn.errors import TrackingError
 from tasks.tracking.serving import ServedModel, WrapGraph, load_served, served_version
 
 SECONDS = 1.0  # between two looks at the store
-log = logging.getLogger("uvicorn.error")
 
 
 class Current:
@@ -52,7 +50,7 @@ class Current:
             self._refused = number
             raise
         self._refused = ""
-        log.info("%s is version %s now", self.name, self.model.version)
+        print(f"{self.name} is version {self.model.version} now", flush=True)
 
     def _watch(self) -> None:
         told = ""
@@ -62,5 +60,5 @@ class Current:
                 told = ""
             except TrackingError as error:
                 if str(error) != told:
-                    log.warning("version %s is still served: %s", self.model.version, error)
+                    print(f"version {self.model.version} is still served: {error}", flush=True)
                 told = str(error)

@@ -82,7 +82,9 @@ def load_served(uri: str, name: str, wrap: WrapGraph) -> ServedModel:
             )
         python_model = model.unwrap_python_model()
         python_model.graph = wrap(python_model.graph)
-        return ServedModel(version.name, number, about, version.description or "", model.input_example, model)
+        served = ServedModel(version.name, number, about, version.description or "", model.input_example, model)
+        served.predict(served.examples[:1])  # the first time takes longest, and would fail here
+        return served
 
 
 def mlflow_version() -> str:
