@@ -23,7 +23,7 @@ def page() -> tuple[bytes, str]:
     text = FILE.read_text(encoding="utf-8")
     hashes = [_sha256(re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0]) for tag in ("script", "style")]
     policy = (
-        "default-src 'none'; script-src '{}'; style-src '{}'; img-src 'self' blob:; connect-src 'self'; "
+        "default-src 'none'; script-src '{}'; style-src '{}'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return text.encode(), policy.format(*hashes)

@@ -52,5 +52,5 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        why = f"nothing can listen at {host}, port {port}: {error.strerror}"
-        raise ServerError(f"{why}; choose another --port") from error
+        why = str(error.strerror).partition(" (while ")[0]
+        raise ServerError(f"nothing can listen at {host}, port {port}: {why}; choose another --port") from error
