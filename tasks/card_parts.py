@@ -142,38 +142,18 @@ def _confused(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[t
 
 def load(records: Records, registered: Registered) -> str:
     """Returns code that loads the model and predicts."""
-    info, uri = records.info, f"models:/{registered.model}/{registered.version}"
+    uri = f"models:/{registered.model}/{registered.version}"
     store = address(records.params.tracking or "")
     where = "  # in the project's folder" if store.file else ""
-    scale = f"; stored whole numbers are divided by {info.scale:g}" if info.scale != 1 else ""
     code = [
         "import mlflow",
-        "import numpy as np",
         "",
         f"mlflow.set_tracking_uri({json.dumps(store.shown)}){where}",
         f"model = mlflow.pyfunc.load_model({json.dumps(uri)})",
-        f"# A row for each sample{scale}.",
-        f"inputs = np.zeros({(2, *info.shape)}, dtype=np.float32)",
-        "outputs = model.predict(inputs)",
-        *_classes_of(records),
+        "print(model.metadata.signature)",
+        "print(model.predict(model.input_example))  # samples of the test part, as they are stored",
     ]
     return "## How to load it\n\n```python\n" + "\n".join(code) + "\n```\n\nIt needs mlflow, torch and numpy."
-
-
-def _classes_of(records: Records) -> list[str]:
-    """Returns the lines of code that turn a model's outputs into classes."""
-    if not records.info.classes:
-        return ["print(outputs)"]
-    chosen = "outputs.argmax(axis=1)"
-    if len(records.info.classes) == 2:
-        name = records.params.experiment(records.experiment).loss.name
-        one = f"outputs[:, 0] > {0.5 if name == 'BCELoss' else 0}"
-        chosen = f"({one}).astype(int) if outputs.shape[1] == 1 else {chosen}"
-    return [
-        'classes = model.metadata.metadata["classes"]',
-        f"chosen = {chosen}",
-        "print([classes[index] for index in chosen])",
-    ]
 
 
 def data(records: Records, registered: Registered) -> str:

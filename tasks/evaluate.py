@@ -262,6 +262,7 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     """Adds metrics, figures and the model to the experiment's run in MLflow."""
     import torch
 
+    from learn.raw_inputs import RawInputs
     from learn.training.batch_check import why_not_exported
 
     experiment, test = params.experiment(name), found.test
@@ -269,8 +270,9 @@ def log(params: Params, name: str, found: Evaluation) -> None:
     figures = figures_of(name, found)
     if experiment.augmentation:
         figures["augmentation"] = augmented(params, name)
-    example = test.batch(slice(0, EXAMPLES))[0].cpu().contiguous()
-    if reason := why_not_exported(model, example):
+    places = torch.linspace(0, len(test) - 1, EXAMPLES).round().long().to(test.targets.device)
+    ((example, _),) = test.batches([places])  # of several classes, also where the samples are in the order of these
+    if reason := why_not_exported(model, test.prepare(example).cpu().contiguous()):
         print(
             f"evaluate {name}: the model cannot be kept in MLflow and become champion, for it decides by the values "
             f"that it computes ({reason}); torch.where or torch.cond instead of if would do"
@@ -296,13 +298,14 @@ def log(params: Params, name: str, found: Evaluation) -> None:
         texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
         files={PREDICTIONS: as_file(found.predictions)},
         figures=figures,
-        model=None if reason else model,
+        model=None if reason else RawInputs(model, found.criterion.to("cpu"), test.scale).eval(),
         about={
             "classes": list(found.criterion.classes),
             "loss": experiment.loss.name,
             "loss_arguments": experiment.loss.arguments,
+            "scale": test.scale,
         },
-        example=example.numpy(),
+        example=example.cpu().numpy(),
     )
 
 

@@ -13,7 +13,10 @@ import numpy as np
 
 from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
 from learn.errors import DataError, TrackingError
-from tasks.tracking.loading import load_model
+from tasks.tracking.loading import ModelMetadata, load_model
+
+PIXELS = 255  # the largest value of a photo's pixels
+MODES = {channels: mode for mode, channels in CHANNELS.items()}
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,22 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
     """
     if not uri:
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
-    module, about = load_model(uri, model)
-    modes = {channels: mode for mode, channels in CHANNELS.items()}
-    if len(about.shape) != 3 or about.shape[0] not in modes or not about.classes:
+    loaded = load_model(uri, model)
+    about = loaded.about
+    if not takes_photos(about) or not about.classes:
         raise DataError(f"{model} takes inputs of shape {about.shape}; it must be a classifier of images")
     import torch
 
     from learn.training.build import build_loss
 
-    pixels = []
+    inputs = []
     for photo in photos:
         try:
-            pixels.append(to_array(open_photo(photo, modes[about.shape[0]]), about.shape[1]))
+            inputs.append(photo_as_input(photo, about))
         except PhotoError as error:
             raise DataError(f"{photo} cannot be read: {error}") from error
     with torch.inference_mode():
-        logits = module(torch.from_numpy(np.stack(pixels)).div(255))
+        logits = loaded(torch.from_numpy(np.stack(inputs)), PIXELS)
     # A model that was registered by hand does not say which loss it was trained with.
     loss = about.loss or ("BCEWithLogitsLoss" if logits.shape[1] == 1 else "CrossEntropyLoss")
     probabilities = build_loss(loss, {}, about.classes).probabilities(logits)
@@ -61,6 +64,30 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
         Prediction(photo, sorted(zip(about.classes, row, strict=True), key=lambda pair: -pair[1]))
         for photo, row in zip(photos, probabilities.tolist(), strict=True)
     ]
+
+
+def takes_photos(about: ModelMetadata) -> bool:
+    """Returns whether a model takes square images, grey or in colour."""
+    return len(about.shape) == 3 and about.shape[0] in MODES and about.shape[1] == about.shape[2]
+
+
+def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
+    """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
+
+    Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
+
+    Args:
+        photo: The file.
+        about: What is stored with the model.
+
+    Raises:
+        PhotoError: It cannot be read.
+    """
+    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.shape[1])
+    if about.scale in (None, PIXELS):
+        return pixels
+    values = pixels * (about.scale / PIXELS)
+    return (values.round() if np.issubdtype(about.dtype, np.integer) else values).astype(about.dtype)
 
 
 def plot(predictions: list[Prediction], file: Path) -> None:

@@ -25,7 +25,7 @@ from tasks.model_card import cards
 from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
-from tasks.tracking.loading import ModelMetadata, lacks_champion, why_champion_broken
+from tasks.tracking.loading import LoadedModel, lacks_champion, why_champion_broken
 from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import MeasuredLatency, latencies, missing_parts, models_judged
 from tasks.tracking.registry import Measured, Verdict, register_champion
@@ -184,7 +184,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]], reports
         found,
         params.experiments_of(name),
         Rule(champion.require, champion.level, champion.margin, dataset.split.is_stratified(part)),
-        lambda model, about: measured_anew(params, name, part, model, about),
+        lambda model: measured_anew(params, name, part, model),
         cards(params, name, found),
     )
 
@@ -216,15 +216,14 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: R
     return found
 
 
-def measured_anew(params: Params, name: str, part: str, model: Any, about: ModelMetadata) -> Measured | None:
+def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> Measured | None:
     """Measures a registered model on a split of a dataset as it is now; returns None if it does not fit the data.
 
     Args:
         params: The parameters.
         name: The dataset's name.
         part: The split.
-        model: Maps float32 tensors (B, *shape) to logits.
-        about: What is stored with the model.
+        model: The model, with what is stored with it.
     """
     import torch
 
@@ -234,7 +233,7 @@ def measured_anew(params: Params, name: str, part: str, model: Any, about: Model
     from learn.training.splits import load_split
 
     folder = training_folder(name) if part in Info.read(training_folder(name)).samples else evaluation_folder(name)
-    info = Info.read(training_folder(name))
+    info, about = Info.read(training_folder(name)), model.about
     if about.classes != info.classes or about.shape != info.shape:
         return None
     print(f"register {name}: the champion is measured anew on the {part} part, which is other data now")
@@ -243,7 +242,7 @@ def measured_anew(params: Params, name: str, part: str, model: Any, about: Model
     meter, found = EpochMeter(criterion), []
     with torch.inference_mode():
         for inputs, targets in split.batches(slice(start, start + BATCH) for start in range(0, len(split), BATCH)):
-            logits = model(split.prepare(inputs))
+            logits = model(inputs, split.scale)
             meter.add(criterion(logits, targets), logits, targets)
             found.append(criterion.predict(logits).numpy())
     predicted = Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))

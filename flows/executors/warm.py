@@ -254,7 +254,8 @@ def preload(further: list[str]) -> None:
     BLAS.extend(
         (library, threads) for library in ThreadpoolController().select(internal_api="openblas").lib_controllers
     )
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("learn", "tasks", "flows", "catalog")]:
+    own = ("learn", "tasks", "flows", "web", "catalog")
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
     gc.enable()
     gc.freeze()

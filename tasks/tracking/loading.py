@@ -13,6 +13,7 @@ from tasks.tracking.store import if_there, patiently
 from tasks.tracking.versions import champion_of, logged_model_of, why_version_broken
 
 if TYPE_CHECKING:
+    import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -25,10 +26,31 @@ class ModelMetadata:
     classes: tuple[str, ...]
     shape: tuple[int, ...]  # of one input
     loss_arguments: dict[str, Any] | None = None  # None: not stored, by an older version of Trackway
+    dtype: str = "float32"  # of the inputs that it takes
+    scale: float | None = None  # what it divides integers by; None: it takes divided inputs, by an older version
 
 
-def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
-    """Loads a registered model as a function of float32 tensors (B, *shape).
+@dataclass(frozen=True)
+class LoadedModel:
+    """A registered model as a function of stored inputs."""
+
+    graph: Any
+    about: ModelMetadata
+
+    def __call__(self, inputs: torch.Tensor, scale: float) -> torch.Tensor:
+        """Computes logits (B, output_size), or what else the loss takes.
+
+        Args:
+            inputs: (B, *shape), as the transform stage stores them.
+            scale: What integers must be divided by, for a model of an older version that does not do it itself.
+        """
+        if self.about.scale is not None:
+            return self.graph(inputs)["output"]
+        return self.graph(inputs if inputs.is_floating_point() else inputs.div(scale))
+
+
+def load_model(uri: str, name: str) -> LoadedModel:
+    """Loads a registered model as a function of stored inputs.
 
     Args:
         uri: Address of the store.
@@ -38,19 +60,19 @@ def load_model(uri: str, name: str) -> tuple[Any, ModelMetadata]:
         TrackingError: There is no such model (the text lists those that exist), or it cannot be loaded.
     """
     with open_store(uri) as client:
-        version = _registered(client, name)
+        version = registered(client, name)
         broken = why_version_broken(client, version)
         if not broken:
-            model, about, broken = loaded(version)
-        if broken:
+            model, broken = loaded(version)
+        if broken or not model:
             raise TrackingError(
                 f"{name} is version {version.version} of {version.name}, which cannot be loaded: {broken}; "
                 "next: trackway relog, which logs the champion again"
             )
-    return model, about
+    return model
 
 
-def _registered(client: MlflowClient, name: str) -> ModelVersion:
+def registered(client: MlflowClient, name: str) -> ModelVersion:
     """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if there is none."""
     models = {model.name: model for model in client.search_registered_models(max_results=1000)}
     model, _, alias = name.rpartition("@")
@@ -65,8 +87,8 @@ def _registered(client: MlflowClient, name: str) -> ModelVersion:
     raise TrackingError(f"{name} is no registered model; there is {there}")
 
 
-def loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
-    """Returns a version's model, what is stored with it, and, if it cannot be loaded, the reason."""
+def loaded(version: ModelVersion) -> tuple[LoadedModel | None, str]:
+    """Returns a version's model and "", or None and the reason why it cannot be loaded."""
     import mlflow.pytorch
     from mlflow.exceptions import MlflowException
 
@@ -76,11 +98,26 @@ def loaded(version: ModelVersion) -> tuple[Any, ModelMetadata, str | None]:
     except MlflowException:
         raise  # the store failed, not the model
     except Exception as error:  # torch raises many kinds of errors for a damaged file
-        return None, ModelMetadata("", (), ()), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return LoadedModel(model, metadata_of(info)), ""
+
+
+def metadata_of(info: Any) -> ModelMetadata:
+    """Returns what is stored with a model.
+
+    Args:
+        info: MLflow's Model or ModelInfo.
+    """
     about = info.metadata or {}
-    shape = info.signature.inputs.inputs[0].shape[1:] if info.signature else ()
-    classes, arguments = tuple(about.get("classes", ())), about.get("loss_arguments")
-    return model, ModelMetadata(about.get("loss", ""), classes, tuple(shape), arguments), None
+    first = info.signature.inputs.inputs[0] if info.signature else None  # a user's model may take columns
+    return ModelMetadata(
+        about.get("loss", ""),
+        tuple(about.get("classes", ())),
+        tuple(getattr(first, "shape", ())[1:]),
+        about.get("loss_arguments"),
+        about.get("dtype", "float32"),
+        about.get("scale"),
+    )
 
 
 @patiently
@@ -97,7 +134,7 @@ def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | 
         if version is None:
             return None
         if not (why := why_version_broken(client, version)) and load:
-            why = loaded(version)[2]
+            why = loaded(version)[1]
             if why and (model_id := logged_model_of(version)):
                 client.finalize_logged_model(model_id, "FAILED")
         return why

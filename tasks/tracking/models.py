@@ -63,9 +63,9 @@ def log_evaluation(
         texts: File → content of other artifacts.
         files: The same for artifacts that are no text.
         figures: Name → figure.
-        model: An nn.Module on the CPU, or None.
-        about: What a prediction must know and the model's signature does not say: classes and loss.
-        example: Inputs (B, *shape) float32, a numpy array; B is at least 2, so that the batch dimension stays dynamic.
+        model: A RawInputs on the CPU, or None.
+        about: What a prediction must know and the model's signature does not say: classes, loss and scale.
+        example: Stored inputs (B, *shape), a numpy array; B is at least 2, so that the batch dimension stays dynamic.
     """
     if not uri:
         return
@@ -199,33 +199,83 @@ def _sizes(client: MlflowClient, model_id: str, folder: str | None = None) -> di
 
 
 def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None:
-    """Logs the model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs."""
+    """Logs the model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs.
+
+    `mlflow.pyfunc.load_model` gives class names and probabilities, by the code in raw_input_model.py;
+    `mlflow.pytorch.load_model` gives the graph.
+    """
     import mlflow
-    import mlflow.pytorch
+    import mlflow.pyfunc
     import numpy as np
     import torch
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    with torch.inference_mode():
-        output = model(torch.from_numpy(example)).numpy()
-    inputs, outputs = (Schema([TensorSpec(np.dtype("float32"), (-1, *array.shape[1:]))]) for array in (example, output))
     mlflow.set_experiment(experiment_id=run.info.experiment_id)  # otherwise the model goes to the experiment `Default`
-    with _requirements_not_compared():
+    shown = example if np.issubdtype(example.dtype, np.integer) else example.astype(np.float64)  # as NumPy's users have
+    with _requirements_not_compared(), tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder, "model.pt2")
+        batch = torch.from_numpy(example)
+        torch.export.save(torch.export.export(model, (batch,), dynamic_shapes=[{0: torch.export.Dim.AUTO}]), graph)
         Model.log(
             artifact_path=None,
             name="model",
-            flavor=mlflow.pytorch,
+            flavor=_Flavors,
             run_id=run.info.run_id,
             tags={SOURCE_NAME: "tasks/evaluate.py"},  # by default it is the absolute path
-            pytorch_model=model,
-            signature=ModelSignature(inputs, outputs),
-            input_example=example,
-            metadata=about,
+            python_model=str(Path(__file__).with_name("raw_input_model.py")),
+            artifacts={"graph": str(graph)},
+            signature=ModelSignature(_inputs_schema(shown), _outputs_schema(about["classes"])),
+            input_example=shown,
+            metadata=about | {"dtype": str(example.dtype)},
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-            serialization_format="pt2",
             validate_serving_input=False,  # a failure would only be a warning; the tests load every model and predict
         )
+
+
+class _Flavors:
+    """Saves a model with two of MLflow's flavors: python_function, and pytorch for the same graph."""
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Any, *, validate_serving_input: bool, **arguments: Any) -> None:
+        """Saves the model into a folder; `Model.log` calls this with the arguments that it was given.
+
+        Args:
+            path: The folder.
+            mlflow_model: MLflow's record of the model.
+            validate_serving_input: For `Model.log` itself.
+            arguments: What `mlflow.pyfunc.save_model` takes.
+        """
+        import mlflow.pyfunc
+        import torch
+        from mlflow.models.model import MLMODEL_FILE_NAME
+
+        mlflow_model.add_flavor(
+            "pytorch", model_data="artifacts", pytorch_version=str(torch.__version__), code=None
+        )  # what mlflow.pytorch.save_model says of a graph
+        mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **arguments)
+        python_function = mlflow_model.flavors["python_function"]  # names files with this machine's paths
+        python_function["model_code_path"] = Path(python_function["model_code_path"]).name
+        for artifact in python_function["artifacts"].values():
+            artifact["uri"] = artifact["path"]
+        mlflow_model.save(str(Path(path, MLMODEL_FILE_NAME)))
+
+
+def _inputs_schema(example: Any) -> Any:
+    """Returns the schema of inputs like these, (N, *shape), for any N."""
+    from mlflow.types import Schema, TensorSpec
+
+    return Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+
+
+def _outputs_schema(classes: list[str]) -> Any:
+    """Returns the schema of what raw_input_model.py predicts."""
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Object, Property
+
+    if not classes:
+        return Schema([ColSpec(DataType.double, "value")])
+    probabilities = Object([Property(name, DataType.double) for name in classes])
+    return Schema([ColSpec(DataType.string, "class"), ColSpec(probabilities, "probabilities")])
 
 
 @contextmanager

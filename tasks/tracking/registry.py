@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
 from learn.evaluation.predictions import Predictions, read
 from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
-from tasks.tracking.loading import ModelMetadata, loaded
+from tasks.tracking.loading import LoadedModel, loaded
 from tasks.tracking.moves import RULE, finish_move, forget_move, move_champion
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently, store_lock
@@ -68,7 +68,7 @@ def register_champion(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Measured | None],
+    evaluate: Callable[[LoadedModel], Measured | None],
     cards: Cards,
 ) -> Verdict:
     """Gives the alias `champion` to the candidate that learn/comparison/gate.py chooses, and `challenger` to the next.
@@ -98,7 +98,7 @@ def _decide(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Measured | None],
+    evaluate: Callable[[LoadedModel], Measured | None],
 ) -> Verdict:
     """Gives the aliases to models; the arguments are those of `register_champion`.
 
@@ -118,7 +118,7 @@ def _judged(
     candidates: Sequence[Candidate],
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Measured | None],
+    evaluate: Callable[[LoadedModel], Measured | None],
 ) -> Verdict:
     """Judges the candidates and moves the aliases; the arguments are those of `register_champion`."""
     current = champion_of(client, dataset)
@@ -193,7 +193,7 @@ def _as_record(
     best: Candidate,
     experiments: Collection[str],
     rule: Rule,
-    evaluate: Callable[[Any, ModelMetadata], Measured | None],
+    evaluate: Callable[[LoadedModel], Measured | None],
 ) -> Champion:
     """Returns a registered version as the gate needs it; its arguments are those of `register_champion`.
 
@@ -229,8 +229,8 @@ def _as_record(
     champion = replace(champion, predicted=_predictions_of(client, version, best.split))
     if champion.value_for(best) is not None and champion.has_predicted(best):
         return champion
-    model, about, broken = loaded(version)
-    found = None if broken else evaluate(model, about)
+    model, _ = loaded(version)
+    found = evaluate(model) if model else None
     if found is None:
         return replace(champion, predicted=None)
     anew = {} if found.loss is None else {f"{best.split}/loss": found.loss}

@@ -69,6 +69,8 @@ RUN_BY = {
     'trackway promote digits digits-mlp --because "smaller on disk"': "test_a_champion_is_chosen_by_hand_and_goes_back",
     "trackway rollback digits": "test_a_champion_is_chosen_by_hand_and_goes_back",
     "trackway relog": "test_outputs_reach_another_clone_through_a_remote",
+    "trackway serve food@champion": "test_its_page_says_of_a_dropped_photo_what_evaluate_predicted",
+    "trackway serve digits/1 --port 9000": "test_numbers_and_a_version_are_served_too",
     "trackway remove blobs --with-experiments": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",
     "trackway remove digits-mlp": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",
     "trackway rename digits-cnn digits-conv": "test_what_is_renamed_is_not_trained_again_and_stays_champion",
@@ -222,7 +224,7 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
 def test_its_tree_names_every_file_and_package_of_the_source() -> None:
     """Files in the layers themselves, with or without .py; of the packages below them, the packages."""
     (tree,) = (block for block in blocks("text", "README.md") if block.startswith("params.yaml"))
-    for layer in ("learn", "tasks", "flows"):
+    for layer in ("learn", "tasks", "flows", "web"):
         for path in (ROOT / layer).glob("*.py"):
             assert path.name == "__init__.py" or re.search(rf"\b{path.stem}\b", tree), path
         for path in (ROOT / layer).glob("**/__init__.py"):

@@ -31,7 +31,7 @@ AT_REST = 20.0  # seconds in which every process of a project has to end
 PREDICT = """
 import json, sys, mlflow
 model = mlflow.pyfunc.load_model(f"models:/{sys.argv[1]}@champion")
-print(json.dumps(model.predict(model.input_example)[0].round(4).tolist()))
+print(model.predict(model.input_example).round(4).to_json())
 """
 
 

@@ -1,4 +1,4 @@
-"""Imports point one way, flows → tasks → learn; and learn/ is light."""
+"""Imports point one way, flows → web → tasks → learn; and learn/ is light."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import pytest
 
 from tests.support.project import ROOT
 
-ALLOWED = {"learn": {"learn"}, "tasks": {"tasks", "learn"}, "flows": {"flows", "tasks", "learn"}}
+ALLOWED = {
+    "learn": {"learn"},
+    "tasks": {"tasks", "learn"},
+    "web": {"web", "tasks", "learn"},
+    "flows": {"flows", "web", "tasks", "learn"},
+}
 LAYERS = set(ALLOWED)
 LIGHT = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "matplotlib", "tqdm"}
 MORE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import shutil
@@ -10,11 +11,15 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import requests
 from PIL import Image
+from playwright.sync_api import expect
 
 from learn.data.datasets.images import Images
 from tasks.params import load_params
 from tasks.tracking.tags import DIAGNOSIS, EXPERIMENT
+from tests.support.browser import browser
+from tests.support.model_server import evaluated, serving
 from tests.support.project import ROOT, TRACKWAY, Project, make_project
 
 NUMBERS = json.loads((ROOT / "tests/golden/numbers.json").read_text(encoding="utf-8"))["photos"]["food-tinyvgg"]
@@ -86,14 +91,40 @@ def test_augmentation_is_shown_and_told(food: Project) -> None:
     assert "report.json" in artifacts(food, run, "data")
 
 
+# asyncio's own, when playwright's event loop ends
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_its_page_says_of_a_dropped_photo_what_evaluate_predicted(food: Project) -> None:
+    photos = sorted(food.folder.glob("data/raw/food/test/*/*"))
+    champion = mlflow.MlflowClient(food.tracking_uri).get_model_version_by_alias("food", "champion").tags[EXPERIMENT]
+    expected = evaluated(food, champion)
+    pizza = next(n for n, photo in enumerate(photos) if photo.parent.name == expected[n] == "pizza")
+    with serving(food, "food@champion") as address, browser() as opened:
+        found = [
+            requests.post(f"{address}/predict", files={"photo": photo.read_bytes()}, timeout=60).json()
+            for photo in photos
+        ]
+        assert [each["classes"][0]["class"] for each in found] == expected
+        page = opened.new_page()
+        page.goto(address)
+        expect(page.get_by_text("Drop a photo anywhere")).to_be_visible()
+        page.evaluate(DROP, base64.b64encode(photos[pizza].read_bytes()).decode())
+        expect(page.locator("#classes li").first).to_contain_text("pizza")
+
+
+DROP = """content => {
+    const bytes = Uint8Array.from(atob(content), character => character.charCodeAt(0)), given = new DataTransfer();
+    given.items.add(new File([bytes], "photo.jpg", { type: "image/jpeg" }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
+}"""
+
+
 def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Project, tmp_path: Path) -> None:
     photos = sorted(str(path.relative_to(food.folder)) for path in food.folder.glob("data/raw/food/test/*/*"))
     plot = tmp_path / "some.png"
     shown = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--top", "1", *photos).stdout
     predicted = [line.partition(": ")[2].split()[0] for line in shown.splitlines() if line.startswith("data/raw")]
     champions = mlflow.MlflowClient(food.tracking_uri).get_model_version_by_alias("food", "champion").tags
-    with (food.folder / f"plots/predictions/{champions[EXPERIMENT]}.csv").open(newline="") as stream:
-        assert predicted == [row["predicted"] for row in csv.DictReader(stream)]
+    assert predicted == evaluated(food, champions[EXPERIMENT])
     shown = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--plot", str(plot), *photos[:2]).stdout
     assert shown.count("%") == 6
     with Image.open(plot) as picture:

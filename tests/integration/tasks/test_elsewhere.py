@@ -13,8 +13,9 @@ import mlflow
 import numpy as np
 import torch
 
-from learn.training.build import build_model
+from learn.training.build import build_loss, build_model
 from tasks.tracking.tags import CARD_FILE, EXPERIMENT
+from tests.integration.test_readme import blocks
 from tests.support.project import Project, shipped
 
 PARAMS = shipped()
@@ -23,14 +24,16 @@ PYTHON = (sys.executable, "-I", "-S", "-W", "ignore", "-c")
 ALONE = f"""
 import importlib.util, json, os, sys
 sys.path.append({sysconfig.get_path("purelib")!r})
-assert not any(importlib.util.find_spec(name) for name in ("learn", "tasks", "flows"))
+assert not any(importlib.util.find_spec(name) for name in ("learn", "tasks", "flows", "web"))
 """
 USE = f"""{ALONE}
 import contextlib, io, mlflow, numpy as np
 store, project, codes = sys.argv[1:]
 mlflow.set_tracking_uri(store)
 for file in os.listdir("."):
-    np.save(file, mlflow.pyfunc.load_model("models:/" + file.removesuffix(".npy")).predict(np.load(file)))
+    model = mlflow.pyfunc.load_model("models:/" + file.removesuffix(".npy"))
+    with open(file + ".json", "w") as stream:
+        json.dump(model.predict(np.load(file)).to_dict("list"), stream)
 os.chdir(project)  # the code of the cards is to be run there
 said = {{}}
 for name, code in json.loads(codes).items():
@@ -57,15 +60,21 @@ def test_each_model_predicts_there_as_its_state_dict_does_here(by_flow: Project,
         inputs, expected[uri] = predicted_here(by_flow, name)
         np.save(tmp_path / f"{uri}.npy", inputs)
     codes = {dataset: code_in_card(client, dataset) for dataset in PARAMS.datasets}
-    command = (*PYTHON, USE, by_flow.tracking_uri, str(by_flow.folder), json.dumps(codes))
+    (shown_in_docs,) = blocks("python", "docs/serving.md")
+    command = (*PYTHON, USE, by_flow.tracking_uri, str(by_flow.folder), json.dumps(codes | {"docs": shown_in_docs}))
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    for uri, predicted in expected.items():
-        there = np.load(tmp_path / f"{uri}.npy")
-        np.testing.assert_allclose(there, predicted, rtol=1e-5, atol=1e-6, err_msg=uri)
-    for name, shown in json.loads(done.stdout.splitlines()[-1]).items():
-        classes, words = PARAMS.datasets[name].source.classes, re.findall(r"'([^']*)'", shown)
-        assert len(words) == 2 if classes else re.fullmatch(r"\[\[.*\]\n \[.*\]\]\n", shown), shown
-        assert set(words) <= set(classes)
+    for uri, (classes, numbers) in expected.items():
+        there = json.loads((tmp_path / f"{uri}.npy.json").read_text(encoding="utf-8"))
+        assert there.get("class", []) == classes, uri
+        found = [list(row.values()) for row in there["probabilities"]] if classes else there["value"]
+        np.testing.assert_allclose(found, numbers, rtol=1e-5, atol=1e-6, err_msg=uri)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said.pop("docs").startswith("['0', '1', '2', '3']\n")
+    for name, shown in said.items():
+        names = PARAMS.datasets[name].source.classes
+        head, *rows = shown.splitlines()[-5:]
+        assert head.split() == (["class", "probabilities"] if names else ["value"]), shown
+        assert {row.split()[1] for row in rows} <= set(names) or not names
 
 
 def experiment_id(client: mlflow.MlflowClient, dataset: str) -> str:
@@ -74,19 +83,23 @@ def experiment_id(client: mlflow.MlflowClient, dataset: str) -> str:
     return found.experiment_id
 
 
-def predicted_here(project: Project, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs, and what the model with the experiment's state_dict makes of them."""
+def predicted_here(project: Project, name: str) -> tuple[np.ndarray, tuple[list[str], np.ndarray]]:
+    """Raw inputs, and what the model with the experiment's state_dict makes of them: classes, and numbers for each."""
     experiment = PARAMS.experiments[name]
     dataset = PARAMS.datasets[experiment.dataset]
     report = json.loads(project.read(f"metrics/{experiment.dataset}/{name}.report.json"))
     seed = f"seed-{report['chosen_seed']}" if "chosen_seed" in report else ""
-    state_dict = torch.load(project.folder / "models" / name / seed / "model.pt", weights_only=True)
-    size = len([*state_dict.values()][-1])  # of the last layer's bias
-    model = build_model(experiment.model.name, experiment.model.arguments, dataset.shape, size)
-    model.load_state_dict(state_dict)
-    inputs = torch.rand(5, *dataset.shape, generator=torch.Generator().manual_seed(1))
+    criterion, scale = build_loss(experiment.loss.name, {}, dataset.source.classes), dataset.source.scale
+    model = build_model(experiment.model.name, experiment.model.arguments, dataset.shape, criterion.output_size)
+    model.load_state_dict(torch.load(project.folder / "models" / name / seed / "model.pt", weights_only=True))
+    numbers = np.random.default_rng(1).random((5, *dataset.shape)) * scale
+    inputs = numbers.round().astype(np.uint8) if scale != 1 else numbers
     with torch.inference_mode():
-        return inputs.numpy(), model.eval()(inputs).numpy()
+        output = model.eval()(torch.from_numpy(inputs.astype(np.float32)) / scale)
+    if not criterion.classes:
+        return inputs, ([], output[:, 0].numpy())
+    classes = [criterion.classes[index] for index in criterion.predict(output)]
+    return inputs, (classes, criterion.probabilities(output).numpy())
 
 
 def code_in_card(client: mlflow.MlflowClient, dataset: str) -> str:

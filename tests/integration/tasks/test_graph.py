@@ -32,6 +32,7 @@ PLUMBING = {
     "tasks/workspace/": "paths, atomic files, locks, what a flow is told",
     "learn/latency.py": "a measurement for MLflow",
     "learn/plots.py": "pictures for MLflow",
+    "learn/raw_inputs.py": "the form in which MLflow has a model",
     "tasks/figures.py": "pictures for MLflow",
 }
 # tasks/params/ knows the names in DATASETS, MODELS and METRICS, so every stage imports these lists and what they list:

@@ -150,7 +150,7 @@ def test_a_champion_that_does_not_load_is_named_and_replaced(finished: Project) 
         client.get_logged_model(first.model_id)
 
     second = client.get_model_version("digits", "2").source.removeprefix("models:/")
-    weights = finished.folder / "mlruns/artifacts/digits/models" / second / "artifacts/data/model.pt2"
+    weights = finished.folder / "mlruns/artifacts/digits/models" / second / "artifacts/artifacts/model.pt2"
     weights.write_bytes(bytes(weights.stat().st_size))
     log = finished.run(*TRACKWAY, "relog").stdout
     assert "relog digits: the champion cannot be loaded and is logged again: " in log

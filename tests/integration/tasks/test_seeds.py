@@ -84,7 +84,7 @@ def test_the_champion_is_the_seed_with_the_lowest_loss(finished: Project) -> Non
     mlflow.set_tracking_uri(finished.tracking_uri)
     model = mlflow.pytorch.load_model("models:/blobs@champion")
     inputs = torch.from_numpy(np.load(finished.folder / "data/transformed/blobs/training/test-inputs.npy"))
-    predicted = model(inputs).argmax(dim=1).numpy()
+    predicted = model(inputs)["prediction"].numpy()
     found = read(finished.folder / f"metrics/blobs/{NAME}.predictions.npz", "test")
     assert found
     assert found.predictions.shape == (3, len(inputs))

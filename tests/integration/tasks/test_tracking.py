@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from tasks.params.flatten import flatten
 from tasks.tracking.messages import Begin, End, encode
@@ -142,32 +143,58 @@ def test_a_run_holds_everything_about_its_experiment(by_flow: Project, name: str
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow.pyfunc's own
 @pytest.mark.parametrize("name", ["line-parameters", "circles-relu", "digits-cnn"])
-def test_the_model_of_a_run_predicts_for_any_batch_size(
+def test_the_model_of_a_run_takes_raw_inputs_in_batches_of_any_size(
     by_flow: Project, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow.pytorch
 
+    from learn.training.build import build_loss, build_model
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", by_flow.tracking_uri)  # set_tracking_uri would hold for later tests too
-    run, dataset = run_of(by_flow, name), PARAMS.datasets[PARAMS.experiments[name].dataset]
+    dataset_name = PARAMS.experiments[name].dataset
+    run, dataset = run_of(by_flow, name), PARAMS.datasets[dataset_name]
     (output,) = run.outputs.model_outputs
     uri = f"models:/{output.model_id}"
     info = mlflow.models.get_model_info(uri)
     assert info.signature.inputs.inputs[0].shape == (-1, *dataset.shape)
     assert info.saved_input_example_info
-    served = mlflow.pyfunc.load_model(uri)
-    loaded = mlflow.pytorch.load_model(uri)
+    assert not [file for file in artifacts_of(by_flow, output.model_id) if file.endswith(("pkl", "pth"))]
+    served, graph = mlflow.pyfunc.load_model(uri), mlflow.pytorch.load_model(uri)
+    example, classes = served.input_example, dataset.source.classes
+    (test,) = (by_flow.folder / "data/transformed" / dataset_name).glob("*/test-inputs.npy")
+    stored = np.load(test)
+    places = np.linspace(0, len(stored) - 1, 4).round().astype(int)
+    np.testing.assert_array_equal(example, stored[places], "raw, and of the whole test part")
     # eager, from the state_dict
-    from learn.training.build import build_model
-
-    size = info.signature.outputs.inputs[0].shape[1]
-    model = build_model(*_model(name), dataset.shape, size)
+    criterion = build_loss(PARAMS.experiments[name].loss.name, {}, classes)
+    model = build_model(*_model(name), dataset.shape, criterion.output_size)
     model.load_state_dict(torch.load(by_flow.folder / "models" / name / "model.pt", weights_only=True))
     for batch in (1, 3, 7):
-        inputs = torch.rand(batch, *dataset.shape)
+        inputs = torch.from_numpy(np.resize(example, (batch, *dataset.shape)))
         with torch.inference_mode():
-            expected = model(inputs)
-            torch.testing.assert_close(loaded(inputs), expected)
-        np.testing.assert_allclose(served.predict(inputs.numpy()), expected.numpy(), rtol=1e-5, atol=1e-6)
+            expected = model(inputs.float() / dataset.source.scale)
+            torch.testing.assert_close(graph(inputs.to(torch.from_numpy(stored).dtype))["output"], expected)
+        answers = served.predict(inputs.numpy())
+        if classes:
+            probabilities = criterion.probabilities(expected)
+            assert answers["class"].tolist() == [classes[index] for index in criterion.predict(expected)]
+            found = [list(row.values()) for row in answers["probabilities"]]
+            assert {tuple(row) for row in answers["probabilities"]} == {classes}
+            np.testing.assert_allclose(found, probabilities.numpy(), rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_allclose(answers["value"], expected[:, 0].numpy(), rtol=1e-5, atol=1e-6)
+    if example.dtype == float:
+        for wrong in (np.nan, 1e300):
+            with pytest.raises(MlflowException, match="an input is NaN, infinite or too large; give finite numbers"):
+                served.predict(np.full_like(example, wrong))
+    with pytest.raises(MlflowException, match="there is no input; give one or more"):
+        served.predict(example[:0])
+
+
+def artifacts_of(project: Project, model_id: str) -> list[str]:
+    client = mlflow.MlflowClient(project.tracking_uri)
+    folder = Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    return [str(file.relative_to(folder)) for file in folder.rglob("*")]
 
 
 def _model(name: str) -> tuple[str, dict[str, object]]:
@@ -252,9 +279,10 @@ def test_the_validation_part_decides_and_the_test_part_is_reported(finished: Pro
 
 
 LOAD_CHAMPION = """
-import mlflow.pytorch, torch
+import mlflow, numpy as np
 mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
-assert mlflow.pytorch.load_model("models:/digits@champion")(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+assert len(model.predict(np.full((3, 1, 8, 8), 16, np.uint8))["probabilities"][2]) == 10
 """
 
 
@@ -297,7 +325,8 @@ def test_a_champion_is_measured_anew_on_other_data(finished: Project) -> None:
 PREDICT = """
 import mlflow.pytorch, torch
 mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
-print(mlflow.pytorch.load_model("models:/digits@champion")(torch.ones(2, 1, 8, 8)).sum().item())
+inputs = torch.full((2, 1, 8, 8), 16, dtype=torch.uint8)
+print(mlflow.pytorch.load_model("models:/digits@champion")(inputs)["output"].sum().item())
 """
 
 

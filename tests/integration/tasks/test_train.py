@@ -161,12 +161,12 @@ from pathlib import Path
 import numpy as np, torch
 from tasks.tracking.loading import load_model
 for dataset, scale in (("digits", 16), ("circles", 1)):
-    model, about = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
+    model = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
     (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
     inputs, targets = (np.load(file.with_name(f"test-{kind}.npy")) for kind in ("inputs", "targets"))
-    logits = model(torch.from_numpy(inputs / np.float32(scale)))
+    logits = model(torch.from_numpy(inputs), scale)
     classes = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
-    print(dataset, about.loss, (classes.numpy() == targets).mean())
+    print(dataset, model.about.loss, (classes.numpy() == targets).mean())
 """
 
 
@@ -375,10 +375,10 @@ experiments:
 PREDICT_WAVES = """
 import numpy as np, torch
 from tasks.tracking.loading import load_model
-model, _ = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
+model = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
 inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
-print((torch.cat([model(batch) for batch in batches]).argmax(1).numpy() == targets).mean())
+print((torch.cat([model(batch, 1) for batch in batches]).argmax(1).numpy() == targets).mean())
 """
 
 

@@ -1,0 +1,94 @@
+"""Loads a version of a registered model for a server, and answers requests as `mlflow models serve` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from learn.errors import TrackingError
+from tasks.tracking.loading import ModelMetadata, metadata_of, registered
+from tasks.tracking.store import connect
+
+WrapGraph = Callable[[Any], Any]  # wraps what maps a tensor of inputs to a dict of tensors
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    about: ModelMetadata
+    card: str  # the version's description, in Markdown
+    examples: np.ndarray  # (N, *shape), samples of the test part as the model takes them
+    pyfunc: Any  # MLflow's PyFuncModel
+
+    def predict(self, inputs: np.ndarray) -> list[dict[str, Any]]:
+        """Returns a dict for each input: `class` and `probabilities`, or `value`.
+
+        Args:
+            inputs: (N, *shape), as the model takes them.
+        """
+        return list(self.pyfunc.predict(inputs).to_dict("records"))
+
+    def invoke(self, body: bytes, content_type: str) -> tuple[str, int, str]:
+        """Answers a request to /invocations: returns text, HTTP status and content type."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.pyfunc.scoring_server import invocations
+
+        try:
+            found = invocations(body, content_type, self.pyfunc, self.pyfunc.metadata.get_input_schema())
+        except MlflowException as error:
+            return error.serialize_as_json(), error.get_http_status_code(), "application/json"
+        return found.response, found.status, found.mimetype
+
+
+def served_version(uri: str, name: str) -> tuple[str, str]:
+    """Returns number and card of the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError without."""
+    with connect(uri) as client:
+        version = registered(client, name)
+        return str(version.version), version.description or ""
+
+
+def load_served(uri: str, name: str, wrap: WrapGraph) -> ServedModel:
+    """Loads the version that NAME@ALIAS or NAME/VERSION means.
+
+    Args:
+        uri: Address of the store.
+        name: The model.
+        wrap: What its graph is wrapped in.
+
+    Raises:
+        TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
+    """
+    with connect(uri) as client:
+        import mlflow.pyfunc
+
+        version = registered(client, name)
+        number = str(version.version)
+        what = f"{name} is version {number} of {version.name}"
+        try:
+            model = mlflow.pyfunc.load_model(f"models:/{version.name}/{number}")
+        except Exception as error:  # MLflow and torch raise many kinds for a damaged model
+            raise TrackingError(f"{what}, which cannot be loaded: {error}; next: trackway relog") from error
+        about = metadata_of(model.metadata)
+        if about.scale is None:
+            raise TrackingError(
+                f"{what}, which does not take raw inputs: an older Trackway registered it, or another program; next: "
+                f"train its experiment again, or serve it with mlflow models serve -m models:/{name}"
+            )
+        python_model = model.unwrap_python_model()
+        python_model.graph = wrap(python_model.graph)
+        served = ServedModel(version.name, number, about, version.description or "", model.input_example, model)
+        served.predict(served.examples[:1])  # the first time takes longest, and would fail here
+        return served
+
+
+def mlflow_version() -> str:
+    """Returns the version of MLflow, which `mlflow models serve` tells at /version."""
+    from mlflow.version import VERSION
+
+    return str(VERSION)

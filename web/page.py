@@ -1,0 +1,70 @@
+"""The page of a served model: one HTML file with its script and styles, and what it asks for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.predict import PIXELS, takes_photos
+from tasks.tracking.serving import ServedModel
+
+FILE = Path(__file__).with_name("page.html")
+DRAWN = 64  # largest width of grey images that are drawn
+
+
+def page() -> tuple[bytes, str]:
+    """Returns the page, and the content security policy that allows its own script and styles, and no others."""
+    text = FILE.read_text(encoding="utf-8")
+    hashes = [_sha256(re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[0]) for tag in ("script", "style")]
+    policy = (
+        "default-src 'none'; script-src '{}'; style-src '{}'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return text.encode(), policy.format(*hashes)
+
+
+def _sha256(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def described(name: str, model: ServedModel) -> dict[str, Any]:
+    """Returns what the page needs to know of a version.
+
+    Args:
+        name: The model as the user named it, such as digits@champion.
+        model: The version.
+    """
+    photos, shape = takes_photos(model.about), model.about.shape
+    return {
+        "name": name,
+        "version": model.version,
+        "classes": list(model.about.classes),
+        "shape": list(shape),
+        "takes": "photos" if photos else "numbers",
+        "is_drawn": photos and shape[0] == 1 and shape[1] <= DRAWN,
+        "examples": len(model.examples) if photos else model.examples.tolist(),
+        "card": as_html(model.card),
+    }
+
+
+def as_html(markdown: str) -> str:
+    """Returns Markdown as HTML; tags in it are shown as text."""
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
+
+
+def as_png(model: ServedModel, index: int) -> bytes:
+    """Returns one of the model's examples as a picture, which gives the same input if it is sent back."""
+    from PIL import Image
+
+    pixels = np.rint(model.examples[index] * (PIXELS / (model.about.scale or 1))).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "png")
+    return content.getvalue()

@@ -1,0 +1,56 @@
+"""Starts the server of `trackway serve`, and ends it with Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from functools import partial
+
+from learn.errors import ServerError
+
+LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: bool) -> None:
+    """Serves a registered model until Ctrl-C or SIGTERM.
+
+    Args:
+        uri: Address of the MLflow store.
+        name: NAME@ALIAS or NAME/VERSION.
+        host: Where to listen.
+        port: The port.
+        threads: Number of threads with which PyTorch computes.
+        local: Whether only this machine can reach the host; then only its own names are answered.
+
+    Raises:
+        TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
+        ServerError: Nothing can listen there.
+    """
+    listening = _listen(host, port)  # first, for loading takes seconds
+    import torch
+    import uvicorn
+
+    from web.app import create_app
+    from web.batcher import Batcher
+    from web.connections import Protocol
+    from web.current import Current
+    from web.metrics import Metrics
+
+    torch.set_num_threads(threads)
+    metrics = Metrics()
+    current = Current(uri, name, partial(Batcher, tell=metrics.computed))
+    app = create_app(current, metrics, LOOPBACK if local else ["*"])
+    config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", timeout_graceful_shutdown=5)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{name} (version {current.model.version}) at http://{shown}:{port}; Ctrl-C ends it", flush=True)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended all requests
+        uvicorn.Server(config).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        why = str(error.strerror).partition(" (while ")[0]
+        raise ServerError(f"nothing can listen at {host}, port {port}: {why}; choose another --port") from error
