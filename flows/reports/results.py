@@ -26,6 +26,7 @@ from tasks.workspace.report import STATE_DICT_KEY
 REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the state of its files at that time
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
+YARDSTICK = "yardstick"  # in place of a diagnosis: a model of scikit-learn's, which is never champion
 LEFT = ("metric", "diagnosis")  # columns aligned to the left; the others are numbers
 CAPTION = (
     "ranked by the dataset's metric on its validation part, or on its test part if it has no validation part;\n"
@@ -53,6 +54,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
                     "metric": params.datasets[experiment.dataset].champion.metric,
                     "diagnosis": report["diagnosis"]["summary"],
                     "intervals": report.get("intervals", {}),
+                    "yardsticks": report.get("yardsticks", {}),
                     STATE_DICT_KEY: report[STATE_DICT_KEY],
                 }
             )
@@ -104,6 +106,23 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
         kept = {"asked": asked, "known": [[*key, asdict(found)] for key, found in known.items()]}
         write_atomically(REMEMBERED, json.dumps(kept).encode())
     return known
+
+
+def with_yardsticks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows, and after those of each table the rows of its yardsticks, which are no experiments.
+
+    Args:
+        rows: What `results` returns.
+    """
+    found = []
+    for _, group in groupby(rows, lambda row: row["dataset"]):
+        own = list(group)
+        found += own
+        for name, measured in next((row["yardsticks"] for row in own if row.get("yardsticks")), {}).items():
+            parts = {part: values for part, values in measured.items() if part not in ("test", "intervals")}
+            about = {key: own[0][key] for key in ("dataset", "metric")}
+            found.append({**measured["test"], **parts, **about, "experiment": name, "intervals": measured["intervals"]})
+    return found
 
 
 def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
@@ -158,6 +177,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         else:
             view.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     view.add_column("champion", no_wrap=True)
+    rows = with_yardsticks(rows)
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1]["dataset"] != row["dataset"]
         view.add_row(
@@ -170,12 +190,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    values = [row["metric"], *(_value(row, part) for part in ("validation", "test"))]
+    if "parameters" not in row:
+        return [DASH, DASH, DASH, *values, DASH, YARDSTICK, ""]
     return [
         f"{row['parameters']:,}",
         f"{row['epochs']:,}",
         f"{row['loss']:.5f}",
-        row["metric"],
-        *(_value(row, part) for part in ("validation", "test")),
+        *values,
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
         "champion" if row.get("champion") else "challenger" if row.get("challenger") else "",
@@ -206,7 +228,7 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
         pages: Dataset → place of its comparison below that address.
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
-    for row in rows:
+    for row in with_yardsticks(rows):
         dataset, name = row["dataset"], row["experiment"]
         if "page" in row:
             runs = row["page"].rpartition("/")[0]  # the page of all runs

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from learn.data.photos.decode import photo_names
 from learn.errors import DataError, only_data
+
+Columns = dict[str, Literal["number"] | tuple[str, ...]]  # a table's inputs: name → `number`, or its categories
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Source(ABC):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes in the order of their indices; empty for regression."""
         return ()
+
+    @property
+    def column_kinds(self) -> Columns:
+        """The columns of a table, one for each input; empty if this is no table. `read` gives indices of categories."""
+        return {}
 
     @property
     def scale(self) -> float:
