@@ -158,7 +158,10 @@ def _sections(name: str, source: Table, folder: Path) -> str:
         except ValueError:  # a class has too few rows for each part
             stratify = False
     train = targets[split_indices(targets, *source.sizes, **split, stratify=stratify)["train"]]  # type: ignore[arg-type]
-    columns = (f"        {_json(column)}: {_json(kind)}" for column, kind in source.columns.items())
+    columns = (
+        f"        {_json(column)}: {kind if kind == 'number' else _json(kind)}"
+        for column, kind in source.columns.items()
+    )
     return SECTIONS.substitute(
         name=name,
         path=_json(source.path),
@@ -173,7 +176,7 @@ def _sections(name: str, source: Table, folder: Path) -> str:
         part=test,
         stratify=_json(stratify),
         metric=_metric(train) if source.classes else "mae",
-        output="" if source.classes else f", output_mean: {train.mean():.3g}, output_scale: {train.std():.3g}",
+        output="" if source.classes else f", output_mean: {_short(train.mean())}, output_scale: {_short(train.std())}",
         loss="CrossEntropyLoss" if source.classes else "L1Loss",
         batch_size=32 if source.train < SMALL else 256,
     )
@@ -183,6 +186,11 @@ def _metric(train: np.ndarray) -> str:
     """Returns accuracy, or F1 for classes of which one is so rare that a model that never predicts it looks good."""
     counts = np.bincount(train)
     return "f1_macro" if counts.max() >= IMBALANCE * counts[counts > 0].min() else "accuracy"
+
+
+def _short(number: float) -> float:
+    """Returns a number rounded to three digits."""
+    return float(f"{number:.3g}")
 
 
 def _json(value: object) -> str:

@@ -257,7 +257,7 @@ def category_indices(cells: Cells, categories: tuple[str, ...]) -> np.ndarray:
 
 
 def part_indices(cells: Cells) -> np.ndarray:
-    """Returns 0 for rows of the train part and 1 for those of the test part, (N,) int64; raises DataError for others."""
+    """Returns (N,) int64: 0 for a row of the train part, 1 for one of the test part; raises DataError for others."""
     for place, text in enumerate(cells.texts):
         if text not in PARTS:
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reports.results import markdown, results
+from flows.reports.results import DASH, YARDSTICK, markdown, results, with_yardsticks
 from tests.support.outputs import experiment, params_of, predicted, write_outputs
 
 
@@ -21,3 +21,19 @@ def test_it_says_what_was_decided_also_if_it_is_no(tmp_path: Path, monkeypatch: 
     shown = markdown([row | known[row["experiment"]] | verdict for row in rows], "", {})
     decided = ["- digits: good is champion (version 1)", "- digits: good stays champion (version 1)"]
     assert [line for line in shown.splitlines() if line.startswith("- ")] == decided
+
+
+def test_yardsticks_stand_below_the_experiments_of_their_table() -> None:
+    measured = {
+        "test": {"accuracy": 0.5},
+        "validation": {"accuracy": 0.4},
+        "intervals": {"test": {"accuracy": [0.4, 0.6]}},
+    }
+    row = {"parameters": 9, "epochs": 2, "loss": 0.1, "accuracy": 0.9, "metric": "accuracy", "diagnosis": "settled"}
+    table = {"dataset": "wine", "yardsticks": {"Dummy": measured}}
+    rows = [row | table | {"experiment": "best"}, row | table | {"experiment": "other"}]
+    rows.append(row | {"dataset": "digits", "experiment": "net", "yardsticks": {}})
+    assert [each["experiment"] for each in with_yardsticks(rows)] == ["best", "other", "Dummy", "net"]
+    (line,) = (line for line in markdown(rows, "", {}).splitlines() if "Dummy" in line)
+    cells = ["wine", "Dummy", DASH, DASH, DASH, "accuracy", "40.00%", "50.00% ±10.0", DASH, YARDSTICK, ""]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == cells
