@@ -130,8 +130,7 @@ def _column_kind(cells: Cells) -> tuple[str, ...] | str:
         return "which has no value"
     if not wrong:
         return "number"
-    if all("is no number" not in why_no_number(text) for text in wrong):
-        numbers(cells)  # raises an error: decimal commas, infinite numbers
+    _refuse_commas(cells, wrong)
     if len(present) <= min(MOST_CATEGORIES, max(2, len(cells.index) // 2)):
         return _checked(cells.name, present)
     if len(wrong) <= (1 - MOSTLY) * len(present):
@@ -139,9 +138,16 @@ def _column_kind(cells: Cells) -> tuple[str, ...] | str:
     return f"which is text with {len(present):,} different values"
 
 
+def _refuse_commas(cells: Cells, wrong: list[str]) -> None:
+    """Raises DataError if all texts that are no numbers have decimal commas or are infinite."""
+    if wrong and not any("is no number" in why_no_number(text) for text in wrong):
+        numbers(cells)
+
+
 def _classes(target: Cells, kind: str | None) -> tuple[str, ...]:
     """Returns the classes of the target; () if it is a number. Raises DataError if it is neither."""
     wrong = [text for text in target.texts if why_no_number(text)]
+    _refuse_commas(target, wrong)
     whole = not wrong and all(float(text).is_integer() for text in target.texts)
     few = len(target.texts) <= len(target.index) // 2
     if len(target.texts) < 2:

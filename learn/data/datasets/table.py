@@ -179,6 +179,9 @@ def _csv(file: Path, separator: str) -> pyarrow.Table:
 
     names = header(file, separator)
     _check_names(file, names)
+    with file.open("rb") as stream:
+        if not (stream.readline() and stream.readline()):  # pyarrow reports the missing rows in other words
+            return pyarrow.table({name: [] for name in names})
     return arrow.read_csv(
         file,
         read_options=arrow.ReadOptions(use_threads=False, column_names=names, skip_rows=1),
@@ -196,12 +199,13 @@ def _parquet(file: Path) -> pyarrow.Table:
 
 
 def _check_names(file: Path, names: list[str]) -> None:
-    for name in names:
-        if not name or names.count(name) > 1 or unwritable(name):
-            raise DataError(
-                f"{file} has the columns {printable(', '.join(names))[:500] or '(none)'}: each must have a name of its "
-                f"own without control characters, and {name!r} is not one"
-            )
+    if not names:
+        raise DataError(f"{file} is empty; it must have a line with the columns' names, and a row for each sample")
+    for place, name in enumerate(names, start=1):
+        problem = unwritable(name) or ("is not the only column of that name" if names.count(name) > 1 else None)
+        if not name or problem:
+            what = f"the column {name!r} {problem}" if name else f"column {place} has no name (of pandas: its index)"
+            raise DataError(f"{file}: {what}; give each column a name of its own, or save the table without it")
 
 
 def _as_cells(file: Path, name: str, column: pyarrow.ChunkedArray) -> Cells:

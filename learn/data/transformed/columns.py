@@ -99,9 +99,8 @@ def fit_columns(
     number = [place for place, name in enumerate(names) if kinds[name] == "number"]
     category = [place for place, name in enumerate(names) if kinds[name] != "number"]
     _check_missing(dataset, [names[place] for place in number], {k: v[:, number] for k, v in parts.items()}, impute)
-    imputer, scaler = SimpleImputer(strategy=impute or "median"), StandardScaler()
-    steps: list[tuple[str, Any]] = [("impute", imputer)] if impute else []
-    steps += [("standardize", scaler)] if standardize else []
+    steps: list[tuple[str, Any]] = [("impute", SimpleImputer(strategy=impute))] if impute else []
+    steps += [("standardize", StandardScaler())] if standardize else []
     encoder = OneHotEncoder(
         categories=[np.arange(len(kinds[names[place]]), dtype=float) for place in category],
         handle_unknown="ignore",
@@ -115,10 +114,12 @@ def fit_columns(
     )
     whole.fit(parts["train"].astype(float))
     features = {part: whole.transform(values.astype(float)).astype(np.float32) for part, values in parts.items()}
-    fills = imputer.statistics_.tolist() if impute and number else [None] * len(number)
-    means, scales = [0.0] * len(number), [1.0] * len(number)
-    if standardize and number:
-        means, scales = scaler.mean_.tolist(), scaler.scale_.tolist()
+    fitted = whole.named_transformers_["numbers"].named_steps if steps and number else {}
+    fills, means, scales = [None] * len(number), [0.0] * len(number), [1.0] * len(number)
+    if "impute" in fitted:
+        fills = fitted["impute"].statistics_.tolist()
+    if "standardize" in fitted:
+        means, scales = fitted["standardize"].mean_.tolist(), fitted["standardize"].scale_.tolist()
     learned = {
         names[place]: FittedColumn(names[place], None, *rest)
         for place, *rest in zip(number, fills, means, scales, strict=True)

@@ -30,18 +30,15 @@ def predict_yardsticks(
     Returns:
         Name → split → predictions, of the shape and dtype of the targets.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        found = {}
-        for name, model in _models(kinds, classes).items():
-            model.fit(inputs["train"], targets["train"].ravel())
-            found[name] = {
-                part: model.predict(values).astype(targets[part].dtype).reshape(targets[part].shape)
-                for part, values in inputs.items()
-                if part != "train"
-            }
-        return found
+    found = {}
+    for name, model in _models(kinds, classes).items():
+        model.fit(inputs["train"], targets["train"].ravel())
+        found[name] = {
+            part: model.predict(values).astype(targets[part].dtype).reshape(targets[part].shape)
+            for part, values in inputs.items()
+            if part != "train"
+        }
+    return found
 
 
 def _models(kinds: Columns, classes: tuple[str, ...]) -> dict[str, Any]:

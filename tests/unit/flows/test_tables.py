@@ -110,8 +110,11 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (lambda text: "\n".join(text.splitlines()[:4]), "houses.csv has 3 rows for training; it must have 10 or more"),
         (lambda text: re.sub(r";\d+\.5$", ";1", text, flags=re.M), "the target 'price' is '1' in all rows"),
         (lambda text: re.sub(r";\d+\.5$", r";\g<0>x", text, flags=re.M), "cannot be read as CSV"),
-        (change("id;area;zone;note;part", "price;;;;"), "'price' is not one"),
-        (lambda text: text.replace("note 1;", "note \x1b[31m;").replace("zone", "z\x1b"), "and 'z\\x1b' is not one"),
+        (change("id;area;zone", "id;;zone"), "column 2 has no name"),
+        (
+            lambda text: text.replace("note 1;", "note \x1b[31m;").replace("zone", "z\x1b"),
+            "the column 'z\\x1b' has the control character \\x1b",
+        ),
     ],
 )
 def test_a_mistake_changes_nothing(params: Path, edit: Callable[[str], str], message: str) -> None:

@@ -101,11 +101,11 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change(",200.5", ","), "row 2 has no target (column 'price'); leave such rows out"),
         (change("30.5,", "1e39,"), "1 of the inputs are NaN or infinite, the first in sample 0"),
         (change("area,", "size,"), "has no column 'area'; it has size, zone, rooms, part, price"),
-        (change("rooms,", "zone,"), "each must have a name of its own without control characters, and 'zone' is not"),
-        (change("area,", ","), "and '' is not one"),
+        (change("rooms,", "zone,"), "the column 'zone' is not the only column of that name; give each column a name"),
+        (change("area,", ","), "column 1 has no name (of pandas: its index)"),
         (change("50,north,", "50,"), "Expected 5 columns, got 4: 50,NA,train,1e3; each row must have as many cells"),
         (lambda text: text.splitlines()[0] + "\n", "table.csv has no row"),
-        (lambda _: "", "table.csv has the columns (none)"),
+        (lambda _: "", "table.csv is empty"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, edit: Callable[[str], str], message: str) -> None:
