@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
@@ -88,27 +88,17 @@ def add_table(
         shutil.copyfile(path, file := partial / raw_name(separator))
         kept = known.columns if known else None
         found = describe(file, path, separator, target, split_column, kind or _kind_of(known), kept)
-        values: dict[str, Any] = {
-            "path": str(path),
-            "sha256": sha256(file),
-            "separator": separator,
-            "target": target,
-            "class_names": list(found.classes),
-            "columns": {column: kind if kind == "number" else list(kind) for column, kind in found.columns.items()},
-            "split_column": split_column,
-            "train": found.train,
-            "test": found.test,
-        }
         if found.train < FEWEST_ROWS:
             raise DataError(f"{path} has {found.train} rows for training; it must have {FEWEST_ROWS} or more")
+        classes, sizes = found.classes, (found.train, found.test)
+        digest, columns = sha256(file), found.columns
+        table = Table("table", str(path), digest, separator, target, classes, columns, split_column, *sizes)
+        if known == table:
+            return f"dataset {name} has this table already; nothing was changed"
         if known:
-            if (values["sha256"], values["path"]) == (known.sha256, known.path):
-                return f"dataset {name} has this table already; nothing was changed"
-            _renew(name, values, params_file)
+            _renew(name, table, params_file)
         else:
-            merge(
-                _sections(name, Table("table", **_as_arguments(values)), partial), params_file, comment="your own table"
-            )
+            merge(_sections(name, table, partial), params_file, comment="your own table")
     return _told(name, found, params_file, renewed=known is not None)
 
 
@@ -139,11 +129,6 @@ def _known(name: str, path: Path, params_file: Path, asked: dict[str, str | None
         if value != (now := getattr(known.source, key)):
             raise ParamsError([f"datasets.{name}.source.{key} is {now}, not {value}; choose another name"])
     return known.source
-
-
-def _as_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    columns = {name: kind if kind == "number" else tuple(kind) for name, kind in values["columns"].items()}
-    return values | {"class_names": tuple(values["class_names"]), "columns": columns}
 
 
 def _sections(name: str, source: Table, folder: Path) -> str:
@@ -197,9 +182,10 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _renew(name: str, values: dict[str, Any], params_file: Path) -> None:
+def _renew(name: str, table: Table, params_file: Path) -> None:
     yaml, params = open_params(params_file)
     written = params["datasets"][name]["source"]
+    values = json.loads(json.dumps(asdict(table)))  # lists, as YAML has them
     written.update({key: value for key, value in values.items() if written[key] != value})
     write_params(yaml, params, params_file)
 

@@ -72,6 +72,8 @@ class Source(ABC):
     def check(self, dataset: str, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Checks that the arrays are what the properties say, and that all their numbers are finite.
 
+        The inputs of a table may be NaN, where a cell has no value.
+
         Args:
             dataset: The dataset's name in params.yaml, for the message.
             inputs: (N, *shape).
@@ -90,6 +92,8 @@ class Source(ABC):
             raise DataError(
                 f"{kind} gives inputs of the shape {inputs.shape[1:]}; its property shape says {self.shape}"
             )
+        if self.column_kinds:
+            inputs = np.where(np.isnan(inputs), np.float32(0), inputs)
         for what, array in (("inputs", inputs), ("targets", targets)):
             # Both are NaN if any value is; unlike np.isfinite(array) they need no memory.
             if array.size and not np.isfinite([array.min(), array.max()]).all():

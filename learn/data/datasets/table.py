@@ -105,10 +105,6 @@ class Table(Source):
         with np.errstate(over="ignore"):  # `check` finds what is too large for float32
             return np.stack(inputs, axis=1).astype(np.float32)[rows], self._targets(cells[self.target])[rows]
 
-    def check(self, dataset: str, inputs: np.ndarray, targets: np.ndarray) -> None:
-        """Checks the arrays as `Source.check` does, but for cells without a value, which are NaN."""
-        super().check(dataset, np.where(np.isnan(inputs), np.float32(0), inputs), targets)
-
     def _targets(self, cells: Cells) -> np.ndarray:
         values = category_indices(cells, self.class_names) if self.class_names else numbers(cells)
         require_all(cells, "target")

@@ -15,6 +15,7 @@ from learn.data.transformed.problems import Problem, class_counts, class_problem
 
 GIVEN_AWAY = 0.99  # balanced accuracy, or R², of one column alone from which it gives the target away
 FEWEST = 20  # samples in the measured split, below which a score says little
+MOST = 50_000  # rows of the train split that such a tree sees
 LEAF = 5  # samples in a leaf of a tree for numbers: a tree that knows each sample by heart shows nothing
 
 
@@ -63,25 +64,20 @@ def _numbered(index: np.ndarray) -> np.ndarray:
 
 
 def _repeated_rows(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Iterator[Problem]:
-    """Finds rows that are in train and in another split, and equal rows with different targets, in any splits."""
-    known: dict[bytes, tuple[bytes, str]] = {}
-    conflicts, leaks = 0, dict.fromkeys([part for part in inputs if part != "train"], 0)
-    for part in sorted(inputs, key=lambda name: name != "train"):
-        for row, target in zip(np.ascontiguousarray(inputs[part]), targets[part], strict=True):
-            told, where = known.setdefault(row.tobytes(), (target.tobytes(), part))
-            conflicts += told != target.tobytes()
-            leaks[part] = leaks.get(part, 0) + (where == "train" and part != "train" and told == target.tobytes())
-    for part, count in leaks.items():
-        if count and part != "train":
-            yield Problem(
-                "duplicate", f"{_rows(count)} in {part} and also in train, so {part} tells too good a result", []
-            )
-    if conflicts:
-        yield Problem("two targets", f"{_rows(conflicts)} also there with another target", [])
-
-
-def _rows(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count:,} rows are"
+    """Finds rows that are in train and in another split, and rows that are equal but for their targets."""
+    values, told = (np.ascontiguousarray(np.concatenate(list(each.values()))) for each in (inputs, targets))
+    part = np.repeat(list(inputs), [len(each) for each in inputs.values()])
+    # Bytes are compared, so that cells without a value, NaN, are equal.
+    _, row = np.unique(values.view(f"V{values.itemsize * values.shape[1]}").ravel(), return_inverse=True)
+    _, target = np.unique(told.ravel(), return_inverse=True)
+    pairs, pair = np.unique(np.stack([row, target], axis=1), axis=0, return_inverse=True)
+    for other in inputs:
+        twice = int(np.isin(pair[part == other], pair[part == "train"]).sum())
+        if twice and other != "train":
+            text = f"{'1 row is' if twice == 1 else f'{twice:,} rows are'} in {other} and also in train"
+            yield Problem("duplicate", f"{text}, so {other} tells too good a result", [])
+    if different := int((np.bincount(pairs[:, 0]) > 1)[row].sum()):
+        yield Problem("two targets", f"{different:,} rows are equal but for their targets", [])
 
 
 def _given_away(
@@ -90,9 +86,10 @@ def _given_away(
     part = "validation" if "validation" in inputs else "test"
     if len(kinds) < 2 or len(targets[part]) < FEWEST or len(np.unique(targets[part])) < 2:
         return
+    step = -(-len(targets["train"]) // MOST)
     for place, name in enumerate(kinds):
-        fitted, measured = (_filled(inputs[each][:, [place]]) for each in ("train", part))
-        score = _score_alone(classes, fitted, targets["train"], measured, targets[part])
+        train, held = (_filled(inputs[each][:, [place]]) for each in ("train", part))
+        score = _score_alone(classes, train[::step], targets["train"][::step], held, targets[part])
         if score >= GIVEN_AWAY:
             metric = "balanced accuracy" if classes else "R²"
             yield Problem(
@@ -119,7 +116,6 @@ def _score_alone(
     if not classes:
         tree = DecisionTreeRegressor(min_samples_leaf=LEAF, random_state=0).fit(train, train_targets)
         return float(r2_score(held_targets, tree.predict(held)))
-    leaves = max(2 * len(classes), len(np.unique(train)) if len(np.unique(train)) <= len(classes) else 0)
-    tree = DecisionTreeClassifier(max_leaf_nodes=leaves, class_weight="balanced", random_state=0)
+    tree = DecisionTreeClassifier(max_leaf_nodes=2 * len(classes), class_weight="balanced", random_state=0)
     found = tree.fit(train, train_targets).predict(held)
     return float(recall_score(held_targets, found, average="macro", labels=np.unique(held_targets), zero_division=0.0))

@@ -148,7 +148,7 @@ def test_rows_in_two_parts_and_rows_with_two_targets_are_found() -> None:
     inputs[198], targets[198] = inputs[1], 1 - targets[1]
     assert found({"a": "number", "b": "number"}, inputs, targets) == {
         "duplicate": "1 row is in test and also in train, so test tells too good a result",
-        "two targets": "1 row is also there with another target",
+        "two targets": "2 rows are equal but for their targets",
     }
 
 
