@@ -121,8 +121,8 @@ def fit_columns(
     if "standardize" in fitted:
         means, scales = fitted["standardize"].mean_.tolist(), fitted["standardize"].scale_.tolist()
     learned = {
-        names[place]: FittedColumn(names[place], None, *rest)
-        for place, *rest in zip(number, fills, means, scales, strict=True)
+        names[place]: FittedColumn(names[place], None, fill, mean, scale)
+        for place, fill, mean, scale in zip(number, fills, means, scales, strict=True)
     }
     return features, FittedColumns(
         tuple(learned.get(name) or FittedColumn(name, tuple(kind)) for name, kind in kinds.items())

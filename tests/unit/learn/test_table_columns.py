@@ -37,8 +37,10 @@ def raw(seed: int, rows: int = 50) -> np.ndarray:
     return values
 
 
-def fitted(parts: dict[str, np.ndarray], **settings: Any) -> tuple[dict[str, np.ndarray], FittedColumns]:
-    return fit_columns("people", KINDS, parts, **{"standardize": True, "impute": "median"} | settings)
+def fitted(
+    parts: dict[str, np.ndarray], *, standardize: bool = True, impute: str | None = "median"
+) -> tuple[dict[str, np.ndarray], FittedColumns]:
+    return fit_columns("people", KINDS, parts, standardize=standardize, impute=impute)
 
 
 def test_scikit_learn_s_transformers_see_the_train_part_alone() -> None:
