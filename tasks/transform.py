@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from learn.data.source import Photos, Source
 from learn.data.transformed import (
@@ -106,9 +105,7 @@ def _transform_table(
         save_array(folder / f"{part}-inputs.npy", features[part])
         save_array(folder / f"{part}-targets.npy", targets[part])
     (partial / TRAINING / COLUMNS).write_text(fitted.to_json(), encoding="utf-8")
-    with threadpool_limits(1):  # another number of threads may change the last bits
-        predicted = predict_yardsticks(source.column_kinds, source.classes, inputs, targets)
-    for yardstick, predictions in predicted.items():
+    for yardstick, predictions in predict_yardsticks(source.column_kinds, source.classes, inputs, targets).items():
         (folder := partial / EVALUATION / YARDSTICKS / yardstick).mkdir(parents=True)
         for part, values in predictions.items():
             save_array(folder / f"{part}.npy", values)

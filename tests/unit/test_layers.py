@@ -19,6 +19,7 @@ MORE = {
     "table.py": {"pyarrow"},  # when a table is read
     "timm.py": {"timm"},  # when such a model is built
     "weights.py": {"safetensors"},  # when such a file is read
+    "yardsticks.py": {"threadpoolctl"},  # comes with scikit-learn
 }
 
 

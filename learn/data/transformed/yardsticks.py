@@ -30,14 +30,17 @@ def predict_yardsticks(
     Returns:
         Name → split → predictions, of the shape and dtype of the targets.
     """
+    from threadpoolctl import threadpool_limits
+
     found = {}
-    for name, model in _models(kinds, classes).items():
-        model.fit(inputs["train"], targets["train"].ravel())
-        found[name] = {
-            part: model.predict(values).astype(targets[part].dtype).reshape(targets[part].shape)
-            for part, values in inputs.items()
-            if part != "train"
-        }
+    with threadpool_limits(1):  # the same bytes on any number of cores
+        for name, model in _models(kinds, classes).items():
+            model.fit(inputs["train"], targets["train"].ravel())
+            found[name] = {
+                part: model.predict(values).astype(targets[part].dtype).reshape(targets[part].shape)
+                for part, values in inputs.items()
+                if part != "train"
+            }
     return found
 
 
