@@ -194,8 +194,8 @@ def _told(name: str, found: Described, params_file: Path, *, renewed: bool) -> s
     done = "has a new version" if renewed else f"and its first experiment {name}-mlp are in {params_file}"
     test = f" and {found.test:,} for testing" if found.test else ""
     categories = sum(kind != "number" for kind in found.columns.values())
-    columns = f"{len(found.columns) - categories} columns of numbers, {categories} of categories"
+    columns = f"columns: {len(found.columns) - categories} of numbers, {categories} of categories"
     target = f"{len(found.classes)} classes" if found.classes else "a number is predicted"
-    lines = [f"dataset {name} {done}: {found.train:,} rows{test}, {columns}, {target}"]
+    lines = [f"dataset {name} {done}: {found.train:,} rows{test}; {columns}; {target}"]
     lines += [f"left out: the column {column!r}, {why}" for column, why in found.left_out.items()]
     return "\n".join([*lines, "now run: dvc repro"])

@@ -49,7 +49,9 @@ def source_of(params: Path) -> Table:
 
 def test_a_table_of_numbers_gets_a_section_and_an_experiment(params: Path) -> None:
     told = added(params, ROWS)
-    assert told.startswith("dataset houses and its first experiment houses-mlp are in params.yaml: 60 rows, 2 columns ")
+    assert told.startswith(
+        "dataset houses and its first experiment houses-mlp are in params.yaml: 60 rows; columns: 2 "
+    )
     assert "left out: the column 'note', which is text with 60 different values" in told
     source = source_of(params)
     assert source.separator == ";"
@@ -87,7 +89,7 @@ def test_again_it_is_a_new_version_with_the_columns_that_were_kept(params: Path)
     assert added(params, ROWS) == "dataset houses has this table already; nothing was changed"
     params.write_text(params.read_text(encoding="utf-8").replace('        "id": number\n', ""), encoding="utf-8")
     told = added(params, ROWS.replace("new", "newest") + "\n99;99;old;note;train;9.5")
-    assert told.startswith("dataset houses has a new version: 61 rows, 1 columns of numbers, 2 of categories")
+    assert told.startswith("dataset houses has a new version: 61 rows; columns: 1 of numbers, 2 of categories")
     assert "left out: the column 'id', which params.yaml does not have" in told
     assert source_of(params).columns == {"area": "number", "zone": ("newest", "old"), "part": ("test", "train")}
     with pytest.raises(ParamsError, match=r"datasets.houses.source.target is price, not area; choose another name"):
