@@ -34,7 +34,7 @@ def table_problems(
         *(class_problems(class_counts(classes, targets), "rows") if classes else ()),
         *_constant(kinds, inputs["train"]),
         *_equal_columns(kinds, np.concatenate(list(inputs.values()))),
-        *_repeated_rows(inputs, targets),
+        *_repeated_rows(classes, inputs, targets),
         *_given_away(kinds, classes, inputs, targets),
     ]
 
@@ -63,8 +63,10 @@ def _numbered(index: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[places]
 
 
-def _repeated_rows(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Iterator[Problem]:
-    """Finds rows that are in train and in another split, and rows that are equal but for their targets."""
+def _repeated_rows(
+    classes: tuple[str, ...], inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]
+) -> Iterator[Problem]:
+    """Finds rows that are in train and in another split, and rows that are equal but for their classes."""
     values, told = (np.ascontiguousarray(np.concatenate(list(each.values()))) for each in (inputs, targets))
     part = np.repeat(list(inputs), [len(each) for each in inputs.values()])
     # Bytes are compared, so that cells without a value, NaN, are equal.
@@ -76,8 +78,8 @@ def _repeated_rows(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]
         if twice and other != "train":
             text = f"{'1 row is' if twice == 1 else f'{twice:,} rows are'} in {other} and also in train"
             yield Problem("duplicate", f"{text}, so {other} tells too good a result", [])
-    if different := int((np.bincount(pairs[:, 0]) > 1)[row].sum()):
-        yield Problem("two targets", f"{different:,} rows are equal but for their targets", [])
+    if classes and (different := int((np.bincount(pairs[:, 0]) > 1)[row].sum())):
+        yield Problem("two classes", f"{different:,} rows are equal but for their classes", [])
 
 
 def _given_away(

@@ -144,13 +144,13 @@ def test_categories_with_other_names_are_equal_columns() -> None:
     assert "equal columns" in found(kinds, np.stack([first, (first + 1) % 3], axis=1), TARGETS)
 
 
-def test_rows_in_two_parts_and_rows_with_two_targets_are_found() -> None:
+def test_rows_in_two_parts_and_rows_in_two_classes_are_found() -> None:
     inputs, targets = np.stack([NOISE, OTHER], axis=1), TARGETS.copy()
     inputs[199], targets[199] = inputs[0], targets[0]
     inputs[198], targets[198] = inputs[1], 1 - targets[1]
     assert found({"a": "number", "b": "number"}, inputs, targets) == {
         "duplicate": "1 row is in test and also in train, so test tells too good a result",
-        "two targets": "2 rows are equal but for their targets",
+        "two classes": "2 rows are equal but for their classes",
     }
 
 
