@@ -30,7 +30,7 @@ class Records:
     samples: dict[str, int]  # split → number of samples
     numbers: dict[str, Any]  # content of metrics/D/E.json
     report: dict[str, Any]  # content of metrics/D/E.report.json
-    photos: dict[str, Any]  # what the checks of photos found; {} for other data
+    checks: dict[str, Any]  # what the checks of photos or of a table found; {} for other data
     judged: int  # number of models that the test part has measured
 
     @property
@@ -157,7 +157,7 @@ def load(records: Records, registered: Registered) -> str:
 
 
 def data(records: Records, registered: Registered) -> str:
-    """Returns the sizes and versions of the splits, the dataset's settings, and what the checks of photos found."""
+    """Returns the sizes and versions of the splits, the dataset's settings, and what the checks found."""
     rows = [
         [part, f"{records.samples[part]:,}", records.report.get(DATA_KEYS.get(part, ""), "–")]
         for part in ("train", "validation", "test")
@@ -166,10 +166,10 @@ def data(records: Records, registered: Registered) -> str:
     experiment = records.params.experiment(records.experiment)
     dataset = records.params.dataset(experiment.dataset).model_dump(mode="json")
     shaping = flatten({key: dataset[key] for key in ("source", "split", "transform")})
-    training, problems = registered.tags.get(DATA_MD5), records.photos.get("problems", [])
+    training, problems = registered.tags.get(DATA_MD5), records.checks.get("problems", [])
     found = [f"- {escaped(problem['kind'])}: {escaped(problem['text'])}" for problem in problems]
     checks = (
-        "The checks of the photos found:\n\n" + "\n".join(found) if found else "The checks of the photos found nothing."
+        "The checks of the data found:\n\n" + "\n".join(found) if found else "The checks of the data found nothing."
     )
     texts = [
         "## Data",
@@ -177,7 +177,7 @@ def data(records: Records, registered: Registered) -> str:
         f"It was trained on {100 * experiment.fraction:g} % of the train part." if experiment.fraction < 1 else "",
         f"DVC's md5 of the training data is {escaped(training)}." if training else "",
         f"Settings of the dataset: {', '.join(f'{escaped(key)} {_as_text(value)}' for key, value in shaping.items())}.",
-        checks if records.photos else "",
+        checks if records.checks else "",
     ]
     return "\n\n".join(filter(None, texts))
 

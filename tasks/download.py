@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from learn.data.datasets.images import Images
 from learn.data.datasets.pizza_steak_sushi import PizzaSteakSushi
+from learn.data.datasets.table import Table
 from learn.data.photos.archives import gather, tree_digest
 from learn.data.source import Downloaded, Generated, Photos
 from learn.errors import DataError, DownloadError, NetworkError
 from tasks.inputs import watched
 from tasks.params import PARAMS_FILE, Params
 from tasks.stage import run_stage
-from tasks.workspace.files import atomic_folder, save_array, scratch
+from tasks.workspace.files import atomic_folder, save_array, scratch, sha256
 from tasks.workspace.paths import raw_folder
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def download(params: Params, name: str) -> str:
         if not folder.is_dir() or tree_digest(folder) != source.tree_sha256:
             with atomic_folder(folder) as partial:
                 fetch_photos(name, source, partial, mirror)
+    elif isinstance(source, Table):
+        if not (folder / source.file).is_file() or sha256(folder / source.file) != source.sha256:
+            with atomic_folder(folder) as partial:
+                _copy_table(name, source, partial)
     elif isinstance(source, Downloaded):
         for file, checksum in source.checksums.items():
             fetch(name, source, file, checksum, folder, mirror)
@@ -161,6 +166,22 @@ def _check_tree(source: Photos, folder: Path, hint: str) -> None:
         for path in folder.iterdir():
             shutil.rmtree(path)
         raise DataError(f"the photos have the sha256 {found}, not {source.tree_sha256} as in {PARAMS_FILE}: {hint}")
+
+
+def _copy_table(name: str, source: Table, folder: Path) -> None:
+    """Copies a user's table into a folder; raises DataError if it is not there, or not what params.yaml describes."""
+    if not Path(source.path).is_file():
+        raise DataError(
+            f"datasets.{name}.source.path: {source.path} is not there\n"
+            f"If DVC has this table, `dvc pull` or `dvc checkout` brings it into {raw_folder(name)}."
+        )
+    shutil.copyfile(source.path, folder / source.file)
+    if (found := sha256(folder / source.file)) != source.sha256:
+        command = f"trackway add-table {name} {shlex.quote(source.path)} --target {shlex.quote(source.target)}"
+        raise DataError(
+            f"the table has the sha256 {found}, not {source.sha256} as in {PARAMS_FILE}: `{command}` "
+            "takes what is there now"
+        )
 
 
 def from_first(name: str, places: list[str], attempt: Callable[[str], Any], what: str, by_hand: str) -> None:

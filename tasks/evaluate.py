@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learn.data.transformed import YARDSTICKS
 from learn.errors import NotFiniteError, StoreUnreachable
 from learn.evaluation.predictions import Predictions, as_file
 from learn.training.history import read_history
@@ -33,6 +34,7 @@ from tasks.tracking.page import evaluation_note
 from tasks.tracking.tags import DATA_TAGS, DIAGNOSIS, NO_MODEL, PREDICTIONS
 from tasks.workspace.files import samples_md5, sha256, sha256_of, write_atomically
 from tasks.workspace.paths import (
+    evaluation_folder,
     history_file,
     metrics_file,
     models_folder,
@@ -126,6 +128,7 @@ def measured(params: Params, name: str) -> Evaluation:
     """
     from learn.evaluation.diagnosis import diagnose
     from learn.evaluation.intervals import intervals
+    from learn.evaluation.yardsticks import measured_yardsticks
 
     assembled = assemble(params, name, HELD_OUT, "test")
     info, trainings = assembled.info, assembled.experiment.trainings
@@ -143,17 +146,26 @@ def measured(params: Params, name: str) -> Evaluation:
         for part, loaded in assembled.splits.items()
     }
     model = assembled.on_device(assembled.trained_model(chosen))
+    dataset = assembled.experiment.dataset
+    stratified = [part for part in predicted if split.is_stratified(part)]
+    yardsticks = measured_yardsticks(evaluation_folder(dataset) / YARDSTICKS, predicted, info.classes, stratified)
     diagnosis = diagnose(
-        read_history(history_file(name, chosen)), info.held_out, info.classes, scored[chosen][info.held_out][1]
+        read_history(history_file(name, chosen)),
+        info.held_out,
+        info.classes,
+        scored[chosen][info.held_out][1],
+        is_table=bool(yardsticks),
     )
     details: dict[str, Any] = {
         "experiment": name,
-        "dataset": assembled.experiment.dataset,
+        "dataset": dataset,
         STATE_DICT_KEY: sha256_of(state_dict_files(models_folder(name))),
         TEST_DATA_KEY: predicted["test"].data,
         "diagnosis": vars(diagnosis),
-        "intervals": {part: intervals(each, stratified=split.is_stratified(part)) for part, each in predicted.items()},
+        "intervals": {part: intervals(each, stratified=part in stratified) for part, each in predicted.items()},
     }
+    if yardsticks:
+        details["yardsticks"] = yardsticks
     if chosen is not None:
         details["chosen_seed"] = chosen
     if info.held_out != "test":

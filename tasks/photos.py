@@ -25,13 +25,13 @@ from joblib import cpu_count
 from learn.data.datasets.images import Images
 from learn.data.photos.decode import Mode, PhotoError, open_photo, photo_pixels, to_array
 from learn.data.source import Photos
+from learn.data.transformed import Problem, class_counts, class_problems
 from learn.errors import DataError
 from tasks.params import DatasetConfig
 from tasks.workspace.files import save_array
 from tasks.workspace.paths import REPORT, raw_folder
 
 NEAR = 4  # largest number of bits, of 64, in which the perceptual hashes of near-duplicates differ
-IMBALANCE = 3.0  # photos in the largest class divided by those in the smallest, from which classes are imbalanced
 EXTREME = 4.0  # longer side divided by the shorter, above which a photo is far from square
 SHOWN = 10  # largest number of files named in the terminal for a problem; the report names all
 
@@ -64,15 +64,6 @@ class Broken:
     """A photo that cannot be read."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding of the checks: a sentence for the terminal, and the files that it is about."""
-
-    kind: str
-    text: str
-    files: list[str]
 
 
 def transform_photos(
@@ -108,7 +99,7 @@ def transform_photos(
     if broken and settings.broken == "stop":
         raise DataError(_unreadable(name, source, len(files), broken))
     found = problems(source.classes, names, known, labels, broken, settings.resize)
-    _print_problems(name, found)
+    print_problems(name, found)
     for part, kept in known.items():
         if not len(kept):
             raise DataError(f"the {part} part of {name} has no photo that can be read; it must have some")
@@ -128,7 +119,8 @@ def _unreadable(name: str, source: Photos, photos: int, broken: dict[str, str]) 
     )
 
 
-def _print_problems(name: str, found: list[Problem]) -> None:
+def print_problems(name: str, found: list[Problem]) -> None:
+    """Prints what the checks of a dataset found."""
     for problem in found:
         print(f"transform {name}: {problem.kind}: {problem.text}")
         for line in problem.files[:SHOWN]:
@@ -243,12 +235,7 @@ def _decode(path: Path, mode: Mode, size: int, room: Room) -> Photo | Broken:
 
 def _counts(classes: tuple[str, ...], known: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, dict[str, int]]:
     """Returns split → class → number of photos."""
-    return {
-        part: dict(
-            zip(classes, np.bincount(labels[photos["number"]], minlength=len(classes)).tolist(), strict=True),
-        )
-        for part, photos in known.items()
-    }
+    return class_counts(classes, {part: labels[photos["number"]] for part, photos in known.items()})
 
 
 # ---- the checks
@@ -275,7 +262,7 @@ def problems(
     repeated = _repeated(known)
     return [
         *_broken(broken),
-        *_classes(_counts(classes, known, labels)),
+        *class_problems(_counts(classes, known, labels), "photos"),
         *_two_labels(names, known, labels, repeated),
         *_twice(names, known, repeated),
         *_sizes(names, known, size),
@@ -292,37 +279,6 @@ def _broken(broken: dict[str, str]) -> Iterator[Problem]:
     if broken:
         files = [f"{file}: {reason}" for file, reason in broken.items()]
         yield Problem("left out", f"{len(broken)} {'file' if len(broken) == 1 else 'files'} cannot be read", files)
-
-
-def _classes(counts: dict[str, dict[str, int]]) -> Iterator[Problem]:
-    for name in counts["train"]:
-        parts = [part for part in counts if counts[part][name]]
-        if not parts:
-            yield Problem("empty class", f"{name} has no photos", [])
-        elif len(parts) < len(counts):
-            missing = ", ".join(part for part in counts if part not in parts)
-            yield Problem("missing class", f"{name} has photos in {', '.join(parts)} and none in {missing}", [])
-    present = {name: number for name, number in counts["train"].items() if number}
-    if present and max(present.values()) >= IMBALANCE * min(present.values()):
-        most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
-        yield Problem(
-            "imbalance",
-            f"{most} has {present[most]:,} photos for training, {least} {present[least]:,}; "
-            + _balance(tuple(counts["train"]), present),
-            [],
-        )
-
-
-def _balance(classes: tuple[str, ...], present: dict[str, int]) -> str:
-    """Returns advice with class weights that make each class count the same, as scikit-learn's `balanced` does."""
-    if len(present) < len(classes):
-        return "more photos can make up for it"
-    mean = sum(present.values()) / len(classes)
-    weights = ", ".join(f"{mean / present[name]:.3g}" for name in classes)
-    binary = ""
-    if len(classes) == 2:
-        binary = f" (for BCEWithLogitsLoss pos_weight: [{present[classes[0]] / present[classes[1]]:.3g}])"
-    return f"more photos, or loss: {{name: CrossEntropyLoss, weight: [{weights}]}}{binary} can make up for it"
 
 
 def _two_labels(

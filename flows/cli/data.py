@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,31 @@ def add_images(
     from flows.edits.images import add_images as add
 
     print(add(name, there / path, PARAMS_FILE, size=size, mode="L" if grey else None))
+
+
+class Target(StrEnum):
+    """What a table's target is."""
+
+    CLASSES = "classes"
+    NUMBERS = "numbers"
+
+
+@app.command()
+def add_table(
+    name: Annotated[str, typer.Argument(help="what to call the dataset")],
+    file: Annotated[Path, typer.Argument(help="a CSV file with any separator, or a Parquet file")],
+    target: Annotated[str, typer.Option(help="the column to predict")],
+    split_column: Annotated[str | None, typer.Option(help="the column that says train or test")] = None,
+    kind: Annotated[
+        Target | None, typer.Option("--as", help="what the target is; found out from its values by default")
+    ] = None,
+) -> None:
+    """Add your own table to params.yaml, with a first experiment; again with the same NAME takes a new version."""
+    there = in_project()
+    from flows.edits.tables import add_table as add
+
+    chosen = kind.value if kind else None
+    print(add(name, there / file, PARAMS_FILE, target=target, split_column=split_column, kind=chosen))
 
 
 @app.command()

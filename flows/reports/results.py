@@ -24,6 +24,7 @@ from tasks.workspace.report import STATE_DICT_KEY
 REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the state of its files at that time
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
+YARDSTICK = "yardstick"  # in place of a diagnosis: a model of scikit-learn's, which is never champion
 LEFT = ("metric", "diagnosis", "champion")  # columns aligned to the left; the others are numbers
 # What a narrow terminal does not show, the highest first.
 RANKS = {"dataset": 1, "metric": 3, "diagnosis": 4, "parameters": 5, "epochs": 6, "test loss": 7, "train seconds": 8}
@@ -54,6 +55,7 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
                     "metric": params.datasets[experiment.dataset].champion.metric,
                     "diagnosis": report["diagnosis"]["summary"],
                     "intervals": report.get("intervals", {}),
+                    "yardsticks": report.get("yardsticks", {}),
                     STATE_DICT_KEY: report[STATE_DICT_KEY],
                 }
             )
@@ -107,6 +109,23 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
     return known
 
 
+def with_yardsticks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows, and after those of each table the rows of its yardsticks, which are no experiments.
+
+    Args:
+        rows: What `results` returns.
+    """
+    found = []
+    for _, group in groupby(rows, lambda row: row["dataset"]):
+        own = list(group)
+        found += own
+        for name, measured in next((row["yardsticks"] for row in own if row.get("yardsticks")), {}).items():
+            parts = {part: values for part, values in measured.items() if part not in ("test", "intervals")}
+            about = {key: own[0][key] for key in ("dataset", "metric")}
+            found.append({**measured["test"], **parts, **about, "experiment": name, "intervals": measured["intervals"]})
+    return found
+
+
 def not_measured(params: Params, rows: list[dict[str, Any]]) -> list[str]:
     """Returns a sentence for each dataset whose experiments lack the metric that decides.
 
@@ -150,6 +169,7 @@ def publish(params: Params) -> None:
 
 def table(rows: list[dict[str, Any]], width: int) -> Layout:
     """Returns the rows as a table for a terminal of this width."""
+    rows = with_yardsticks(rows)
     every = columns = _columns(rows)
     if not fits([column for column in columns if not column.rank], width):
         columns = _columns(rows, merged=True)
@@ -183,12 +203,14 @@ def _columns(rows: list[dict[str, Any]], *, merged: bool = False) -> list[Column
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    values = [row["metric"], *(_value(row, part) for part in ("validation", "test"))]
+    if "parameters" not in row:
+        return [DASH, DASH, DASH, *values, DASH, YARDSTICK, ""]
     return [
         f"{row['parameters']:,}",
         f"{row['epochs']:,}",
         f"{row['loss']:.5f}",
-        row["metric"],
-        *(_value(row, part) for part in ("validation", "test")),
+        *values,
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
         "champion" if row.get("champion") else "challenger" if row.get("challenger") else "",
@@ -219,7 +241,7 @@ def markdown(rows: list[dict[str, Any]], mlflow: str, pages: dict[str, str]) -> 
         pages: Dataset → place of its comparison below that address.
     """
     lines = ["| dataset | experiment | " + " | ".join(COLUMNS) + " | champion |", "|" + " --- |" * (len(COLUMNS) + 3)]
-    for row in rows:
+    for row in with_yardsticks(rows):
         dataset, name = row["dataset"], row["experiment"]
         if "page" in row:
             runs = row["page"].rpartition("/")[0]  # the page of all runs

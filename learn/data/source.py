@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from learn.data.photos.decode import photo_names
 from learn.errors import DataError, only_data
+
+Columns = dict[str, Literal["number"] | tuple[str, ...]]  # a table's inputs: name → `number`, or its categories
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Source(ABC):
         return ()
 
     @property
+    def column_kinds(self) -> Columns:
+        """The columns of a table, one for each input; empty if this is no table. `read` gives indices of categories."""
+        return {}
+
+    @property
     def scale(self) -> float:
         """The number that divides stored inputs when a batch is made: 255 for ordinary images, 1 for features."""
         return 1.0
@@ -65,6 +72,8 @@ class Source(ABC):
     def check(self, dataset: str, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Checks that the arrays are what the properties say, and that all their numbers are finite.
 
+        The inputs of a table may be NaN, where a cell has no value.
+
         Args:
             dataset: The dataset's name in params.yaml, for the message.
             inputs: (N, *shape).
@@ -83,6 +92,8 @@ class Source(ABC):
             raise DataError(
                 f"{kind} gives inputs of the shape {inputs.shape[1:]}; its property shape says {self.shape}"
             )
+        if self.column_kinds:
+            inputs = np.where(np.isnan(inputs), np.float32(0), inputs)
         for what, array in (("inputs", inputs), ("targets", targets)):
             # Both are NaN if any value is; unlike np.isfinite(array) they need no memory.
             if array.size and not np.isfinite([array.min(), array.max()]).all():

@@ -28,6 +28,14 @@ REMEDIES = {
     "improving": "more epochs; a scheduler (CosineAnnealingLR, StepLR) for the last ones",
     "settled": "",
 }
+FOR_TABLES = {  # instead of those, where the inputs are the columns of a table
+    "constant": "transform.standardize: true, a weight for each class in loss, a lower optimizer.lr, more epochs, or "
+    "columns that tell more",
+    "overfitting": "optimizer.weight_decay, model.dropout, early_stopping, fewer model.hidden_units, fewer columns, "
+    "more rows",
+    "underfitting": "transform.standardize: true, more model.hidden_units, model.activation: ReLU where there is none, "
+    "a higher optimizer.lr, more epochs, or columns that tell more",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,12 @@ class Diagnosis:
 
 
 def diagnose(
-    history: list[dict[str, float]], held_out: str, classes: tuple[str, ...], predictions: np.ndarray
+    history: list[dict[str, float]],
+    held_out: str,
+    classes: tuple[str, ...],
+    predictions: np.ndarray,
+    *,
+    is_table: bool = False,
 ) -> Diagnosis:
     """Diagnoses a finished training from its losses and predictions.
 
@@ -49,17 +62,24 @@ def diagnose(
         held_out: The split that was measured after each epoch, `validation` or `test`.
         classes: Names of the classes; empty for regression.
         predictions: (N,) predicted classes of the held-out split; ignored for regression.
+        is_table: Whether the inputs are the columns of a table, for which other remedies help than for images.
     """
+    remedies = REMEDIES | (FOR_TABLES if is_table else {})
     train, held = ([epoch[f"{part}/loss"] for epoch in history] for part in ("train", held_out))
     best = int(np.argmin(held)) + 1  # the first of the best epochs
     chosen = set(predictions.tolist()) if classes else set()
     if len(chosen) == 1:
         name = classes[chosen.pop()]
-        return _found("constant", f"always {name}", f"it predicts {name} for all of the {held_out} part's samples")
+        return _found(
+            remedies, "constant", f"always {name}", f"it predicts {name} for all of the {held_out} part's samples"
+        )
     if not math.isfinite(held[-1]) or train[-1] > OVERFITTING_RATIO * train[0]:
-        return _found("diverged", "diverged", f"the training loss rose from {train[0]:.4f} to {train[-1]:.4f}")
+        return _found(
+            remedies, "diverged", "diverged", f"the training loss rose from {train[0]:.4f} to {train[-1]:.4f}"
+        )
     if held[-1] > OVERFITTING_RATIO * held[best - 1] and train[-1] < train[best - 1]:
         return _found(
+            remedies,
             "overfitting",
             f"overfits from {best}",
             f"from epoch {best} on the training loss fell from {train[best - 1]:.4f} to {train[-1]:.4f}, "
@@ -70,6 +90,7 @@ def diagnose(
     improving = train[-1] < (1 - IMPROVEMENT_SHARE) * before and held[-1] <= (1 + IMPROVEMENT_SHARE) * held[best - 1]
     if improving and len(history) > 1:
         return _found(
+            remedies,
             "improving",
             "still improving",
             f"the {held_out} loss, {held[-1]:.4f}, was still falling when training ended",
@@ -77,13 +98,16 @@ def diagnose(
     # A binary loss and cross entropy both give log(classes) if the model predicts every class with equal probability.
     if classes and train[-1] > CHANCE_LOSS_SHARE * math.log(len(classes)):
         return _found(
+            remedies,
             "underfitting",
             "underfits",
             f"the training loss stayed at {train[-1]:.4f}; guessing gives {math.log(len(classes)):.4f}",
         )
-    return _found("settled", "settled", f"the {held_out} loss settled at {held[-1]:.4f}, its lowest in epoch {best}")
+    return _found(
+        remedies, "settled", "settled", f"the {held_out} loss settled at {held[-1]:.4f}, its lowest in epoch {best}"
+    )
 
 
-def _found(kind: str, summary: str, reason: str) -> Diagnosis:
-    remedies = f". What can help: {REMEDIES[kind]}" if REMEDIES[kind] else ""
-    return Diagnosis(kind, summary, f"{summary}: {reason}{remedies}")
+def _found(remedies: dict[str, str], kind: str, summary: str, reason: str) -> Diagnosis:
+    help_ = f". What can help: {remedies[kind]}" if remedies[kind] else ""
+    return Diagnosis(kind, summary, f"{summary}: {reason}{help_}")

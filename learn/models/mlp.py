@@ -23,6 +23,9 @@ class MLP(nn.Module):
         activation: Activation class of torch.nn (ReLU, Tanh, ...) after each hidden layer; None for no activation.
         output_activation: The same after the last layer; the course's Fashion-MNIST V1 has a ReLU there.
         dropout: Fraction of each hidden layer's outputs that is dropped in training.
+        output_mean: Is added to the outputs: where targets are numbers, about their mean.
+        output_scale: Multiplies the outputs before that: about the targets' standard deviation, so that large targets
+            need no large weights.
     """
 
     def __init__(
@@ -34,8 +37,13 @@ class MLP(nn.Module):
         activation: str | None,
         output_activation: str | None = None,
         dropout: float = 0.0,
+        output_mean: float = 0.0,
+        output_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if output_scale <= 0:
+            raise ValueError(f"output_scale is {output_scale}; it must be > 0")
+        self.output_mean, self.output_scale = output_mean, output_scale
         if any(units < 1 for units in hidden_units):
             raise ValueError(f"hidden_units {hidden_units} must all be >= 1")
         layers: list[nn.Module] = [nn.Flatten()]
@@ -50,4 +58,7 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Computes logits (N, output_size) from inputs (N, *input_shape)."""
-        return self.layers(x)
+        outputs = self.layers(x)
+        if (self.output_mean, self.output_scale) == (0.0, 1.0):
+            return outputs
+        return self.output_mean + self.output_scale * outputs

@@ -12,7 +12,7 @@ from learn.data.datasets import DATASETS
 from learn.data.indices import STRATIFY, VALIDATION, split_sizes
 from learn.data.photos.decode import CHANNELS, Mode
 from learn.data.source import Photos, Source
-from learn.data.transformed import BROKEN, MODE, RESIZE
+from learn.data.transformed import BROKEN, IMPUTE, MODE, ONE_HOT, RESIZE, STANDARDIZE, feature_count
 from learn.evaluation.metrics import metrics_for
 from tasks.params.section import Section
 
@@ -87,6 +87,14 @@ class TransformConfig(Section):
     """Photos only, and required for them: `RGB` (colour) or `L` (grey)."""
     broken: Literal["stop", "leave_out"] | None = BROKEN
     """Photos only, and required for them: if files cannot be read, `stop` or `leave_out` these files."""
+    standardize: bool = STANDARDIZE
+    """Tables only. True: each column of numbers gets the mean 0 and the standard deviation 1, by its training part."""
+    impute: Literal["mean", "median"] | None = IMPUTE
+    """Tables only: what missing numbers become, the `mean` or `median` of the column's training part. null: none may be
+    missing."""
+    one_hot: bool = ONE_HOT
+    """Tables only, and required for categories. True: each category becomes an input that is 0 or 1; all are 0 if the
+    category is missing."""
 
 
 class ChampionConfig(Section):
@@ -131,6 +139,8 @@ class DatasetConfig(Section):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one transformed input."""
+        if self.source.column_kinds and self.transform.one_hot:
+            return (feature_count(self.source.column_kinds),)
         channels, size = self.source.shape[0], self.transform.resize
         if isinstance(self.source, Photos):
             channels = CHANNELS[self.transform.mode or "RGB"]
@@ -171,6 +181,18 @@ class DatasetConfig(Section):
                 yield f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"
             elif not photos and value is not None and key != "resize":
                 yield f"transform.{key}", f"is {value}, but {name} has no photo files"
+        columns = self.source.column_kinds
+        for key in ("standardize", "impute", "one_hot"):
+            if not columns and (value := getattr(self.transform, key)):
+                yield f"transform.{key}", f"is {value if key == 'impute' else 'true'}, but {name} is no table"
+        if (
+            categories := [column for column, kind in columns.items() if kind != "number"]
+        ) and not self.transform.one_hot:
+            yield (
+                "transform.one_hot",
+                f"is false, but the column {categories[0]!r} has categories, and models take numbers; it must be true, "
+                "or take the column out of source.columns",
+            )
 
     def _problems_of_champion(self) -> Iterator[tuple[str, str]]:
         allowed = metrics_for(self.source.classes)

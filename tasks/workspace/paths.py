@@ -6,7 +6,7 @@ from pathlib import Path
 
 from learn.data.transformed import EVALUATION, TRAINING
 
-REPORT = "report.json"  # the file in data/transformed/D/ with what the checks of photos found
+REPORT = "report.json"  # the file in data/transformed/D/ with what the checks of photos or of a table found
 
 
 def raw_folder(dataset: str) -> Path:

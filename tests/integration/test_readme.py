@@ -22,6 +22,7 @@ PAGES = {
 README = PAGES["README.md"]
 MAKE = "test_every_make_target_shown_is_there"
 LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
+TABLES = "test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks"
 SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
@@ -52,6 +53,8 @@ RUN_BY = {
     "trackway add food": "test_tiny_vgg_gives_the_course_s_digits",
     "trackway add transfer": "test_a_frozen_network_with_a_new_head_knows_nearly_all_photos",
     "trackway add-images pets path/to/pets": "test_new_photos_are_a_new_version",
+    "trackway add-table houses path/to/houses.csv --target price": TABLES,
+    "trackway add wine": TABLES,
     "trackway compare": "test_it_is_compared_in_the_terminal_and_as_markdown",
     "trackway compare digits --out report.html": "test_the_page_is_sorted_by_mouse_and_keyboard",
     "trackway compare digits-mlp digits-cnn --out report.md": "test_it_is_compared_in_the_terminal_and_as_markdown",

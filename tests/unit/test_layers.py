@@ -21,8 +21,10 @@ LAYERS = set(ALLOWED)
 LIGHT = {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "matplotlib", "tqdm"}
 MORE = {
     "archives.py": {"backports"},  # imported before Python 3.11.4 only
+    "table.py": {"pyarrow"},  # when a table is read
     "timm.py": {"timm"},  # when such a model is built
     "weights.py": {"safetensors"},  # when such a file is read
+    "yardsticks.py": {"threadpoolctl"},  # comes with scikit-learn
 }
 
 

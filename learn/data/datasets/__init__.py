@@ -14,6 +14,8 @@ from learn.data.datasets.fashion_mnist import FashionMNIST
 from learn.data.datasets.images import Images
 from learn.data.datasets.line import Line
 from learn.data.datasets.pizza_steak_sushi import PizzaSteakSushi
+from learn.data.datasets.table import Table
+from learn.data.datasets.wine import Wine
 from learn.data.source import Source
 
 DATASETS: dict[str, type[Source]] = {
@@ -24,4 +26,6 @@ DATASETS: dict[str, type[Source]] = {
     "fashion_mnist": FashionMNIST,
     "pizza_steak_sushi": PizzaSteakSushi,
     "images": Images,
+    "table": Table,
+    "wine": Wine,
 }

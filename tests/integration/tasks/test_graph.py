@@ -41,7 +41,7 @@ FOR_NAMES_ONLY = (
     "learn/data/", "learn/models/", "learn/evaluation/metrics.py", "learn/training/defaults.py",
     "learn/comparison/defaults.py",
 )  # fmt: skip
-READ_ONLY = {"train": ("learn/data/transformed.py",), "evaluate": ("learn/data/transformed.py",)}  # as it was written
+READ_ONLY = {"train": ("learn/data/transformed/",), "evaluate": ("learn/data/transformed/",)}  # as it was written
 
 TRACE = """
 import atexit, json, runpy, sys
@@ -172,7 +172,7 @@ CHANGES = {
     "a default of champions": ("learn/comparison/defaults.py", "MARGIN = 0.0", "MARGIN = 0.1", "register"),
     "a default of splits": ("learn/data/indices.py", "STRATIFY = False", "STRATIFY = True", "split"),
     "a default of transforms": (
-        "learn/data/transformed.py",
+        "learn/data/transformed/arrays.py",
         "RESIZE = MODE = BROKEN = None",
         "MODE = BROKEN = None\nRESIZE = 8",
         "transform",

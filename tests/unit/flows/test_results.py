@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from flows.reports.layout import Layout
-from flows.reports.results import markdown, results, table
+from flows.reports.results import DASH, YARDSTICK, markdown, results, table, with_yardsticks
 from tests.support.outputs import experiment, params_of, predicted, write_outputs
 
 
@@ -80,3 +80,19 @@ def test_what_is_left_out_is_named_with_where_to_see_it(rows: list[dict[str, Any
     assert table(rows, needed).left_out == ()
     assert table(rows, needed - 1).left_out == ("train seconds",)
     assert max(map(len, printed(table(rows, needed), needed).splitlines())) <= needed
+
+
+def test_yardsticks_stand_below_the_experiments_of_their_table() -> None:
+    measured = {
+        "test": {"accuracy": 0.5},
+        "validation": {"accuracy": 0.4},
+        "intervals": {"test": {"accuracy": [0.4, 0.6]}},
+    }
+    row = {"parameters": 9, "epochs": 2, "loss": 0.1, "accuracy": 0.9, "metric": "accuracy", "diagnosis": "settled"}
+    of_table = {"dataset": "wine", "yardsticks": {"Dummy": measured}}
+    rows = [row | of_table | {"experiment": "best"}, row | of_table | {"experiment": "other"}]
+    rows.append(row | {"dataset": "digits", "experiment": "net", "yardsticks": {}})
+    assert [each["experiment"] for each in with_yardsticks(rows)] == ["best", "other", "Dummy", "net"]
+    (line,) = (line for line in markdown(rows, "", {}).splitlines() if "Dummy" in line)
+    cells = ["wine", "Dummy", DASH, DASH, DASH, "accuracy", "40.00%", "50.00% ±10.0", DASH, YARDSTICK, ""]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == cells

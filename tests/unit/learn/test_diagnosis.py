@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from learn.evaluation.diagnosis import REMEDIES, diagnose
+from learn.evaluation.diagnosis import FOR_TABLES, REMEDIES, diagnose
 from tasks.params import ExperimentConfig
 
 CLASSES = ("pizza", "steak", "sushi")
@@ -33,6 +33,16 @@ def test_each_kind_is_told_with_its_remedies(kind: str, train: list[float], held
     assert found.kind == kind
     assert words in found.text
     assert (f"What can help: {REMEDIES[kind]}" in found.text) == bool(REMEDIES[kind])
+
+
+@pytest.mark.parametrize("kind", FOR_TABLES)
+def test_a_table_has_remedies_of_its_own(kind: str) -> None:
+    train, held = {"constant": ([1.0, 0.5],) * 2, "overfitting": ([1.0, 0.1], [1.0, 2.0])}.get(kind, ([1.1, 1.1],) * 2)
+    predictions = np.array([1, 1, 1]) if kind == "constant" else MIXED
+    found = diagnose(history(train, held), "test", CLASSES, predictions, is_table=True)
+    assert found.kind == kind
+    assert found.text.endswith(FOR_TABLES[kind])
+    assert not any(word in FOR_TABLES[kind] for word in ("augmentation", "photo"))
 
 
 def test_one_class_for_everything_is_said_before_all_else() -> None:

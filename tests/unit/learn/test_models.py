@@ -39,3 +39,14 @@ def test_the_line_starts_where_the_course_s_does() -> None:
     torch.manual_seed(42)
     model = build_model("line", {}, (1,), 1)
     assert [round(p.item(), 4) for p in model.parameters()] == [0.3367, 0.1288]
+
+
+def test_an_mlp_s_outputs_begin_near_the_targets() -> None:
+    arguments = {"hidden_units": [4], "activation": "ReLU"}
+    torch.manual_seed(0)
+    plain = build_model("mlp", arguments, (3,), 1)
+    torch.manual_seed(0)
+    scaled = build_model("mlp", arguments | {"output_mean": 200_000.0, "output_scale": 80_000.0}, (3,), 1)
+    inputs = torch.rand(5, 3)
+    assert torch.equal(scaled(inputs), 200_000 + 80_000 * plain(inputs))
+    assert scaled.state_dict().keys() == plain.state_dict().keys()

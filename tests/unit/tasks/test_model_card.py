@@ -142,13 +142,13 @@ def test_a_regression_has_no_classes() -> None:
 
 def test_data_has_sizes_versions_and_what_the_checks_found() -> None:
     photos: dict[str, Any] = {"problems": [{"kind": "duplicate", "text": "2 photos are in test and also in train"}]}
-    text = section(model_card(replace(RECORDS, photos=photos), DIGITS), "Data")
+    text = section(model_card(replace(RECORDS, checks=photos), DIGITS), "Data")
     for line in ("| train | 1,257 | – |", "| validation | 180 | 0b71 |", "| test | 360 | 4773 |"):
         assert line in text.splitlines()
     assert "DVC's md5 of the training data is 36d2.dir." in text
     assert "split.test 0.2" in text
-    assert "The checks of the photos found:\n\n- duplicate: 2 photos are in test and also in train" in text
-    assert "found nothing" in section(model_card(replace(RECORDS, photos={"problems": []}), DIGITS), "Data")
+    assert "The checks of the data found:\n\n- duplicate: 2 photos are in test and also in train" in text
+    assert "found nothing" in section(model_card(replace(RECORDS, checks={"problems": []}), DIGITS), "Data")
     assert "checks" not in section(model_card(RECORDS, DIGITS), "Data")
 
 

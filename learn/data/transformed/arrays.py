@@ -15,6 +15,8 @@ import numpy as np
 from learn.errors import only_data
 
 RESIZE = MODE = BROKEN = None  # these defaults of params.yaml are here because they change the arrays
+STANDARDIZE = ONE_HOT = False
+IMPUTE = None
 INFO = "info.json"  # the file that holds an Info
 TRAINING, EVALUATION = "training", "evaluation"  # folders in data/transformed/D/
 
