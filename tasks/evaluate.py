@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from learn.training.splits import Split
 
 EXAMPLES = 4  # number of example inputs stored with the model
+DIGITS = 4  # of a probability that is kept; those behind them differ between processors
 
 
 Scores = dict[str, dict[str, float]]  # split → metric → value
@@ -134,14 +135,15 @@ def measured(params: Params, name: str) -> Evaluation:
     info, trainings = assembled.info, assembled.experiment.trainings
     split = params.dataset(assembled.experiment.dataset).split
     scored = {seed: _scored_on_all(assembled, seed) for seed in trainings}
-    metrics = {seed: {part: values for part, (values, _) in one.items()} for seed, one in scored.items()}
+    metrics = {seed: {part: found.metrics for part, found in one.items()} for seed, one in scored.items()}
     chosen = min(trainings, key=lambda seed: metrics[seed][info.held_out]["loss"])
     predicted = {
         part: Predictions(
             loaded.targets.cpu().numpy(),
-            np.stack([scored[seed][part][1] for seed in trainings]) if len(trainings) > 1 else scored[chosen][part][1],
+            _by_seed([scored[seed][part].predictions for seed in trainings]),
             samples_md5(assembled.folders[part], part),
             len(info.classes),
+            _by_seed([scored[seed][part].confidence for seed in trainings]) if info.classes else None,
         )
         for part, loaded in assembled.splits.items()
     }
@@ -153,7 +155,7 @@ def measured(params: Params, name: str) -> Evaluation:
         read_history(history_file(name, chosen)),
         info.held_out,
         info.classes,
-        scored[chosen][info.held_out][1],
+        scored[chosen][info.held_out].predictions,
         is_table=bool(yardsticks),
     )
     details: dict[str, Any] = {
@@ -170,7 +172,7 @@ def measured(params: Params, name: str) -> Evaluation:
         details["chosen_seed"] = chosen
     if info.held_out != "test":
         details[VALIDATION_DATA_KEY] = predicted["validation"].data
-    by_class, texts = _by_class(predicted["test"].targets, scored[chosen]["test"][1], info.classes)
+    by_class, texts = _by_class(predicted["test"].targets, scored[chosen]["test"].predictions, info.classes)
     return Evaluation(
         _mean(list(metrics.values())),
         {seed: values for seed, values in metrics.items() if seed is not None},
@@ -220,7 +222,27 @@ def _by_class(
     return found, {"classification_report.txt": report(targets, predictions, classes)}
 
 
-def _scored_on_all(assembled: Assembled, seed: int | None) -> dict[str, tuple[dict[str, float], np.ndarray]]:
+def _by_seed(each: list[np.ndarray]) -> np.ndarray:
+    """Returns arrays of several seeds as one, whose first dimension is the seed; that of one seed as it is."""
+    return np.stack(each) if len(each) > 1 else each[0]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model makes of a split.
+
+    Attributes:
+        metrics: Name, such as `accuracy`, to value.
+        predictions: (N,) int64 class indices, or (N, 1) float32 for regression.
+        confidence: (N,) float32, the probability of the predicted class; empty for regression.
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    confidence: np.ndarray
+
+
+def _scored_on_all(assembled: Assembled, seed: int | None) -> dict[str, Scored]:
     """Returns what `scored_on` returns, for each split that is loaded."""
     model = assembled.on_device(assembled.trained_model(seed))
     return {
@@ -231,8 +253,8 @@ def _scored_on_all(assembled: Assembled, seed: int | None) -> dict[str, tuple[di
 
 def scored_on(
     model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None, classes: tuple[str, ...]
-) -> tuple[dict[str, float], np.ndarray]:
-    """Returns every metric of the model on a split, and its predictions.
+) -> Scored:
+    """Returns every metric of the model on a split, with its predictions.
 
     Raises:
         NotFiniteError: A loss, a logit or a metric is NaN or infinite.
@@ -241,7 +263,11 @@ def scored_on(
     from learn.training.evaluate import evaluate_split
 
     measured, logits = evaluate_split(model, part, criterion, batch_size)
-    predictions = criterion.predict(logits).numpy()
+    chosen = criterion.predict(logits)
+    predictions, confidence = chosen.numpy(), np.empty(0, np.float32)
+    if classes:
+        of_chosen = criterion.probabilities(logits).gather(1, chosen[:, None])[:, 0]
+        confidence = of_chosen.numpy().round(DIGITS)
     metrics: dict[str, float] = {key.removeprefix(f"{part.name}/"): value for key, value in measured.items()}
     metrics |= scores(part.targets.cpu().numpy(), predictions, classes)
     for key, value in metrics.items():
@@ -250,7 +276,7 @@ def scored_on(
                 f"{key} is {value} on the {part.name} part's {len(part):,} samples; a metric must be a finite number: "
                 "give that part more samples, or mend the metric in METRICS"
             )
-    return metrics, predictions
+    return Scored(metrics, predictions, confidence)
 
 
 def as_row(found: Evaluation) -> dict[str, Any]:

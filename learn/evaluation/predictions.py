@@ -20,12 +20,15 @@ class Predictions:
         predictions: The same shape and dtype; with several seeds (S, N) or (S, N, 1).
         data: md5 of the samples.
         classes: Number of classes; 0 for regression.
+        confidence: (N,) float32, the probability that the model gives to the class that it predicts, rounded to four
+            digits; with several seeds (S, N). None for regression, or if it is not known.
     """
 
     targets: np.ndarray
     predictions: np.ndarray
     data: str
     classes: int
+    confidence: np.ndarray | None = None
 
     @property
     def by_seed(self) -> np.ndarray:
@@ -41,7 +44,10 @@ def seeds_of(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def as_file(splits: dict[str, Predictions]) -> bytes:
     """Returns the content of an npz file: split → predictions."""
     arrays: dict[str, Any] = {
-        f"{split}/{key}": np.asarray(value) for split, found in splits.items() for key, value in vars(found).items()
+        f"{split}/{key}": np.asarray(value)
+        for split, found in splits.items()
+        for key, value in vars(found).items()
+        if value is not None
     }
     content = io.BytesIO()
     np.savez(content, **arrays)  # not compressed: another zlib would give other bytes
@@ -52,7 +58,10 @@ def read(file: Path, split: str) -> Predictions | None:
     """Returns the predictions for a split; None if the file is not there, is damaged, or lacks the split."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            targets, predictions, data, classes = (arrays[f"{split}/{key}"] for key in Predictions.__annotations__)
+            targets, predictions, data, classes = (
+                arrays[f"{split}/{key}"] for key in ("targets", "predictions", "data", "classes")
+            )
+            confidence = arrays.get(f"{split}/confidence")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Predictions(targets, predictions, str(data), int(classes))
+    return Predictions(targets, predictions, str(data), int(classes), confidence)

@@ -118,7 +118,7 @@ def _fit(assembled: Assembled, flat: dict[str, Any], history: list[Epoch], goes_
     if state.early_stopping:
         state.model.load_state_dict(kept)
     split, classes = assembled.held_out, assembled.info.classes
-    metrics, _ = scored_on(state.model, split, assembled.criterion, assembled.batch_size, classes)
+    metrics = scored_on(state.model, split, assembled.criterion, assembled.batch_size, classes).metrics
     return Outcome(COMPLETE, metrics=metrics, sha256=digest, **_so_far(history, flat))
 
 

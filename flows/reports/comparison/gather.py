@@ -67,7 +67,7 @@ def gather(
     entries = tuple(_entry(params, row, apart, reports.get(row["experiment"])) for row in shown)
     classes = tuple(next(iter(reports.values())).get("per_class", ())) if reports else of.source.classes
     answers = _answers(dataset, shown[:MOST_ANSWERING], reports) if reports else None
-    mistakes = confident_mistakes(params, shown, reports) if classes and reports else {}
+    mistakes = confident_mistakes(shown, reports) if classes and reports else {}
     missing = chain(_judged(part, shown), _not_evaluated(dataset, names, shown), _not_drawn(dataset, entries))
     samples = _samples(params, dataset, shown)
     level, remarks = of.champion.level, tuple(missing)

@@ -84,11 +84,14 @@ def test_the_champion_is_the_seed_with_the_lowest_loss(finished: Project) -> Non
     mlflow.set_tracking_uri(finished.tracking_uri)
     model = mlflow.pytorch.load_model("models:/blobs@champion")
     inputs = torch.from_numpy(np.load(finished.folder / "data/transformed/blobs/training/test-inputs.npy"))
-    predicted = model(inputs)["prediction"].numpy()
+    answers = {key: values.detach().numpy() for key, values in model(inputs).items()}
     found = read(finished.folder / f"metrics/blobs/{NAME}.predictions.npz", "test")
     assert found
     assert found.predictions.shape == (3, len(inputs))
-    assert (predicted == found.predictions[list(losses).index(chosen)]).all()
+    assert (answers["prediction"] == found.predictions[list(losses).index(chosen)]).all()
+    assert found.confidence is not None
+    sure = found.confidence[list(losses).index(chosen)]
+    np.testing.assert_allclose(sure, answers["probabilities"].max(axis=1), atol=1e-4)
     assert "(n=3)" in finished.run(*TRACKWAY, "results", COLUMNS="200").stdout
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,6 @@ from flows.reports.results import results
 from learn.errors import DataError, ParamsError
 from learn.evaluation.predictions import Predictions, as_file
 from tasks.params import Params
-from tasks.workspace.files import sha256
 from tasks.workspace.git import head
 from tasks.workspace.paths import (
     evaluation_folder,
@@ -40,10 +38,7 @@ from tasks.workspace.paths import (
     metrics_file,
     report_file,
     scored_file,
-    state_dict_file,
-    training_folder,
 )
-from tasks.workspace.report import STATE_DICT_KEY
 from tests.support.outputs import experiment, params_of, predicted, write_history, write_outputs
 
 HOSTILE = '<img src=x onerror="alert(1)">|`[x](javascript:alert(1))'
@@ -381,30 +376,18 @@ def test_pictures_are_shown_only_if_they_are_those_that_were_measured() -> None:
     assert report_of(params).answers is None
 
 
-def test_the_most_confident_mistakes_are_those_of_the_model_that_was_evaluated() -> None:
-    import torch
-
-    from learn.training.build import build_model
-
-    params, test = two(), predicted("digits", 360, 8)
-    assert report_of(params).mistakes == {}, "these state_dicts are not what was evaluated"
-    inputs = np.random.default_rng(0).integers(17, size=(360, 1, 8, 8)).astype(np.uint8)
-    write_inputs(inputs, test.targets)
-    shutil.copytree(evaluation_folder("digits"), training_folder("digits"))
-    edited(training_folder("digits") / "info.json", samples={"train": 1, "validation": 180})
-    model = build_model("mlp", {"hidden_units": [64], "activation": "ReLU"}, (1, 8, 8), 10)
-    torch.save(model.state_dict(), state_dict_file("good"))
-    edited(report_file("digits", "good"), **{STATE_DICT_KEY: sha256(state_dict_file("good"))})
+def test_the_most_confident_mistakes_are_shown_with_their_probability() -> None:
+    params, test = two(), predicted("digits", 360, 20)
+    write_inputs(np.random.default_rng(0).integers(17, size=(360, 1, 8, 8)).astype(np.uint8), test.targets)
+    assert report_of(params).mistakes == {}, "an older version did not keep how sure a model was"
+    sure = np.random.default_rng(1).random(360).astype(np.float32).round(4)
+    scored_file("digits", "good").write_bytes(as_file({"test": replace(test, confidence=sure)}))
     report = report_of(params)
     assert list(report.mistakes) == ["good"]
     found = report.mistakes["good"]
     wrong = np.flatnonzero(test.predictions != test.targets)
-    assert sorted(each.number for each in found) == wrong.tolist()
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(inputs[wrong]) / 16).softmax(1).numpy()
-    expected = expected[np.arange(len(wrong)), test.predictions[wrong]]
-    assert [each.probability for each in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
-    assert [each.number for each in found] == wrong[np.argsort(-expected.round(4), kind="stable")].tolist()
+    assert [each.number for each in found] == sorted(wrong, key=lambda number: -sure[number])[:8]
+    assert [each.probability for each in found] == [float(sure[each.number]) for each in found]
     assert all(test.targets[each.number] == each.target for each in found)
     assert all(test.predictions[each.number] == each.answer for each in found)
     text = page([report]).decode()
@@ -412,8 +395,6 @@ def test_the_most_confident_mistakes_are_those_of_the_model_that_was_evaluated()
     assert "data:image/png;base64," in text
     points = replace(found[0], picture=b"", values="0.1, −2")
     assert '<p class="values">0.1, −2</p>' in page([replace(report, mistakes={"good": (points,)})]).decode()
-    edited(report_file("digits", "good"), **{STATE_DICT_KEY: "another one"})
-    assert report_of(params).mistakes == {}
 
 
 def test_many_experiments_are_all_in_the_table_and_few_in_the_figures() -> None:
