@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import requests
 
@@ -42,10 +43,11 @@ def answering(
 
     with project.start(*command, **environment) as process:
         try:
-            wait_until(is_there, 120)
+            wait_until(is_there, 240)
             yield process, address
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # `mlflow models serve` starts another process
 
 
 def evaluated(project: Project, experiment: str) -> list[str]:
