@@ -38,7 +38,7 @@ def answering(
         assert process.poll() is None, process.communicate()[0]
         try:
             return requests.get(f"{address}/ping", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     with project.start(*command, **environment) as process:
