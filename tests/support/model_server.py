@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import requests
 
@@ -37,15 +38,16 @@ def answering(
         assert process.poll() is None, process.communicate()[0]
         try:
             return requests.get(f"{address}/ping", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     with project.start(*command, **environment) as process:
         try:
-            wait_until(is_there, 120)
+            wait_until(is_there, 240)
             yield process, address
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # `mlflow models serve` starts another process
 
 
 def evaluated(project: Project, experiment: str) -> list[str]:
