@@ -25,6 +25,7 @@ REMEMBERED = Path(".dvc/tmp/results.json")  # MLflow's last answer, and the stat
 DASH = "–"
 COLUMNS = ("parameters", "epochs", "test loss", "metric", "validation", "test", "train seconds", "diagnosis")
 YARDSTICK = "yardstick"  # in place of a diagnosis: a model of scikit-learn's, which is never champion
+LARGE = 1000  # a number that is not smaller is shown without decimals
 LEFT = ("metric", "diagnosis", "champion")  # columns aligned to the left; the others are numbers
 # What a narrow terminal does not show, the highest first.
 RANKS = {"dataset": 1, "metric": 3, "diagnosis": 4, "parameters": 5, "epochs": 6, "test loss": 7, "train seconds": 8}
@@ -209,12 +210,17 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['parameters']:,}",
         f"{row['epochs']:,}",
-        f"{row['loss']:.5f}",
+        _number(row["loss"]),
         *values,
         f"{row['seconds']:.1f}" if row.get("seconds") is not None else DASH,
         row["diagnosis"],
         "champion" if row.get("champion") else "challenger" if row.get("challenger") else "",
     ]
+
+
+def _number(value: float) -> str:
+    """Returns a metric as text, without decimals if it is large, as an error in a table's own unit may be."""
+    return f"{value:.5f}" if abs(value) < LARGE else f"{value:,.0f}"
 
 
 def _value(row: dict[str, Any], part: str) -> str:
@@ -228,7 +234,8 @@ def _value(row: dict[str, Any], part: str) -> str:
     if row["metric"] == "accuracy":
         text = f"{value:.2%} ±{off:.1%}".removesuffix("%") if off else f"{value:.2%}"
     else:
-        text = f"{value:.5f} ±{off:.1g}" if off else f"{value:.5f}"
+        digits = f"{off:.1g}" if abs(value) < LARGE else f"{float(f'{off:.1g}'):,.0f}"
+        text = f"{_number(value)} ±{digits}" if off else _number(value)
     return text if spread is None else f"{text} (n={len(row['seeds'])})"
 
 

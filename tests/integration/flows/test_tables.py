@@ -47,7 +47,7 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     assert "transform houses: equal columns: the column 'zone.copy' says the same as 'zone'" in log
     assert "up to date" in project.run("dvc", "status", "transform@houses", "evaluate@houses-mlp").stdout
     check_outputs(project)
-    check_results(project.run(*TRACKWAY, "results", COLUMNS="160").stdout)
+    check_results(project.run(*TRACKWAY, "results").stdout)
 
     file.write_text(file.read_text(encoding="utf-8") + "99;north;north;99000;train\n", encoding="utf-8")
     assert "dataset houses has a new version: 241 rows" in project.run(*add).stdout

@@ -96,3 +96,10 @@ def test_yardsticks_stand_below_the_experiments_of_their_table() -> None:
     (line,) = (line for line in markdown(rows, "", {}).splitlines() if "Dummy" in line)
     cells = ["wine", "Dummy", DASH, DASH, DASH, "accuracy", "40.00%", "50.00% ±10.0", DASH, YARDSTICK, ""]
     assert [cell.strip() for cell in line.strip("|").split("|")] == cells
+
+
+def test_large_numbers_have_no_decimals() -> None:
+    row = {"dataset": "houses", "parameters": 9, "epochs": 2, "loss": 16409.4, "mae": 16409.4, "metric": "mae"}
+    measured = {"experiment": "net", "diagnosis": "settled", "intervals": {"test": {"mae": [12000.0, 20400.0]}}}
+    (line,) = (line for line in markdown([row | measured], "", {}).splitlines() if "net" in line)
+    assert "| 16,409 | mae | – | 16,409 ±4,000 |" in line

@@ -66,6 +66,15 @@ def test_a_table_of_numbers_gets_a_section_and_an_experiment(params: Path) -> No
     assert "# The control panel" in params.read_text(encoding="utf-8"), "comments stay"
 
 
+def test_categories_need_to_be_one_hot(params: Path) -> None:
+    added(params, ROWS)
+    params.write_text(params.read_text(encoding="utf-8").replace("one_hot: true", "one_hot: false"), encoding="utf-8")
+    with pytest.raises(
+        ParamsError, match=r"transform.one_hot is false, but the column 'zone' has categories, and models"
+    ):
+        load_params(params)
+
+
 def test_a_split_column_is_the_official_test_part(params: Path) -> None:
     assert "15 rows and 45 for testing" in added(params, ROWS, split_column="part")
     assert source_of(params).sizes == (15, 45)
