@@ -101,7 +101,8 @@ def test_a_failed_stage_leaves_the_other_branches_running(finished: Project, web
     And other test data for blobs, so that there is a new champion to tell of, and a new model of line that is worse.
     """
     model = finished.read("learn/models/mlp.py").replace("class MLP", "class Broken")
-    model = model.replace("return self.layers(x)", "raise_on_data(x)\n        return self.layers(x)")
+    model, computes = model.replace("outputs = ", "raise_on_data(x)\n        outputs = "), "outputs = self.layers(x)"
+    assert f"raise_on_data(x)\n        {computes}" in model
     model += RAISE_ON_DATA
     (finished.folder / "learn/models/broken.py").write_text(model)
     finished.edit("learn/models/__init__.py", '    "line": Line,', '    "line": Line,\n    "broken": Broken,')

@@ -23,8 +23,11 @@ from tests.support.browser import browser
 from tests.support.model_server import answering, evaluated, serving
 from tests.support.project import TRACKWAY, Project, free_port, wait_until
 
-# asyncio's own, when playwright's event loop ends
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",  # asyncio's own, when playwright's event loop ends
+    "ignore::ResourceWarning",
+    "ignore:.*Any type hint is inferred as AnyType",  # of mlflow.pyfunc itself, when it is imported
+)
 
 SECONDS = 1000  # playwright counts milliseconds
 DIGITS = "data/transformed/digits/evaluation/test-inputs.npy"
@@ -179,15 +182,14 @@ def test_what_is_no_photo_gets_a_reason(address: str) -> None:
 
 def test_a_new_champion_is_taken_up_while_clients_ask_and_no_answer_is_torn(digits: Project, address: str) -> None:
     """Last: the other tests ask for version 1."""
-    client = mlflow.MlflowClient(digits.tracking_uri)
-    run = run_of(digits, "digits-mlp")
+    mlflow.set_tracking_uri(digits.tracking_uri)  # MLflow asks this store for the model of a new version
+    client, run = mlflow.MlflowClient(), run_of(digits, "digits-mlp")
     (output,) = run.outputs.model_outputs
     second = client.create_model_version(
         "digits", f"models:/{output.model_id}", run.info.run_id, model_id=output.model_id
     )
     new = str(second.version)
     stored = np.load(digits.folder / DIGITS)[:1]
-    mlflow.set_tracking_uri(digits.tracking_uri)
     expected = {
         version: mlflow.pyfunc.load_model(f"models:/digits/{version}").predict(stored)["probabilities"][0]
         for version in ("1", new)

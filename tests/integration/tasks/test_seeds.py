@@ -76,6 +76,7 @@ def test_each_seed_is_trained_once_and_has_a_run(finished: Project) -> None:
 
 def test_the_champion_is_the_seed_with_the_lowest_loss(finished: Project) -> None:
     set_seeds(finished, "seeds: [42, 43, 44]")
+    mlflow.MlflowClient(finished.tracking_uri).delete_registered_model("blobs")
     finished.run("dvc", "repro", "register@blobs")
     losses = {
         seed: own["loss"] for seed, own in json.loads(finished.read(f"metrics/blobs/{NAME}.json"))["seeds"].items()

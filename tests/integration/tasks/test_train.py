@@ -218,24 +218,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(finished: 
     assert "Running stage 'register@digits'" not in done.stdout
 
 
-FULL = """        if {when}x.device.type != "meta" and len(x) > 10:
+FULL = """        if x.device.type != "meta" and len(x) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self.layers(x)"""
+        outputs = self.layers(x)"""
 
 
 def test_a_device_that_runs_out_of_memory_is_told_with_what_fits(finished: Project) -> None:
     """A user's model that has not enough memory for batches of more than 10 samples."""
-    finished.edit("learn/models/mlp.py", "        return self.layers(x)", FULL.format(when=""))
+    finished.edit("learn/models/mlp.py", "        outputs = self.layers(x)", FULL)
     told = "for a batch of 32: cpu has not enough memory (CUDA out of memory); experiments.digits-mlp.batch_size: 8"
     for when in ("", "self.training and "):  # while torchinfo looks at the model, and in the first epoch
-        finished.edit("learn/models/mlp.py", "        if ", f"        if {when}")
+        finished.edit("learn/models/mlp.py", "if x.device", f"if {when}x.device")
         done = finished.stage("train@digits-mlp", check=False)
         assert done.returncode == 1
         assert f"error: train digits-mlp: {told} would likely fit\n" in done.stdout
         assert done.stdout.endswith(f"{DeviceError.last_line}\n")
         assert "Traceback" not in done.stdout
         assert latest(finished).info.status != "RUNNING"
-    finished.edit("learn/models/mlp.py", "        if self.training and ", "        if ")
+    finished.edit("learn/models/mlp.py", "if self.training and ", "if ")
     done = finished.stage("evaluate@digits-mlp", check=False)
     assert done.returncode == 1
     assert "error: evaluate digits-mlp: cpu has not enough memory (CUDA out of memory); free its memory" in done.stdout
@@ -247,8 +247,10 @@ def test_a_device_that_runs_out_of_memory_is_told_with_what_fits(finished: Proje
 def test_a_full_gpu_is_told_with_what_fits(finished: Project) -> None:
     """A user's model that takes 164 GB for a batch of 32 and 160 MB for one sample."""
     finished.edit("params.yaml", "device: auto", "device: cuda")
-    big = "return self.layers(x) + 0 * x.flatten(1).mean(1, keepdim=True).repeat(1, 40_000_000 * len(x)).sum(1, True)"
-    finished.edit("learn/models/mlp.py", "return self.layers(x)", big)
+    big = (
+        "outputs = self.layers(x) + 0 * x.flatten(1).mean(1, keepdim=True).repeat(1, 40_000_000 * len(x)).sum(1, True)"
+    )
+    finished.edit("learn/models/mlp.py", "outputs = self.layers(x)", big)
     done = finished.stage("train@digits-mlp", check=False)
     assert done.returncode == 1
     assert re.search(
