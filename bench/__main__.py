@@ -21,6 +21,7 @@ BENCHMARKS = (
     "compare",
     "statistics",
     "sweep",
+    "seeds",
     "compiled",
     "features",
 )
