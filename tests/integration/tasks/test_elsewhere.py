@@ -74,8 +74,8 @@ def test_each_model_predicts_there_as_its_state_dict_does_here(by_flow: Project,
         names = PARAMS.datasets[name].source.classes
         head, *rows = shown.splitlines()[-5:]
         assert head.split() == (["class", "probabilities"] if names else ["value"]), shown
-        classes = {row.partition("{")[0].split(maxsplit=1)[1].strip() for row in rows} if names else set()
-        assert classes <= set(names), shown
+        told = {row.partition("{")[0].split(maxsplit=1)[1].strip() for row in rows} if names else set()
+        assert told <= set(names), shown
 
 
 def experiment_id(client: mlflow.MlflowClient, dataset: str) -> str:
