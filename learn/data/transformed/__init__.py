@@ -14,7 +14,7 @@ from learn.data.transformed.arrays import (
     folder_of,
     resize,
 )
-from learn.data.transformed.columns import COLUMNS, FittedColumns, feature_count, fit_columns
+from learn.data.transformed.columns import COLUMNS, RAW, FittedColumns, feature_count, fit_columns
 from learn.data.transformed.problems import IMBALANCE, Problem, class_counts, class_problems
 from learn.data.transformed.table_checks import table_problems
 from learn.data.transformed.yardsticks import YARDSTICKS, predict_yardsticks
@@ -28,6 +28,7 @@ __all__ = [
     "INFO",
     "MODE",
     "ONE_HOT",
+    "RAW",
     "RESIZE",
     "STANDARDIZE",
     "TRAINING",
