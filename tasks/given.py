@@ -52,9 +52,7 @@ def table_rows(path: Path, columns: Columns) -> tuple[np.ndarray, Cells]:
         DataError: It cannot be read, a column is missing, or a cell is not what the column has.
     """
     if not path.is_file():
-        raise DataError(
-            f"{path} is not there; the model takes a table, CSV or Parquet, with the columns {_told(columns)}"
-        )
+        raise DataError(f"{path} is not there; the model takes CSV or Parquet with the columns {_told(columns)}")
     cells = read_cells(path, separator_of(path, next(iter(columns))))
     for name in columns:
         if name not in cells:
@@ -92,9 +90,7 @@ def number_rows(given: list[str], shape: tuple[int, ...]) -> tuple[np.ndarray, C
         try:
             lines, where = file.read_text(encoding="utf-8-sig").splitlines(), str(file)
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file} is no text; write one input in each line, with commas between its numbers"
-            ) from error
+            raise DataError(f"{file} is no text; write an input's numbers in each line") from error
     found = [(place, re.findall(r"[^\s,;]+", line)) for place, line in enumerate(lines, 1) if line.strip()]
     if len(found) > 1 and not any(_number(word) is not None for word in found[0][1]):
         del found[0]  # names of the columns

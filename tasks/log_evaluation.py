@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from learn.data.source import Photos
 from learn.data.transformed import COLUMNS, RAW, FittedColumns
 from learn.errors import only_data
 from learn.evaluation.predictions import as_file
@@ -36,6 +37,7 @@ def log_evaluation(params: Params, name: str, found: Evaluation) -> None:
     from learn.training.batch_check import why_not_exported
 
     experiment, test = params.experiment(name), found.test
+    dataset = params.dataset(experiment.dataset)
     model = found.model.to(torch.device("cpu"), memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     figures = figures_of(name, found)
     if experiment.augmentation:
@@ -76,6 +78,7 @@ def log_evaluation(params: Params, name: str, found: Evaluation) -> None:
             "loss_arguments": experiment.loss.arguments,
             "scale": test.scale,
         }
+        | ({"fit": list(fit)} if isinstance(dataset.source, Photos) and (fit := dataset.transform.fit) else {})
         | columns,
         example=inputs,
     )

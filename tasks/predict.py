@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, photo_names, to_array
+from learn.data.photos.decode import CHANNELS, Fit, PhotoError, open_photo, photo_names, to_array
 from learn.errors import DataError, TrackingError
 from tasks.given import Cells, number_rows, table_rows
 from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model
@@ -157,7 +157,7 @@ def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
     Raises:
         PhotoError: It cannot be read.
     """
-    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.shape[1])
+    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.fit or Fit(about.shape[1]))
     if about.scale in (None, PIXELS):
         return pixels
     values = pixels * (about.scale / PIXELS)

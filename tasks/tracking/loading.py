@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from learn.data.photos.decode import Fit
 from learn.data.source import Columns
 from learn.errors import TrackingError
 from tasks.tracking.delivery import open_store
@@ -29,6 +30,7 @@ class ModelMetadata:
     loss_arguments: dict[str, Any] | None = None  # None: not stored, by an older version of Trackway
     dtype: str = "float32"  # of the inputs that it takes
     scale: float | None = None  # what it divides integers by; None: it takes divided inputs, by an older version
+    fit: Fit | None = None  # how a photo becomes its input; None: not stored, or it takes no photos
     columns: Columns = field(default_factory=dict)  # of a table, in the order of its inputs
 
 
@@ -120,6 +122,7 @@ def metadata_of(info: Any) -> ModelMetadata:
         about.get("loss_arguments"),
         about.get("dtype", "float32"),
         about.get("scale"),
+        Fit(*about["fit"]) if "fit" in about else None,
         {each["name"]: "number" if (kinds := each["categories"]) is None else tuple(kinds) for each in columns},
     )
 

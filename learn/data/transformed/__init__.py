@@ -2,9 +2,11 @@
 
 from learn.data.transformed.arrays import (
     BROKEN,
+    CROP,
     EVALUATION,
     IMPUTE,
     INFO,
+    INTERPOLATION,
     MODE,
     ONE_HOT,
     RESIZE,
@@ -22,10 +24,12 @@ from learn.data.transformed.yardsticks import YARDSTICKS, predict_yardsticks
 __all__ = [
     "BROKEN",
     "COLUMNS",
+    "CROP",
     "EVALUATION",
     "IMBALANCE",
     "IMPUTE",
     "INFO",
+    "INTERPOLATION",
     "MODE",
     "ONE_HOT",
     "RAW",

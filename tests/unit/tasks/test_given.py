@@ -31,7 +31,7 @@ def test_rows_of_a_table_have_its_columns_in_the_model_s_order(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("area,zonee\n1,north\n", "has no column 'zone'; the model takes area, zone. Did you mean zonee?"),
+        ("area,zonee\n1,north\n", "has no column 'zone'; the model takes area, zone; did you mean zonee?"),
         ("area,zone\n1,east\n", "row 1, column 'zone': 'east' is none of its categories"),
         ("area,zone\n1,north\nmany,south\n", "row 2, column 'area': 'many' is no number"),
         ("a,b\n1,2\n", "has no column 'area' in its first line; it has a, b"),
@@ -41,7 +41,9 @@ def test_rows_of_a_table_have_its_columns_in_the_model_s_order(tmp_path: Path) -
 def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(DataError, match=re.escape(why)):
         table_rows(written(tmp_path, text), COLUMNS)
-    with pytest.raises(DataError, match=r"there.csv is no file; the model takes CSV or Parquet with the columns area,"):
+    with pytest.raises(
+        DataError, match=r"there.csv is not there; the model takes CSV or Parquet with the columns area,"
+    ):
         table_rows(tmp_path / "there.csv", COLUMNS)
 
 
