@@ -37,14 +37,12 @@ class RawInputModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
         self.columns: list[dict[str, Any]] = about.get("columns", [])
         self.dtype = np.dtype(about["dtype"])
 
-    def predict(
-        self, context: Any, model_input: np.ndarray | pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predicts a batch.
 
         Args:
             context: Not used.
-            model_input: (N, *shape) with N >= 1; of a table, its rows with the columns by name.
+            model_input: (N, *shape) with N >= 1, or of a table a DataFrame. (MLflow warns of a union here.)
             params: Not used.
 
         Returns:
@@ -68,7 +66,7 @@ class RawInputModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow 
             }
         )
 
-    def _inputs(self, given: np.ndarray | pd.DataFrame) -> np.ndarray:
+    def _inputs(self, given: Any) -> np.ndarray:
         """Returns inputs (N, *shape) as the graph takes them."""
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             if self.columns:
