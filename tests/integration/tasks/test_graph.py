@@ -174,8 +174,8 @@ CHANGES = {
     "a default of splits": ("learn/data/indices.py", "STRATIFY = False", "STRATIFY = True", "split"),
     "a default of transforms": (
         "learn/data/transformed/arrays.py",
-        "RESIZE = MODE = BROKEN = None",
-        "MODE = BROKEN = None\nRESIZE = 8",
+        "RESIZE = CROP = MODE = BROKEN = None",
+        "CROP = MODE = BROKEN = None\nRESIZE = 8",
         "transform",
     ),
 }
