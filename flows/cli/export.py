@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from flows.cli.app import app, console, in_project
-from tasks.export.command import Exported, export_file
+from tasks.export import command
 from tasks.export.formats import FORMATS
 from tasks.export.measure import Measured
 from tasks.params import load_params
@@ -29,11 +29,11 @@ def export(
     """Write a registered model as a file for other programs; kept only if it predicts what the model predicts."""
     there = in_project()
     print("loading the model", file=sys.stderr)
-    _show(export_file(load_params(), model, kind, there / out, int8=int8))
+    _show(command.export(load_params(), model, kind, there / out, int8=int8))
     print(f"written: {out}")
 
 
-def _show(exported: Exported) -> None:
+def _show(exported: command.Exported) -> None:
     """Prints sizes, times and metrics as a table, and the remarks below it."""
     view = Table(box=box.SIMPLE_HEAD, caption=f"one sample at a time on {exported.rows[0].latency.device}")
     view.add_column("")

@@ -24,7 +24,7 @@ class Exported:
     remarks: tuple[str, ...]
 
 
-def export_file(params: Params, model: str, kind: str, out: Path, *, int8: bool) -> Exported:
+def export(params: Params, model: str, kind: str, out: Path, *, int8: bool) -> Exported:
     """Writes a registered model as a file, and replaces what is there once the new file has passed the check.
 
     Args:
@@ -45,12 +45,27 @@ def export_file(params: Params, model: str, kind: str, out: Path, *, int8: bool)
 
     torch.set_num_threads(params.threads)
     graph = load_graph(params.tracking, model)
+    return write_checked(graph, chosen, out, samples_for(graph))
+
+
+def write_checked(graph: RegisteredGraph, chosen: Format, out: Path, samples: Samples) -> Exported:
+    """Writes a graph as a file, whole or not at all, that predicts what the graph predicts.
+
+    Args:
+        graph: The graph.
+        chosen: The format.
+        out: The file, which may be there already.
+        samples: What both predict.
+
+    Raises:
+        ExportError: The graph cannot be written so, or the file does not predict what the graph predicts.
+    """
     with scratch(out.parent, out.name) as folder:
         file = folder / out.name
         try:
-            exported = _checked(graph, chosen, file, samples_for(graph))
+            exported = _checked(graph, chosen, file, samples)
         except ExportError as error:
-            raise ExportError(f"{out} is not written, for {graph.title} cannot be had as {kind}: {error}") from error
+            raise ExportError(f"{out} is not written, for {graph.title} cannot be had so: {error}") from error
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
         file.replace(out)
