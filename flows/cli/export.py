@@ -11,16 +11,17 @@ from rich import box
 from rich.table import Table
 
 from flows.cli.app import app, console, in_project
-from tasks.export import command
-from tasks.export.formats import FORMATS
+from tasks.export.command import EXPORTS
+from tasks.export.command import export as do_export
 from tasks.export.measure import Measured
+from tasks.export.one_file import Exported
 from tasks.params import load_params
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="a registered model: NAME@champion or NAME/VERSION")],
-    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(FORMATS))],
+    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(EXPORTS))],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write; one that is there is replaced")],
     int8: Annotated[
         bool, typer.Option("--int8", help="with onnx: weights of eight bits, which are smaller and less exact")
@@ -29,11 +30,11 @@ def export(
     """Write a registered model as a file for other programs; kept only if it predicts what the model predicts."""
     there = in_project()
     print("loading the model", file=sys.stderr)
-    _show(command.export(load_params(), model, kind, there / out, int8=int8))
+    _show(do_export(load_params(), model, kind, there / out, int8=int8))
     print(f"written: {out}")
 
 
-def _show(exported: command.Exported) -> None:
+def _show(exported: Exported) -> None:
     """Prints sizes, times and metrics as a table, and the remarks below it."""
     view = Table(box=box.SIMPLE_HEAD, caption=f"one sample at a time on {exported.rows[0].latency.device}")
     view.add_column("")

@@ -21,8 +21,9 @@ from learn.errors import ExportError, TrackingError
 from learn.raw_inputs import RawInputs
 from learn.training.build import build_loss, build_model
 from tasks.export.check import Outputs, outputs_of, refuse_broken, refuse_unequal, samples_for
-from tasks.export.command import Exported, export, write_checked
+from tasks.export.command import export
 from tasks.export.formats import FORMATS, INT8, Format
+from tasks.export.one_file import Exported, write_checked
 from tasks.tracking.graphs import RegisteredGraph
 from tasks.tracking.loading import ModelMetadata
 from tasks.tracking.tags import EXPERIMENT, TEST_DATA
