@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
 from flows.cli.app import app, console, in_project
-from tasks.export.command import EXPORTS
-from tasks.export.command import export as do_export
-from tasks.export.measure import Measured
-from tasks.export.one_file import Exported
 from tasks.params import load_params
+
+if TYPE_CHECKING:
+    from tasks.export.measure import Measured
+    from tasks.export.one_file import Exported
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="a registered model: NAME@champion or NAME/VERSION")],
-    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help=", ".join(EXPORTS))],
+    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2, torchscript or safetensors")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write; one that is there is replaced")],
     int8: Annotated[
         bool, typer.Option("--int8", help="with onnx: weights of eight bits, which are smaller and less exact")
@@ -30,7 +30,9 @@ def export(
     """Write a registered model as a file for other programs; kept only if it predicts what the model predicts."""
     there = in_project()
     print("loading the model", file=sys.stderr)
-    _show(do_export(load_params(), model, kind, there / out, int8=int8))
+    from tasks.export.command import export as write
+
+    _show(write(load_params(), model, kind, there / out, int8=int8))
     print(f"written: {out}")
 
 
