@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
+from learn import portable
+from learn.data.photos.decode import PhotoError, open_photo
 from learn.errors import DataError, TrackingError
+from learn.portable import PIXELS
 from tasks.tracking.loading import ModelMetadata, load_model
-
-PIXELS = 255  # the largest value of a photo's pixels
-MODES = {channels: mode for mode, channels in CHANNELS.items()}
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,11 @@ def predict(uri: str | None, model: str, photos: list[Path]) -> list[Prediction]
 
 def takes_photos(about: ModelMetadata) -> bool:
     """Returns whether a model takes square images, grey or in colour."""
-    return len(about.shape) == 3 and about.shape[0] in MODES and about.shape[1] == about.shape[2]
+    return portable.takes_photos(about.shape)
 
 
 def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
     """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
-
-    Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
 
     Args:
         photo: The file.
@@ -83,11 +80,7 @@ def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
     Raises:
         PhotoError: It cannot be read.
     """
-    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.shape[1])
-    if about.scale in (None, PIXELS):
-        return pixels
-    values = pixels * (about.scale / PIXELS)
-    return (values.round() if np.issubdtype(about.dtype, np.integer) else values).astype(about.dtype)
+    return portable.photo_as_input(photo, about.shape, about.dtype, about.scale)
 
 
 def plot(predictions: list[Prediction], file: Path) -> None:

@@ -1,0 +1,153 @@
+"""Predicts with an exported model, a file of torch.export, without MLflow: a photo or numbers in, probabilities out.
+
+A Hugging Face Space has a copy of this file and of those that it imports.
+
+python -m learn.portable model.pt2 photo.jpg   # prints what the model predicts, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
+
+PIXELS = 255  # the largest value of a photo's pixels
+MODES = {channels: mode for mode, channels in CHANNELS.items()}
+METADATA = "metadata.json"  # the file inside the exported file that says what the model takes
+
+
+class InputError(ValueError):
+    """A photo or a text with numbers cannot be an input; the text says why."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What an exported model says of itself."""
+
+    model: str  # its registered name
+    version: str
+    classes: tuple[str, ...]  # empty for regression
+    shape: tuple[int, ...]  # of one input
+    dtype: str  # of inputs
+    scale: float  # what the graph divides integers by
+
+    @classmethod
+    def parse(cls, text: str) -> About:
+        """Returns what is in a file METADATA, a mapping from names to texts, some of which are JSON."""
+        found = json.loads(text)
+        classes, shape, scale = (json.loads(found[name]) for name in ("classes", "input_shape", "input_scale"))
+        return cls(found["model"], found["version"], tuple(classes), tuple(shape), found["input_dtype"], scale)
+
+
+def takes_photos(shape: tuple[int, ...]) -> bool:
+    """Returns whether inputs of a shape are square images, grey or in colour."""
+    return len(shape) == 3 and shape[0] in MODES and shape[1] == shape[2]
+
+
+def photo_as_input(photo: Path, shape: tuple[int, ...], dtype: str, scale: float | None) -> np.ndarray:
+    """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
+
+    Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
+
+    Args:
+        photo: The file.
+        shape: (C, H, W) of one input, as `takes_photos` wants it.
+        dtype: Data type of the inputs.
+        scale: What the model divides integers by; None for a model of an older version, which takes pixels.
+
+    Raises:
+        PhotoError: It cannot be read.
+    """
+    pixels = to_array(open_photo(photo, MODES[shape[0]]), shape[1])
+    if scale in (None, PIXELS):
+        return pixels
+    values = pixels * (scale / PIXELS)
+    return (values.round() if np.issubdtype(dtype, np.integer) else values).astype(dtype)
+
+
+def input_as_photo(values: np.ndarray, scale: float | None) -> Image.Image:
+    """Returns an input (C, H, W) as a picture, from which `photo_as_input` makes the same input."""
+    pixels = np.rint(values * (PIXELS / (scale or 1))).astype(np.uint8)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+class PortableModel:
+    """An exported model with what it takes.
+
+    Args:
+        file: The file, which `trackway export --format pt2` writes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import torch
+
+        texts = {METADATA: ""}
+        self._graph = torch.export.load(file, extra_files=texts).module()
+        self.about = About.parse(texts[METADATA])
+
+    def read(self, given: str) -> np.ndarray:
+        """Returns an input from the path of a photo or, if the model takes numbers, from a text such as `0.5, 1.5`.
+
+        Raises:
+            InputError: The photo cannot be read, or the text does not have as many finite numbers as an input.
+        """
+        about = self.about
+        if not takes_photos(about.shape):
+            return numbers(given, about.shape[0]).astype(about.dtype)
+        try:
+            return photo_as_input(Path(given), about.shape, about.dtype, about.scale)
+        except PhotoError as error:
+            raise InputError(f"the file cannot be read as a photo: {error}") from error
+
+    def predict(self, values: np.ndarray) -> dict[str, float] | float:
+        """Returns class → probability, or for a regression the value, of one input.
+
+        Args:
+            values: (*shape), as `read` returns them.
+        """
+        import torch
+
+        with torch.inference_mode():
+            found = self._graph(torch.from_numpy(values[None]))
+        if not self.about.classes:
+            return float(found["prediction"].item())
+        return dict(zip(self.about.classes, found["probabilities"][0].tolist(), strict=True))
+
+
+def numbers(text: str, count: int) -> np.ndarray:
+    """Returns the (count,) float64 numbers in a text, with spaces, commas or semicolons between them.
+
+    Raises:
+        InputError: There are more or fewer, or one is not finite in float32.
+    """
+    words, found = [word for word in re.split(r"[\s,;]+", text) if word], []
+    for word in words:
+        with suppress(ValueError):
+            found.append(float(word))
+    values = np.array(found, np.float64)
+    values = values[np.abs(values) <= np.finfo(np.float32).max]
+    if len(words) != count or len(values) != count:
+        wanted = "one number" if count == 1 else f"{count} numbers"
+        raise InputError(f"give {wanted}, such as 0.5; of what is there, {len(values)} can be read")
+    return values
+
+
+def main(file: str, *given: str) -> None:
+    """Prints a JSON list of what the model in a file predicts for each photo or text."""
+    model = PortableModel(Path(file))
+    try:
+        print(json.dumps([model.predict(model.read(each)) for each in given]))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
