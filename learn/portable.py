@@ -13,11 +13,14 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PIXELS = 255  # the largest value of a photo's pixels
 MODES = {channels: mode for mode, channels in CHANNELS.items()}
@@ -75,6 +78,8 @@ def photo_as_input(photo: Path, shape: tuple[int, ...], dtype: str, scale: float
 
 def input_as_photo(values: np.ndarray, scale: float | None) -> Image.Image:
     """Returns an input (C, H, W) as a picture, from which `photo_as_input` makes the same input."""
+    from PIL import Image
+
     pixels = np.rint(values * (PIXELS / (scale or 1))).astype(np.uint8)
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 

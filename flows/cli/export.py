@@ -1,4 +1,4 @@
-"""The command that writes a registered model as a file for other programs."""
+"""The command that writes a registered model as a file or folder for other programs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,30 @@ if TYPE_CHECKING:
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="a registered model: NAME@champion or NAME/VERSION")],
-    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2, torchscript or safetensors")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write; one that is there is replaced")],
+    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2, torchscript, safetensors, space or docker")],
+    out: Annotated[Path, typer.Option(help="the file or folder to write; one of before is replaced")],
     int8: Annotated[
         bool, typer.Option("--int8", help="with onnx: weights of eight bits, which are smaller and less exact")
     ] = False,
 ) -> None:
-    """Write a registered model as a file for other programs; kept only if it predicts what the model predicts."""
+    """Write a registered model for other programs: a file, a Hugging Face Space, or what Docker builds an image from.
+
+    What is written is kept only if it predicts what the model predicts.
+    """
     there = in_project()
     print("loading the model", file=sys.stderr)
     from tasks.export.command import export as write
 
-    _show(write(load_params(), model, kind, there / out, int8=int8))
+    exported = write(load_params(), model, kind, there / out, int8=int8)
+    if exported.rows:
+        _show(exported)
+    for remark in exported.remarks:
+        print(remark)
     print(f"written: {out}")
 
 
 def _show(exported: Exported) -> None:
-    """Prints sizes, times and metrics as a table, and the remarks below it."""
+    """Prints sizes, times and metrics as a table."""
     view = Table(box=box.SIMPLE_HEAD, caption=f"one sample at a time on {exported.rows[0].latency.device}")
     view.add_column("")
     for title in ("MB", "median ms", "p95 ms", exported.metric):
@@ -46,8 +53,6 @@ def _show(exported: Exported) -> None:
         times = (f"{milliseconds:.3f}" for milliseconds in (row.latency.median, row.latency.p95))
         view.add_row(row.name, f"{row.size / 1e6:.3f}", *times, _score(row, exported.metric))
     console.print(view, highlight=False)
-    for remark in exported.remarks:
-        print(remark)
 
 
 def _score(row: Measured, metric: str) -> str:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from learn.errors import ExportError, did_you_mean
+from tasks.export.folders import FOLDERS, export_folder
 from tasks.export.formats import FORMATS
 from tasks.export.one_file import Exported, export_file
 from tasks.params import Params
 
-EXPORTS: dict[str, Callable[..., Exported]] = dict.fromkeys(FORMATS, export_file)  # what --format names
+EXPORTS: dict[str, Callable[..., Exported]] = {
+    **dict.fromkeys(FORMATS, export_file),
+    **dict.fromkeys(FOLDERS, export_folder),
+}  # what --format names
 
 
 def export(params: Params, model: str, kind: str, out: Path, *, int8: bool) -> Exported:

@@ -19,7 +19,7 @@ from tasks.workspace.files import scratch
 class Exported:
     """What was exported, and how it compares with the registered graph."""
 
-    rows: tuple[Measured, ...]
+    rows: tuple[Measured, ...]  # of a file; none of a folder
     metric: str
     remarks: tuple[str, ...]
 

@@ -75,6 +75,10 @@ RUN_BY = {
     "trackway export digits@champion --format onnx --out digits.onnx": EXPORT,
     "trackway export digits@champion --format onnx --int8 --out digits-int8.onnx": EXPORT,
     "trackway relog": "test_outputs_reach_another_clone_through_a_remote",
+    "trackway export food@champion --format space --out food-space": (
+        "test_a_space_says_of_a_photo_what_evaluate_predicted"
+    ),
+    "trackway export food@champion --format docker --out food-image": "test_a_container_s_command_serves_the_model",
     "trackway serve food@champion": "test_its_page_says_of_a_dropped_photo_what_evaluate_predicted",
     "trackway serve digits/1 --port 9000": "test_numbers_and_a_version_are_served_too",
     "trackway remove blobs --with-experiments": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",

@@ -1,0 +1,127 @@
+"""What `trackway export` writes as a folder is started and asked: a Hugging Face Space, and a container's command."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from huggingface_hub import SpaceCard
+
+from learn.portable import input_as_photo
+from tests.support.model_server import answering
+from tests.support.project import TRACKWAY, Project, free_port, wait_until
+
+TEST_PART = "data/transformed/digits/evaluation/test-inputs.npy"
+BY_EVALUATE = "metrics/digits/digits-cnn.predictions.npz"
+
+
+@contextmanager
+def started(space: Path) -> Iterator[Client]:
+    """`python app.py` in a Space, at a port of this machine only."""
+    port = free_port()
+    environment = {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    with Project(space).start("python", "app.py", **environment) as process:
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}", process), 120)
+            yield Client(f"http://127.0.0.1:{port}", verbose=False)
+        finally:
+            process.kill()
+
+
+def answers(address: str, process: subprocess.Popen[str]) -> bool:
+    assert process.poll() is None, process.communicate()[0]
+    try:
+        return requests.get(address, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_space_says_of_a_photo_what_evaluate_predicted(finished: Project, tmp_path: Path) -> None:
+    shown = finished.run(*TRACKWAY, "export", "digits@champion", "--format", "space", "--out", "space").stdout
+    assert "the app predicts what version 1 of digits predicts for the 4 examples" in shown
+    space = finished.folder / "space"
+    card = SpaceCard.load(space / "README.md")
+    assert (card.data.sdk, card.data.app_file, card.data.title) == ("gradio", "app.py", "digits")
+    assert card.data.sdk_version == version("gradio"), "the version that this test runs with"
+    assert "## What decided" in card.text
+    pinned = dict(re.findall(r"^(\w+)==(.+)$", (space / "requirements.txt").read_text(), re.MULTILINE))
+    assert pinned == {name: version(name).partition("+")[0] for name in ("gradio", "torch", "numpy", "pillow")}
+
+    with np.load(finished.folder / BY_EVALUATE) as arrays:
+        predicted, confidence = arrays["test/predictions"], arrays["test/confidence"]
+    with started(space) as client:
+        assert client.config["title"] == "digits, version 1"
+        for index, digit in enumerate(np.load(finished.folder / TEST_PART)[:3]):
+            input_as_photo(digit, 16).save(tmp_path / "digit.png")
+            label, seconds = client.predict(handle_file(tmp_path / "digit.png"), api_name="/predict")
+            assert label["label"] == str(predicted[index])
+            assert label["confidences"][0]["confidence"] == pytest.approx(confidence[index], abs=1e-3)
+            assert 0 < seconds < 10
+        with pytest.raises(AppError, match="There is nothing to predict yet"):
+            client.predict(None, api_name="/predict")
+
+
+def test_a_space_for_numbers_replaces_an_older_one_and_nothing_else(finished: Project) -> None:
+    command = (*TRACKWAY, "export", "line@champion", "--format", "space", "--out")
+    finished.run(*command, "space")
+    finished.run(*command, "space")
+    space = finished.folder / "space"
+    assert not list(finished.folder.glob(".space.*"))
+    (space / "mine.txt").touch()
+    done = finished.run(*command, "space", check=False)
+    assert done.returncode == 1
+    assert "a folder that --format space did not write: it has README.md, app.py, examples; next: name a" in done.stdout
+    assert (space / "mine.txt").exists()
+    with started(space) as client:
+        value, _ = client.predict("0.5", api_name="/predict")
+        assert value == pytest.approx(0.65, abs=0.01)  # 0.7 × 0.5 + 0.3
+        with pytest.raises(AppError, match="give one number, such as 0.5; of what is there, 0 can be read"):
+            client.predict("many", api_name="/predict")
+
+
+def test_a_container_s_command_serves_the_model(finished: Project) -> None:
+    """Without Docker: the commands of the Dockerfile are run, with a free port, in the folder that is its context."""
+    finished.run(*TRACKWAY, "export", "digits/1", "--format", "docker", "--out", "image")
+    image = Project(finished.folder / "image")
+    steps = instructions(image.read("Dockerfile"))
+    assert steps["FROM"] == [f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"]
+    assert steps["USER"] == ["1000"]
+    assert all((image.folder / step.split()[0]).exists() for step in steps["COPY"])
+    assert str(finished.folder) not in image.read("model/MLmodel"), "no path of this machine"
+    port = free_port()
+    health, command = (
+        [word.replace("8080", str(port)).replace("0.0.0.0", "127.0.0.1") for word in json.loads(text)]
+        for text in (steps["HEALTHCHECK"][0].partition("CMD ")[2], steps["CMD"][0])
+    )
+    assert image.run(*health, check=False).returncode != 0
+    with answering(image, port, *command) as (process, address):
+        image.run(*health)
+        stored = np.load(finished.folder / TEST_PART)[:3]
+        answer = requests.post(f"{address}/invocations", json={"inputs": stored.tolist()}, timeout=60)
+        with np.load(finished.folder / BY_EVALUATE) as arrays:
+            expected = [str(each) for each in arrays["test/predictions"][:3]]
+        assert [row["class"] for row in answer.json()["predictions"]] == expected
+        process.send_signal(signal.Signals[steps["STOPSIGNAL"][0]])
+        process.communicate(timeout=20)
+
+
+def instructions(dockerfile: str) -> dict[str, list[str]]:
+    """Instruction → what follows it, each time it is there."""
+    found: dict[str, list[str]] = {}
+    for line in dockerfile.splitlines():
+        word, _, rest = line.partition(" ")
+        if word and word != "#":
+            found.setdefault(word, []).append(rest)
+    return found
