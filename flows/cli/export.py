@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="a registered model: NAME@champion or NAME/VERSION")],
-    kind: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2, torchscript, safetensors, space or docker")],
+    kind: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, pt2, torchscript, safetensors, space or docker")
+    ],
     out: Annotated[Path, typer.Option(help="the file or folder to write; one of before is replaced")],
     int8: Annotated[
         bool, typer.Option("--int8", help="with onnx: weights of eight bits, which are smaller and less exact")

@@ -5,6 +5,7 @@ It needs what requirements.txt lists, and the files that lie beside its copy in 
 
 from __future__ import annotations
 
+import html
 import time
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from learn.portable import InputError, PortableModel, takes_photos
 
 FOLDER = Path(__file__).parent
 CLASSES = 5  # largest number of classes that are shown
+HOUR = 3600  # how many seconds Gradio keeps the photos that it was sent, and how often it looks
 
 
 def page(folder: Path) -> gr.Interface:
-    """Returns the page of the model in a folder: an input, the answer, the seconds it took, examples, the model card."""
+    """Returns the page of the model in a folder: input, answer, the seconds that it took, examples, the model card."""
     model = PortableModel(folder / "model.pt2")
     about = model.about
     photos = takes_photos(about.shape)
@@ -25,12 +27,12 @@ def page(folder: Path) -> gr.Interface:
     def predict(given: str | None) -> tuple[dict[str, float] | float, float]:
         """Returns class → probability, or for a regression the value, and how many seconds it took."""
         if not given:
-            raise gr.Error("There is nothing to predict yet.", print_exception=False)
+            raise gr.Error("there is nothing to predict yet", print_exception=False)
         start = time.perf_counter()
         try:
             found = model.predict(model.read(given))
         except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
         return found, time.perf_counter() - start
 
     files = sorted((folder / "examples").iterdir())
@@ -46,6 +48,7 @@ def page(folder: Path) -> gr.Interface:
         cache_examples=False,
         flagging_mode="never",
         analytics_enabled=False,
+        delete_cache=(HOUR, HOUR),
         title=f"{about.model}, version {about.version}",
         article=(folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2],
     )

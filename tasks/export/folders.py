@@ -30,7 +30,9 @@ FOLDERS = {
         frozenset({"README.md", "app.py", "examples", "learn", "model.pt2", "requirements.txt"}),
         "start it there: pip install -r requirements.txt, then python app.py",
     ),
-    "docker": FolderFormat(write_docker, frozenset({"Dockerfile", "model"}), "build it there: docker build --tag NAME ."),
+    "docker": FolderFormat(
+        write_docker, frozenset({"Dockerfile", "model"}), "build the image there: docker build --tag NAME ."
+    ),
 }
 LEFT_BY_USE = {".gradio", "__pycache__"}  # what may lie there besides, once a Space was started
 
@@ -76,4 +78,3 @@ def _refuse_place(out: Path, kind: str) -> None:
             f"--out is {out}, a folder that --format {kind} did not write: it has {', '.join(sorted(found)[:3])}; "
             "next: name a new folder, or remove this one"
         )
-

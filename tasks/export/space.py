@@ -31,7 +31,7 @@ CODE = (
     "data/photos/decode.py",
 )  # what the app needs of learn/
 MODEL = "model.pt2"
-GRADIO = "6.31.0"  # the version that the tests passed with
+GRADIO, PILLOW = "6.31.0", "12.3.0"  # the versions that the tests pass with; Gradio takes no later Pillow yet
 WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
 
 
@@ -93,9 +93,10 @@ def _write_examples(graph: RegisteredGraph, folder: Path) -> None:
 
 
 def requirements() -> str:
-    """Returns the content of requirements.txt: the versions with which the Space is checked."""
-    pinned = (f"{name}=={version(name).partition('+')[0]}\n" for name in ("torch", "numpy", "pillow"))
-    return f"--extra-index-url {WITHOUT_CUDA}\ngradio=={GRADIO}\n" + "".join(pinned)
+    """Returns the content of requirements.txt."""
+    versions = {"gradio": GRADIO, "pillow": PILLOW, "torch": version("torch"), "numpy": version("numpy")}
+    pinned = (f"{name}=={number.partition('+')[0]}\n" for name, number in versions.items())
+    return f"--extra-index-url {WITHOUT_CUDA}\n" + "".join(pinned)
 
 
 def _front_matter(graph: RegisteredGraph) -> str:
