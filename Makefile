@@ -52,10 +52,11 @@ test-fast: setup  ## the tests without processes and servers, under a minute
 torture: setup  ## kills, full disks, lost servers, several at once: what survives; one to two hours on two cores
 	@python -m tests.torture
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and hadolint
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@hadolint tasks/export/Dockerfile
 
 format: setup  ## ruff rewrites what it can
 	@ruff check --fix .

@@ -38,8 +38,7 @@ def page(folder: Path) -> gr.Interface:
     files = sorted((folder / "examples").iterdir())
     return gr.Interface(
         predict,
-        # without a mode, Gradio hands over the file as it was sent
-        gr.Image(type="filepath", image_mode=None, label="Photo") if photos else gr.Textbox(label="Numbers"),
+        _photo() if photos else gr.Textbox(label="Numbers"),
         [
             gr.Label(num_top_classes=CLASSES, label="Classes") if about.classes else gr.Number(label="Value"),
             gr.Number(label="Seconds", precision=4),
@@ -52,6 +51,16 @@ def page(folder: Path) -> gr.Interface:
         title=f"{about.model}, version {about.version}",
         article=(folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2],
     )
+
+
+def _photo() -> gr.Image:
+    """Returns an input for a photo, which hands over the path of the file as it was sent.
+
+    Gradio would decode it by its own rules first, and could not say what is wrong with it.
+    """
+    photo = gr.Image(type="filepath", image_mode=None, label="Photo")
+    photo.preprocess = lambda sent: sent.path if sent else None
+    return photo
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def _copy_code(folder: Path) -> None:
     for name in CODE:
         file = folder / "learn" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(str(learn.__file__)).with_name(name), file)
+        shutil.copyfile(Path(str(learn.__file__)).parent / name, file)
 
 
 def _write_examples(graph: RegisteredGraph, folder: Path) -> None:
@@ -120,7 +120,7 @@ def _check(graph: RegisteredGraph, folder: Path) -> None:
     """Lets the Space's code predict its examples in a process of its own, and raises ExportError if it differs."""
     files = sorted((folder / "examples").iterdir())
     given = [str(file) if takes_photos(graph.about.shape) else file.read_text(encoding="utf-8") for file in files]
-    command = [sys.executable, "-m", "learn.portable", MODEL, *given]
+    command = [sys.executable, "-B", "-m", "learn.portable", MODEL, *given]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ExportError(f"the Space's code fails: {' '.join(done.stderr.split())[-300:]}")

@@ -93,6 +93,8 @@ def test_a_space_says_of_a_photo_what_evaluate_predicted(by_flow: Project, tmp_p
             assert label["label"] == str(predicted[index])
             assert label["confidences"][0]["confidence"] == pytest.approx(confidence[index], abs=1e-3)
             assert 0 < seconds < 10
+        no_photo = asked(address, space / "requirements.txt")["error"]
+        assert no_photo.startswith("the file cannot be read as a photo: it is no picture of these formats: JPEG, ")
         assert asked(address, None)["error"] == "there is nothing to predict yet"
 
 
