@@ -68,7 +68,7 @@ def _scriptable(graph: RegisteredGraph) -> torch.fx.GraphModule:
         elif isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket
     output = nodes.output_node()
-    output.args = (dict(zip(graph.outputs, output.args[0], strict=True)),)
+    output.args = (dict(zip(graph.outputs, output.all_input_nodes, strict=True)),)
     nodes.set_codegen(torch.fx.graph.CodeGen())
     return torch.fx.GraphModule(checked, nodes)  # without the hook that checks the shapes of inputs
 

@@ -185,11 +185,11 @@ def test_what_differs_fails_or_is_interrupted_leaves_the_file_of_before(tmp_path
     graph, _ = graph_of("numbers")
     file = tmp_path / "it.pt2"
     file.write_bytes(b"before")
-    cases: list[tuple[Format, type[BaseException], str]] = [
+    cases: list[tuple[Format, type[BaseException], str | None]] = [
         (wrong_by(1.0), ExportError, "it.pt2 is not written, for version 3 of things .*: its output is off by 1"),
         (wrong_by(np.nan), ExportError, "its output is NaN for 4 of 4 samples"),
         (replace(FORMATS["pt2"], write=broken), ExportError, "RuntimeError: no such operator"),
-        (replace(FORMATS["pt2"], write=interrupted), KeyboardInterrupt, ""),
+        (replace(FORMATS["pt2"], write=interrupted), KeyboardInterrupt, None),
     ]
     for chosen, error, why in cases:
         with pytest.raises(error, match=why):
