@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data.photos.decode import CHANNELS, PhotoError, open_photo, to_array
+from learn.data.photos.decode import CHANNELS, Fit, PhotoError, open_photo, to_array
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,13 +41,21 @@ class About:
     shape: tuple[int, ...]  # of one input
     dtype: str  # of inputs
     scale: float  # what the graph divides integers by
+    fit: Fit | None  # how a photo becomes an input; None: it is resized to the shape
 
     @classmethod
     def parse(cls, text: str) -> About:
         """Returns what is in a file METADATA, a mapping from names to texts, some of which are JSON."""
         found = json.loads(text)
-        classes, shape, scale = (json.loads(found[name]) for name in ("classes", "input_shape", "input_scale"))
-        return cls(found["model"], found["version"], tuple(classes), tuple(shape), found["input_dtype"], scale)
+        return cls(
+            found["model"],
+            found["version"],
+            tuple(json.loads(found["classes"])),
+            tuple(json.loads(found["input_shape"])),
+            found["input_dtype"],
+            json.loads(found["input_scale"]),
+            Fit(*fit) if (fit := json.loads(found["input_fit"])) else None,
+        )
 
 
 def takes_photos(shape: tuple[int, ...]) -> bool:
@@ -55,7 +63,9 @@ def takes_photos(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in MODES and shape[1] == shape[2]
 
 
-def photo_as_input(photo: Path, shape: tuple[int, ...], dtype: str, scale: float | None) -> np.ndarray:
+def photo_as_input(
+    photo: Path, shape: tuple[int, ...], dtype: str, scale: float | None, fit: Fit | None = None
+) -> np.ndarray:
     """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
 
     Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
@@ -65,22 +75,30 @@ def photo_as_input(photo: Path, shape: tuple[int, ...], dtype: str, scale: float
         shape: (C, H, W) of one input, as `takes_photos` wants it.
         dtype: Data type of the inputs.
         scale: What the model divides integers by; None for a model of an older version, which takes pixels.
+        fit: How a photo becomes (C, H, W); None: it is resized.
 
     Raises:
         PhotoError: It cannot be read.
     """
-    pixels = to_array(open_photo(photo, MODES[shape[0]]), shape[1])
+    pixels = to_array(open_photo(photo, MODES[shape[0]]), fit or Fit(shape[1]))
     if scale in (None, PIXELS):
         return pixels
     values = pixels * (scale / PIXELS)
     return (values.round() if np.issubdtype(dtype, np.integer) else values).astype(dtype)
 
 
-def input_as_photo(values: np.ndarray, scale: float | None) -> Image.Image:
-    """Returns an input (C, H, W) as a picture, from which `photo_as_input` makes the same input."""
+def input_as_photo(values: np.ndarray, scale: float | None, fit: Fit | None = None) -> Image.Image:
+    """Returns an input (C, H, W) as a picture, from which `photo_as_input` makes the same input.
+
+    What it would crop is filled with the pixels at the edge.
+    """
     from PIL import Image
 
     pixels = np.rint(values * (PIXELS / (scale or 1))).astype(np.uint8)
+    if fit and fit.shorter:
+        cropped = fit.shorter - fit.size
+        sides = (first := round(cropped / 2), cropped - first)
+        pixels = np.pad(pixels, ((0, 0), sides, sides), mode="edge")
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
@@ -108,7 +126,7 @@ class PortableModel:
         if not takes_photos(about.shape):
             return numbers(given, about.shape[0]).astype(about.dtype)
         try:
-            return photo_as_input(Path(given), about.shape, about.dtype, about.scale)
+            return photo_as_input(Path(given), about.shape, about.dtype, about.scale, about.fit)
         except PhotoError as error:
             raise InputError(f"the file cannot be read as a photo: {error}") from error
 

@@ -14,7 +14,6 @@ import json
 import math
 from dataclasses import dataclass
 from math import fsum
-from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +24,10 @@ from learn.errors import NotFiniteError, StoreUnreachable
 from learn.evaluation.predictions import Predictions, as_file
 from learn.training.history import read_history
 from tasks.assemble import HELD_OUT, Assembled, assemble
-from tasks.figures import augmented, figures_of
 from tasks.gpu import alone_on_gpu, memory_told
 from tasks.params import Params
 from tasks.stage import run_stage
-from tasks.tracking.models import log_evaluation, log_seeds
-from tasks.tracking.page import evaluation_note
-from tasks.tracking.tags import DATA_TAGS, DIAGNOSIS, NO_MODEL, PREDICTIONS
-from tasks.workspace.files import samples_md5, sha256, sha256_of, write_atomically
+from tasks.workspace.files import samples_md5, sha256_of, write_atomically
 from tasks.workspace.paths import (
     evaluation_folder,
     history_file,
@@ -41,10 +36,9 @@ from tasks.workspace.paths import (
     predictions_file,
     report_file,
     scored_file,
-    state_dict_file,
     state_dict_files,
 )
-from tasks.workspace.report import DATA_KEYS, STATE_DICT_KEY, TEST_DATA_KEY, VALIDATION_DATA_KEY
+from tasks.workspace.report import STATE_DICT_KEY, TEST_DATA_KEY, VALIDATION_DATA_KEY
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,7 +48,6 @@ if TYPE_CHECKING:
     from learn.training.criterion import Criterion
     from learn.training.splits import Split
 
-EXAMPLES = 4  # number of example inputs stored with the model
 DIGITS = 4  # of a probability that is kept; those behind them differ between processors
 
 
@@ -111,8 +104,10 @@ def evaluate(params: Params, name: str) -> str:
         print(f"evaluate {name}: {part} " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
     print(made := f"evaluate {name}: {found.diagnosis.text}")
     if params.tracking:
+        from tasks.log_evaluation import log_evaluation
+
         try:
-            log(params, name, found)
+            log_evaluation(params, name, found)
         except StoreUnreachable as error:
             print(
                 f"evaluate {name}: {error}. What was measured is kept; "
@@ -294,70 +289,6 @@ def as_row(found: Evaluation) -> dict[str, Any]:
 def _flat(scores: Scores, counts: dict[str, int] | None = None) -> dict[str, Any]:
     others = {part: values for part, values in scores.items() if part != "test"}
     return scores["test"] | (counts or {}) | others
-
-
-def log(params: Params, name: str, found: Evaluation) -> None:
-    """Adds metrics, figures and the model to the experiment's run in MLflow."""
-    import torch
-
-    from learn.raw_inputs import RawInputs
-    from learn.training.batch_check import why_not_exported
-
-    experiment, test = params.experiment(name), found.test
-    model = found.model.to(torch.device("cpu"), memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    figures = figures_of(name, found)
-    if experiment.augmentation:
-        figures["augmentation"] = augmented(params, name)
-    places = torch.linspace(0, len(test) - 1, EXAMPLES).round().long().to(test.targets.device)
-    ((example, _),) = test.batches([places])  # of several classes, also where the samples are in the order of these
-    if reason := why_not_exported(model, test.prepare(example).cpu().contiguous()):
-        print(
-            f"evaluate {name}: the model cannot be kept in MLflow and become champion, for it decides by the values "
-            f"that it computes ({reason}); torch.where or torch.cond instead of if would do"
-        )
-    for_seeds = {
-        seed: (sha256(state_dict_file(name, seed)), _not_in_curves(scores, history_file(name, seed)))
-        for seed, scores in found.by_seed.items()
-    }
-    data = {DATA_TAGS[split]: found.report[key] for split, key in DATA_KEYS.items() if key in found.report}
-    log_seeds(params.tracking, experiment.dataset, name, for_seeds, data)
-    if found.by_seed:  # all means: if seeds stopped early, the last point of a mean curve is not theirs
-        metrics = _full_names(found.metrics) | {f"{name}.sd": value for name, value in _full_names(found.sd).items()}
-    else:
-        metrics = _not_in_curves(found.metrics, history_file(name))
-    log_evaluation(
-        params.tracking,
-        experiment.dataset,
-        metrics=metrics,
-        latency=found.latency,
-        note=evaluation_note(found.report, found.metrics),
-        tags={DIAGNOSIS: found.diagnosis.summary} | ({NO_MODEL: reason} if reason else {}),
-        report=found.report,
-        texts=found.texts | {"diagnosis.txt": found.diagnosis.text},
-        files={PREDICTIONS: as_file(found.predictions)},
-        figures=figures,
-        model=None if reason else RawInputs(model, found.criterion.to("cpu"), test.scale).eval(),
-        about={
-            "classes": list(found.criterion.classes),
-            "loss": experiment.loss.name,
-            "loss_arguments": experiment.loss.arguments,
-            "scale": test.scale,
-        },
-        example=example.cpu().numpy(),
-    )
-
-
-def _full_names(scores: Scores) -> dict[str, float]:
-    """Returns metrics by their full names, such as `test/accuracy`."""
-    return {f"{part}/{key}": value for part, values in scores.items() for key, value in values.items()}
-
-
-def _not_in_curves(scores: Scores, history: Path) -> dict[str, float]:
-    """Returns metrics by their full names, without those that training logged: another point would bend the curves."""
-    curves = read_history(history)[-1]
-    return {
-        name: value for name, value in _full_names(scores).items() if name.startswith("test/") or name not in curves
-    }
 
 
 def _as_csv(targets: np.ndarray, predictions: np.ndarray, classes: tuple[str, ...]) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 from joblib import cpu_count
 
 from learn.data.datasets.images import Images
-from learn.data.photos.decode import Mode, PhotoError, open_photo, photo_pixels, to_array
+from learn.data.photos.decode import Fit, Mode, PhotoError, open_photo, photo_pixels, to_array
 from learn.data.source import Photos
 from learn.data.transformed import Problem, class_counts, class_problems
 from learn.errors import DataError
@@ -149,12 +149,12 @@ def _write_inputs(
     """
     settings = dataset.transform
     assert settings.mode
-    assert settings.resize
+    assert settings.fit
     seen, kept, broken = np.zeros(len(index), SEEN), 0, {}
     with file.open("w+b") as stream:
         _write_header(stream, (len(index), *dataset.shape))
         paths = (folder / names[number] for number in index)
-        for number, found in zip(index, _decoded(paths, settings.mode, settings.resize), strict=True):
+        for number, found in zip(index, _decoded(paths, settings.mode, settings.fit), strict=True):
             tick()
             if isinstance(found, Broken):
                 broken[names[number]] = found.reason
@@ -173,7 +173,7 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(stream, header)
 
 
-def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | Broken]:
+def _decoded(paths: Iterable[Path], mode: Mode, fit: Fit) -> Iterator[Photo | Broken]:
     """Decodes photos on all cores, and yields them in order.
 
     Threads suffice, since Pillow's decoders release Python's lock. Only a few photos are decoded ahead, so that memory
@@ -182,11 +182,11 @@ def _decoded(paths: Iterable[Path], mode: Mode, size: int) -> Iterator[Photo | B
     todo, room = iter(paths), Room(AT_ONCE)
     with ThreadPoolExecutor(cpu_count()) as pool:
         ahead = deque(
-            pool.submit(_decode, path, mode, size, room) for path in islice(todo, PHOTOS_AHEAD_PER_CORE * cpu_count())
+            pool.submit(_decode, path, mode, fit, room) for path in islice(todo, PHOTOS_AHEAD_PER_CORE * cpu_count())
         )
         while ahead:
             found = ahead.popleft().result()
-            ahead.extend(pool.submit(_decode, path, mode, size, room) for path in islice(todo, 1))
+            ahead.extend(pool.submit(_decode, path, mode, fit, room) for path in islice(todo, 1))
             yield found
 
 
@@ -216,16 +216,16 @@ class Room:
                 self.changed.notify_all()
 
 
-def _decode(path: Path, mode: Mode, size: int, room: Room) -> Photo | Broken:
+def _decode(path: Path, mode: Mode, fit: Fit, room: Room) -> Photo | Broken:
     import imagehash
     from PIL import Image
 
     with room.taken(photo_pixels(path)):
         try:
             image = open_photo(path, mode)
+            pixels, (width, height) = to_array(image, fit), image.size
         except PhotoError as error:
             return Broken(str(error))
-        pixels, (width, height) = to_array(image, size), image.size
         del image
     small = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     looks = int.from_bytes(np.packbits(imagehash.phash(small).hash).tobytes())

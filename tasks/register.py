@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from learn.comparison.gate import Candidate, Rule
 from learn.comparison.limits import Costs, Limits, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
-from learn.errors import TrackingError
+from learn.errors import TrackingError, only_data
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
 from tasks.model_card import cards
@@ -227,17 +228,23 @@ def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> M
     """
     import torch
 
-    from learn.data.transformed import Info
+    from learn.data.transformed import RAW, Info
     from learn.training.build import build_loss
     from learn.training.meter import EpochMeter
     from learn.training.splits import load_split
 
     folder = training_folder(name) if part in Info.read(training_folder(name)).samples else evaluation_folder(name)
     info, about = Info.read(training_folder(name)), model.about
-    if about.classes != info.classes or about.shape != info.shape:
+    columns = params.dataset(name).source.column_kinds  # a model of an older version takes what is made of them
+    same_inputs = [*about.columns.items()] == [*columns.items()] if about.columns else about.shape == info.shape
+    if about.classes != info.classes or not same_inputs:
         return None
     print(f"register {name}: the champion is measured anew on the {part} part, which is other data now")
     split = load_split(folder, part)
+    if about.columns:
+        file = evaluation_folder(name) / RAW / f"{part}.npy"
+        with only_data(file, f"transform@{name}"):
+            split = replace(split, inputs=torch.from_numpy(np.load(file)))
     criterion = build_loss(about.loss, about.loss_arguments or {}, about.classes)
     meter, found = EpochMeter(criterion), []
     with torch.inference_mode():

@@ -13,7 +13,8 @@ from typing import Any
 
 from learn.errors import TrackingError
 from learn.training.history import read_history
-from tasks.evaluate import Scores, log, measured
+from tasks.evaluate import Scores, measured
+from tasks.log_evaluation import log_evaluation
 from tasks.params import Params
 from tasks.plan import Plan, plan
 from tasks.register import compared, register_best, report_of, reports_of
@@ -106,7 +107,7 @@ def rebuild(params: Params, uri: str, name: str) -> str:
     numbers = json.loads(metrics_file(dataset, name).read_bytes())
     by_seed = {int(seed): _scores(values) for seed, values in numbers.pop("seeds", {}).items()}
     metrics = _scores({key: value for key, value in numbers.items() if key not in (*found.counts, "sd")})
-    log(here, name, replace(found, metrics=metrics, by_seed=by_seed, report=report_of(dataset, name)))
+    log_evaluation(here, name, replace(found, metrics=metrics, by_seed=by_seed, report=report_of(dataset, name)))
     return "rebuilt" if "train" in missing else "its evaluation is added"
 
 

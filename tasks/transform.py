@@ -23,6 +23,7 @@ from learn.data.transformed import (
     COLUMNS,
     EVALUATION,
     INFO,
+    RAW,
     TRAINING,
     YARDSTICKS,
     Info,
@@ -105,6 +106,9 @@ def _transform_table(
         save_array(folder / f"{part}-inputs.npy", features[part])
         save_array(folder / f"{part}-targets.npy", targets[part])
     (partial / TRAINING / COLUMNS).write_text(fitted.to_json(), encoding="utf-8")
+    (held_out := partial / EVALUATION / RAW).mkdir()
+    for part in inputs.keys() - {"train"}:
+        save_array(held_out / f"{part}.npy", inputs[part])
     for yardstick, predictions in predict_yardsticks(source.column_kinds, source.classes, inputs, targets).items():
         (folder := partial / EVALUATION / YARDSTICKS / yardstick).mkdir(parents=True)
         for part, values in predictions.items():

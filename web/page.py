@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,20 @@ def described(name: str, model: ServedModel) -> dict[str, Any]:
         name: The model as the user named it, such as digits@champion.
         model: The version.
     """
-    photos, shape = takes_photos(model.about), model.about.shape
+    photos, shape, columns = takes_photos(model.about), model.about.shape, model.about.columns
+    if columns:
+        examples = json.loads(model.examples.to_json(orient="records"))  # a missing value as null
+    else:
+        examples = len(model.examples) if photos else model.examples.tolist()
     return {
         "name": name,
         "version": model.version,
         "classes": list(model.about.classes),
         "shape": list(shape),
-        "takes": "photos" if photos else "numbers",
+        "takes": "photos" if photos else "columns" if columns else "numbers",
+        "columns": [{"name": name, "categories": None if kind == "number" else kind} for name, kind in columns.items()],
         "is_drawn": photos and shape[0] == 1 and shape[1] <= DRAWN,
-        "examples": len(model.examples) if photos else model.examples.tolist(),
+        "examples": examples,
         "card": as_html(model.card),
     }
 
@@ -62,5 +68,5 @@ def as_html(markdown: str) -> str:
 def as_png(model: ServedModel, index: int) -> bytes:
     """Returns one of the model's examples as a picture, which gives the same input if it is sent back."""
     content = io.BytesIO()
-    input_as_photo(model.examples[index], model.about.scale).save(content, "png")
+    input_as_photo(model.examples[index], model.about.scale, model.about.fit).save(content, "png")
     return content.getvalue()

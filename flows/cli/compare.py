@@ -11,6 +11,7 @@ import typer
 from flows.cli.app import app, console, in_project
 from learn.errors import DataError
 from tasks.params import Params, load_params
+from tasks.workspace.files import write_result
 
 
 @app.command()
@@ -32,7 +33,7 @@ def compare(
 ) -> None:
     """Compare experiments that have been evaluated: which is best, and may that be chance? Without --out, as tables."""
     there = in_project()
-    from flows.reports.comparison.command import collected, content_of, write
+    from flows.reports.comparison.command import collected, content_of
 
     params = load_params()
     if sweep:
@@ -42,7 +43,7 @@ def compare(
         content_of(out)  # refuses another kind of file before any work
     reports, why = collected(params, targets or [], details=out is not None)
     if out:
-        write(there / out, content_of(out)(reports))
+        write_result("--out", there / out, content_of(out)(reports))
         print(f"written: {out}")
     else:
         from flows.reports.comparison.terminal import terminal
@@ -56,14 +57,13 @@ def compare(
 
 def _compare_trials(params: Params, names: list[str], out: Path | None) -> None:
     """Shows the trials of sweeps, or writes them as Markdown."""
-    from flows.reports.comparison.command import write
     from flows.reports.sweeps import last_sweeps, markdown, trials
 
     if out and out.suffix.lower() != ".md":
         raise DataError(f"--out is {out}; with --sweep its name must end in .md")
     sweeps = last_sweeps(params, names)
     if out:
-        write(out, markdown(sweeps).encode())
+        write_result("--out", out, markdown(sweeps).encode())
         print(f"written: {out}")
         return
     for found in sweeps:

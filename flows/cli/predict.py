@@ -10,28 +10,36 @@ import typer
 
 from flows.cli.app import app, in_project
 from tasks.params import load_params
+from tasks.workspace.files import write_result
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # so that -0.5 is a number
 def predict(
-    photos: Annotated[
-        list[Path], typer.Argument(help="photos: JPEG, PNG, WebP, BMP or GIF", exists=True, dir_okay=False)
-    ],
+    given: Annotated[list[str], typer.Argument(help="photos and folders of photos, tables (CSV, Parquet), or numbers")],
     model: Annotated[str, typer.Option(help="a registered model: NAME@champion or NAME/VERSION")],
     top: Annotated[int, typer.Option(help="how many classes to print", min=1)] = 3,
+    out: Annotated[Path | None, typer.Option(help="a CSV to write: each input with what is predicted")] = None,
     plot: Annotated[Path | None, typer.Option(help="a PNG to write: the photos with their classes")] = None,
 ) -> None:
-    """Predict the classes of photos with a registered model, such as food@champion."""
+    """Predict with a registered model, such as food@champion: photos, rows of a table, or numbers."""
     there = in_project()
     print("loading the model", file=sys.stderr)
     from tasks import predict as prediction
 
-    found = prediction.predict(load_params().tracking, model, [there / photo for photo in photos])
-    for photo, entry in zip(photos, found, strict=True):
-        print(f"{photo}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in entry.classes[:top]))
+    found = prediction.predict(load_params().tracking, model, given, there)
+    for row in found.rows if not out else ():
+        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in row.classes[:top])
+        print(f"{row.name}: {classes or f'{row.value:.6g}'}")
+    if out:
+        write_result("--out", there / out, prediction.as_csv(found.rows))
+        print(f"written: {out}, with {len(found.rows):,} predictions")
     if plot:
-        prediction.plot(found, there / plot)
+        write_result("--plot", there / plot, prediction.plot(found.rows))
         print(f"written: {plot}")
+    for name, why in found.unreadable.items():
+        print(f"error: {name} cannot be read: {why}", file=sys.stderr)
+    if found.unreadable:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -8,7 +8,6 @@ from pathlib import Path
 from learn.data.datasets.table import (
     MISSING,
     Cells,
-    header,
     numbers,
     part_indices,
     read_cells,
@@ -17,9 +16,8 @@ from learn.data.datasets.table import (
 )
 from learn.data.photos.decode import unwritable
 from learn.data.source import Columns
-from learn.errors import DataError, did_you_mean, printable
+from learn.errors import DataError, did_you_mean
 
-SEPARATORS = (",", ";", "\t", "|", " ", ":")
 MOST_CATEGORIES = 50  # different texts in a column, above which they are no categories
 MOST_CLASSES = 20  # different whole numbers in the target, up to which they are classes
 MOSTLY = 0.9  # share of different texts that are numbers, from which the others are mistakes
@@ -34,28 +32,6 @@ class Described:
     train: int  # number of rows outside the official test part
     test: int
     left_out: dict[str, str]  # column → why it is no input
-
-
-def separator_of(path: Path, target: str) -> str | None:
-    """Returns the character between the columns of a CSV file, by which it has the target; None for Parquet.
-
-    Raises:
-        DataError: No separator gives a column with the target's name.
-    """
-    with path.open("rb") as stream:
-        if stream.read(4) == b"PAR1":
-            return None
-    found = {separator: header(path, separator) for separator in SEPARATORS}
-    fitting = [separator for separator, names in found.items() if target in names]
-    if not fitting:
-        names = max(found.values(), key=len)
-        if not names:
-            raise DataError(f"{path} is empty; it must have a line with the columns' names, and a row for each sample")
-        raise DataError(
-            f"{path} has no column {target!r} in its first line; it has {printable(', '.join(names))[:500]}"
-            f"{did_you_mean(target, names)}"
-        )
-    return max(fitting, key=lambda separator: len(found[separator]))
 
 
 def describe(

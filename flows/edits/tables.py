@@ -12,12 +12,13 @@ from string import Template
 import numpy as np
 
 from flows.edits.catalog import merge, open_params, write_params
-from flows.edits.columns import Described, describe, separator_of
+from flows.edits.columns import Described, describe
 from learn.data.datasets.table import Table, raw_name
 from learn.data.indices import split_indices
 from learn.data.photos.decode import unwritable
 from learn.data.transformed import IMBALANCE
 from learn.errors import DataError, ParamsError
+from tasks.given import separator_of
 from tasks.params import load_params
 from tasks.workspace.files import atomic_folder, sha256
 from tasks.workspace.paths import raw_folder

@@ -49,23 +49,41 @@ def write_torchscript(graph: RegisteredGraph, file: Path) -> None:
     """Writes the graph as TorchScript, which programs in C++ can run."""
     import torch
 
-    module = graph.program.module(check_guards=False)
-    with _deprecation_known(), torch.inference_mode():
-        traced = torch.jit.trace(module, torch.from_numpy(graph.example), strict=False)  # not strict: it gives a dict
-        torch.jit.save(traced, file, _extra_files={FILE: as_json(graph)})
+    with _without_warnings():
+        torch.jit.save(torch.jit.script(_scriptable(graph)), file, _extra_files={FILE: as_json(graph)})
+
+
+def _scriptable(graph: RegisteredGraph) -> torch.fx.GraphModule:
+    """Returns the graph in code that torch.jit.script takes; torch.jit.trace would take the batch size for a constant.
+
+    It names operators without their overloads, asks for sizes as Python does, and returns a dict without pytree.
+    """
+    import torch
+
+    checked = graph.program.module(check_guards=False)
+    nodes = checked.graph
+    for node in nodes.nodes:
+        if node.target is torch.ops.aten.sym_size.int:
+            node.op, node.target = "call_method", "size"
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+    output = nodes.output_node()
+    output.args = (dict(zip(graph.outputs, output.all_input_nodes, strict=True)),)
+    nodes.set_codegen(torch.fx.graph.CodeGen())
+    return torch.fx.GraphModule(checked, nodes)  # without the hook that checks the shapes of inputs
 
 
 def load_torchscript(graph: RegisteredGraph, file: Path) -> Graph:
     """Reads a file of TorchScript."""
     import torch
 
-    with _deprecation_known():
+    with _without_warnings():
         return torch.jit.load(file)
 
 
-def _deprecation_known() -> AbstractContextManager[object]:
-    """Silences torch's warnings that TorchScript is deprecated, which the format's remark says once."""
-    return warnings.catch_warnings(action="ignore", category=FutureWarning)
+def _without_warnings() -> AbstractContextManager[object]:
+    """Silences torch's warnings: TorchScript is deprecated, which the format's remark says once."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def write_safetensors(graph: RegisteredGraph, file: Path) -> None:

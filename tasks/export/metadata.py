@@ -24,6 +24,7 @@ def metadata(graph: RegisteredGraph) -> dict[str, str]:
         "classes": json.dumps(about.classes),
         "input_shape": json.dumps(about.shape),
         "input_dtype": about.dtype,
+        "input_fit": json.dumps(about.fit),  # how a photo becomes an input: size, shorter side, interpolation; or null
         "input_scale": json.dumps(about.scale),  # what integers are divided by inside
         "loss": about.loss,
         "trackway": version("trackway"),

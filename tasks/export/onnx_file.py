@@ -1,4 +1,4 @@
-"""Writes a registered graph as ONNX, in float32 or with weights of eight bits, and runs such a file with ONNX Runtime."""
+"""Writes a registered graph as ONNX, with weights of 32 or 8 bits, and runs such a file with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def write_onnx(graph: RegisteredGraph, file: Path, more: dict[str, str] | None =
     """
     import torch
 
-    outputs = list(graph.program.module()(torch.from_numpy(graph.example)))
     program = torch.onnx.export(
-        graph.program, input_names=[INPUTS], output_names=outputs, dynamic_shapes=[{0: BATCH}], verbose=False
+        graph.program, input_names=[INPUTS], output_names=graph.outputs, dynamic_shapes=[{0: BATCH}], verbose=False
     )
     assert program
     program.model.metadata_props.update(metadata(graph) | (more or {}))

@@ -63,7 +63,9 @@ def write_space(uri: str, model: str, folder: Path) -> str:
 
 
 def _refuse_other_inputs(about: ModelMetadata) -> None:
-    """Raises ExportError unless inputs are photos or a row of numbers."""
+    """Raises ExportError unless inputs are photos or a row of numbers, not columns."""
+    if about.columns:
+        raise ExportError("it takes the columns of a table, and a Space cannot yet; next: --format docker, which can")
     numbers = len(about.shape) == 1 and np.issubdtype(about.dtype, np.floating)
     if not (numbers or takes_photos(about.shape)):
         raise ExportError(
@@ -86,7 +88,7 @@ def _write_examples(graph: RegisteredGraph, folder: Path) -> None:
     folder.mkdir()
     for number, values in enumerate(graph.example, 1):
         if takes_photos(graph.about.shape):
-            input_as_photo(values, graph.about.scale).save(folder / f"{number:02}.png")
+            input_as_photo(values, graph.about.scale, graph.about.fit).save(folder / f"{number:02}.png")
         else:
             text = ", ".join(str(value) for value in values)  # the shortest that gives the same float32
             (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")

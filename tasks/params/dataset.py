@@ -10,9 +10,19 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 from learn.comparison.defaults import LEVEL, MARGIN, MAX_LATENCY_MS, MAX_PARAMETERS, REQUIRE, Require
 from learn.data.datasets import DATASETS
 from learn.data.indices import STRATIFY, VALIDATION, split_sizes
-from learn.data.photos.decode import CHANNELS, Mode
+from learn.data.photos.decode import CHANNELS, Fit, Interpolation, Mode
 from learn.data.source import Photos, Source
-from learn.data.transformed import BROKEN, IMPUTE, MODE, ONE_HOT, RESIZE, STANDARDIZE, feature_count
+from learn.data.transformed import (
+    BROKEN,
+    CROP,
+    IMPUTE,
+    INTERPOLATION,
+    MODE,
+    ONE_HOT,
+    RESIZE,
+    STANDARDIZE,
+    feature_count,
+)
 from learn.evaluation.metrics import metrics_for
 from tasks.params.section import Section
 
@@ -83,6 +93,11 @@ class TransformConfig(Section):
 
     resize: Annotated[int, Field(ge=1)] | None = RESIZE
     """Images become this many pixels wide and high. Photos need it; null leaves other images as they are."""
+    crop: Annotated[int, Field(ge=1)] | None = CROP
+    """Photos only. A photo's shorter side becomes `resize` pixels, and the middle, of this width and height, is cut
+    out. null: the whole photo is resized to a square."""
+    interpolation: Interpolation = INTERPOLATION
+    """Photos only. How they are resized: `bilinear` or `bicubic`."""
     mode: Mode | None = MODE
     """Photos only, and required for them: `RGB` (colour) or `L` (grey)."""
     broken: Literal["stop", "leave_out"] | None = BROKEN
@@ -95,6 +110,13 @@ class TransformConfig(Section):
     one_hot: bool = ONE_HOT
     """Tables only, and required for categories. True: each category becomes an input that is 0 or 1; all are 0 if the
     category is missing."""
+
+    @property
+    def fit(self) -> Fit | None:
+        """How a photo becomes a square; None if images are not resized."""
+        if not self.resize:
+            return None
+        return Fit(self.crop or self.resize, self.resize if self.crop else None, self.interpolation)
 
 
 class ChampionConfig(Section):
@@ -141,7 +163,7 @@ class DatasetConfig(Section):
         """Shape of one transformed input."""
         if self.source.column_kinds and self.transform.one_hot:
             return (feature_count(self.source.column_kinds),)
-        channels, size = self.source.shape[0], self.transform.resize
+        channels, size = self.source.shape[0], self.transform.crop or self.transform.resize
         if isinstance(self.source, Photos):
             channels = CHANNELS[self.transform.mode or "RGB"]
         return (channels, size, size) if size else self.source.shape
@@ -181,6 +203,11 @@ class DatasetConfig(Section):
                 yield f"transform.{key}", f"is missing; photos need it, such as {key}: {example}"
             elif not photos and value is not None and key != "resize":
                 yield f"transform.{key}", f"is {value}, but {name} has no photo files"
+        for key, default in (("crop", CROP), ("interpolation", INTERPOLATION)):
+            if not photos and (value := getattr(self.transform, key)) != default:
+                yield f"transform.{key}", f"is {value}, but {name} has no photo files"
+        if (crop := self.transform.crop) and photos and crop > (self.transform.resize or crop):
+            yield "transform.crop", f"is {crop}; it must be at most resize, which is {self.transform.resize}"
         columns = self.source.column_kinds
         for key in ("standardize", "impute", "one_hot"):
             if not columns and (value := getattr(self.transform, key)):

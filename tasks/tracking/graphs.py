@@ -35,6 +35,13 @@ class RegisteredGraph:
     size: int  # bytes of its file
 
     @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs, in the graph's order."""
+        import torch
+
+        return list(self.program.module()(torch.from_numpy(self.example)))
+
+    @property
     def title(self) -> str:
         """The version in words."""
         return f"version {self.version} of {self.name}"

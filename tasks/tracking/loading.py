@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from learn.data.photos.decode import Fit
+from learn.data.source import Columns
 from learn.errors import TrackingError
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
@@ -28,6 +30,8 @@ class ModelMetadata:
     loss_arguments: dict[str, Any] | None = None  # None: not stored, by an older version of Trackway
     dtype: str = "float32"  # of the inputs that it takes
     scale: float | None = None  # what it divides integers by; None: it takes divided inputs, by an older version
+    fit: Fit | None = None  # how a photo becomes its input; None: not stored, or it takes no photos
+    columns: Columns = field(default_factory=dict)  # of a table, in the order of its inputs
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class LoadedModel:
         """Computes logits (B, output_size), or what else the loss takes.
 
         Args:
-            inputs: (B, *shape), as the transform stage stores them.
+            inputs: (B, *shape), as the transform stage stores them; of a table, rows as its `read` returns them.
             scale: What integers must be divided by, for a model of an older version that does not do it itself.
         """
         if self.about.scale is not None:
@@ -110,13 +114,16 @@ def metadata_of(info: Any) -> ModelMetadata:
     """
     about = info.metadata or {}
     first = info.signature.inputs.inputs[0] if info.signature else None  # a user's model may take columns
+    columns = about.get("columns", ())
     return ModelMetadata(
         about.get("loss", ""),
         tuple(about.get("classes", ())),
-        tuple(getattr(first, "shape", ())[1:]),
+        tuple(about.get("shape", getattr(first, "shape", ())[1:])),
         about.get("loss_arguments"),
         about.get("dtype", "float32"),
         about.get("scale"),
+        Fit(*about["fit"]) if "fit" in about else None,
+        {each["name"]: "number" if (kinds := each["categories"]) is None else tuple(kinds) for each in columns},
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.logged_model import log_model
 from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
 from tasks.tracking.tags import (
@@ -19,7 +18,6 @@ from tasks.tracking.tags import (
     LATENCY_P95,
     NOTE,
     OUR_NOTE,
-    SOURCE_NAME,
     THROUGHPUT,
 )
 from tasks.workspace.paths import transformed_folder
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @patiently
-def log_evaluation(
+def add_to_run(
     uri: str | None,
     dataset: str,
     *,
@@ -64,8 +62,8 @@ def log_evaluation(
         files: The same for artifacts that are no text.
         figures: Name → figure.
         model: A RawInputs on the CPU, or None.
-        about: What a prediction must know and the model's signature does not say: classes, loss and scale.
-        example: Stored inputs (B, *shape), a numpy array; B is at least 2, so that the batch dimension stays dynamic.
+        about: What a prediction must know beside the model: classes, loss, scale and a table's columns.
+        example: Inputs (B, *shape), a numpy array; B is at least 2, so that the batch dimension stays dynamic.
     """
     if not uri:
         return
@@ -95,7 +93,7 @@ def log_evaluation(
         if model is not None and not whole_model(client, run):
             for model_id in models_of(client, run):
                 delete_model(client, model_id)
-            _log_model(run, model, about, example)
+            log_model(run, model, about, example)
 
 
 def _description(run: Run, note: str) -> dict[str, str]:
@@ -196,99 +194,3 @@ def _sizes(client: MlflowClient, model_id: str, folder: str | None = None) -> di
     for item in client.list_logged_model_artifacts(model_id, folder):
         sizes |= _sizes(client, model_id, item.path) if item.is_dir else {item.path: item.file_size or 0}
     return sizes
-
-
-def _log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None:
-    """Logs the model as a traced graph (pt2, no pickle) with signature, input example and the versions it needs.
-
-    `mlflow.pyfunc.load_model` gives class names and probabilities, by the code in raw_input_model.py;
-    `mlflow.pytorch.load_model` gives the graph.
-    """
-    import mlflow
-    import mlflow.pyfunc
-    import numpy as np
-    import torch
-    from mlflow.models import Model, ModelSignature
-
-    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # otherwise the model goes to the experiment `Default`
-    shown = example if np.issubdtype(example.dtype, np.integer) else example.astype(np.float64)  # as NumPy's users have
-    with _requirements_not_compared(), tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder, "model.pt2")
-        batch = torch.from_numpy(example)
-        torch.export.save(torch.export.export(model, (batch,), dynamic_shapes=[{0: torch.export.Dim.AUTO}]), graph)
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=_Flavors,
-            run_id=run.info.run_id,
-            tags={SOURCE_NAME: "tasks/evaluate.py"},  # by default it is the absolute path
-            python_model=str(Path(__file__).with_name("raw_input_model.py")),
-            artifacts={"graph": str(graph)},
-            signature=ModelSignature(_inputs_schema(shown), _outputs_schema(about["classes"])),
-            input_example=shown,
-            metadata=about | {"dtype": str(example.dtype)},
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-            validate_serving_input=False,  # a failure would only be a warning; the tests load every model and predict
-        )
-
-
-class _Flavors:
-    """Saves a model with two of MLflow's flavors: python_function, and pytorch for the same graph."""
-
-    @staticmethod
-    def save_model(path: str, mlflow_model: Any, *, validate_serving_input: bool, **arguments: Any) -> None:
-        """Saves the model into a folder; `Model.log` calls this with the arguments that it was given.
-
-        Args:
-            path: The folder.
-            mlflow_model: MLflow's record of the model.
-            validate_serving_input: For `Model.log` itself.
-            arguments: What `mlflow.pyfunc.save_model` takes.
-        """
-        import mlflow.pyfunc
-        import torch
-        from mlflow.models.model import MLMODEL_FILE_NAME
-
-        mlflow_model.add_flavor(
-            "pytorch", model_data="artifacts", pytorch_version=str(torch.__version__), code=None
-        )  # what mlflow.pytorch.save_model says of a graph
-        mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **arguments)
-        python_function = mlflow_model.flavors["python_function"]  # names files with this machine's paths
-        python_function["model_code_path"] = Path(python_function["model_code_path"]).name
-        for artifact in python_function["artifacts"].values():
-            artifact["uri"] = artifact["path"]
-        mlflow_model.save(str(Path(path, MLMODEL_FILE_NAME)))
-
-
-def _inputs_schema(example: Any) -> Any:
-    """Returns the schema of inputs like these, (N, *shape), for any N."""
-    from mlflow.types import Schema, TensorSpec
-
-    return Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
-
-
-def _outputs_schema(classes: list[str]) -> Any:
-    """Returns the schema of what raw_input_model.py predicts."""
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Object, Property
-
-    if not classes:
-        return Schema([ColSpec(DataType.double, "value")])
-    probabilities = Object([Property(name, DataType.double) for name in classes])
-    return Schema([ColSpec(DataType.string, "class"), ColSpec(probabilities, "probabilities")])
-
-
-@contextmanager
-def _requirements_not_compared() -> Iterator[None]:
-    """Keeps MLflow from comparing a model's requirements with what is installed, which is where they come from.
-
-    For that it reads the records of all installed packages, which takes half a second.
-    """
-    from mlflow.utils import environment
-
-    compare = environment.warn_dependency_requirement_mismatches
-    environment.warn_dependency_requirement_mismatches = lambda requirements: None
-    try:
-        yield
-    finally:
-        environment.warn_dependency_requirement_mismatches = compare

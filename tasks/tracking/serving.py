@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from learn.errors import TrackingError
 from tasks.tracking.loading import ModelMetadata, metadata_of, registered
 from tasks.tracking.store import connect
@@ -23,14 +21,14 @@ class ServedModel:
     version: str
     about: ModelMetadata
     card: str  # the version's description, in Markdown
-    examples: np.ndarray  # (N, *shape), samples of the test part as the model takes them
+    examples: Any  # samples of the test part as the model takes them: (N, *shape), or a DataFrame
     pyfunc: Any  # MLflow's PyFuncModel
 
-    def predict(self, inputs: np.ndarray) -> list[dict[str, Any]]:
+    def predict(self, inputs: Any) -> list[dict[str, Any]]:
         """Returns a dict for each input: `class` and `probabilities`, or `value`.
 
         Args:
-            inputs: (N, *shape), as the model takes them.
+            inputs: (N, *shape), as the model takes them, or of a table a DataFrame.
         """
         return list(self.pyfunc.predict(inputs).to_dict("records"))
 

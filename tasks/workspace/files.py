@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from learn.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -54,6 +56,24 @@ def write_atomically(file: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)
+
+
+def write_result(option: str, file: Path, content: bytes) -> None:
+    """Writes a file that a user named, wherever it is, whole or not at all.
+
+    Args:
+        option: The option that names it, such as `--out`, for the message.
+        file: The file.
+        content: What it is to hold.
+
+    Raises:
+        DataError: The file is a folder.
+    """
+    if file.is_dir():
+        raise DataError(f"{option} is {file}, a folder; give the name of a file in it")
+    with scratch(file.parent, file.name) as folder:
+        (folder / file.name).write_bytes(content)
+        (folder / file.name).replace(file)
 
 
 def save_array(file: Path, array: np.ndarray) -> None:

@@ -67,6 +67,11 @@ RUN_BY = {
     "trackway lineage data/raw/digits": LINEAGE,
     "trackway lineage digits": LINEAGE,
     "trackway why train@digits-mlp": "test_data_of_before_is_brought_back_as_it_says",
+    "trackway predict --model food@champion photo.jpg photos/ --out found.csv": (
+        "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
+    ),
+    "trackway predict --model houses@champion path/to/houses.csv --out found.csv": TABLES,
+    "trackway predict --model line@champion 0.5": "test_numbers_are_predicted_on_the_command_line",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),

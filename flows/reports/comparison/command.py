@@ -11,7 +11,6 @@ from flows.reports.comparison.records import Report
 from flows.reports.results import results
 from learn.errors import DataError, ParamsError, did_you_mean
 from tasks.params import Params
-from tasks.workspace.files import scratch
 
 PAGES = (".html", ".htm", ".md")
 
@@ -86,16 +85,3 @@ def content_of(file: Path) -> Callable[[list[Report]], bytes]:
     from flows.reports.comparison.page import page
 
     return page
-
-
-def write(file: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, wherever it is.
-
-    Raises:
-        DataError: The file is a folder.
-    """
-    if file.is_dir():
-        raise DataError(f"--out is {file}, a folder; give the name of a file in it")
-    with scratch(file.parent, file.name) as folder:
-        (folder / file.name).write_bytes(content)
-        (folder / file.name).replace(file)

@@ -1,7 +1,7 @@
 """Finds the photos in a folder, and reads a photo of any supported format as an upright array.
 
 classes = find_classes(folder)
-pixels = to_array(open_photo(path, "RGB"), 64)   # (3, 64, 64) uint8
+pixels = to_array(open_photo(path, "RGB"), Fit(64))   # (3, 64, 64) uint8
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Mode = Literal["RGB", "L"]  # Pillow's names for colour and grey
+Interpolation = Literal["bilinear", "bicubic"]
 CHANNELS: dict[Mode, int] = {"RGB": 3, "L": 1}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # Pillow's other decoders are never used
 MOST_PIXELS = 89_478_485  # largest width × height of a photo (358 MB in memory): Pillow warns of more as a bomb
@@ -31,6 +32,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 class PhotoError(ValueError):
     """A file is not a photo, or is damaged; the text says why."""
+
+
+class Fit(NamedTuple):
+    """How a photo becomes a square of pixels.
+
+    Attributes:
+        size: Width and height of the square.
+        shorter: What the shorter side is resized to, before the middle is cut out; None: the whole photo is resized to
+            the square.
+        interpolation: How it is resized; with antialiasing.
+    """
+
+    size: int
+    shorter: int | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def unwritable(name: str) -> str | None:
@@ -114,11 +130,23 @@ def open_photo(path: Path, mode: Mode = "RGB") -> Image.Image:
     return upright if upright.mode == mode else upright.convert(mode)
 
 
-def to_array(image: Image.Image, size: int) -> np.ndarray:
-    """Returns a picture as (channels, size, size) uint8, resized as torchvision does: bilinear with antialiasing."""
+def to_array(image: Image.Image, fit: Fit) -> np.ndarray:
+    """Returns a picture as (channels, size, size) uint8, resized as torchvision resizes PIL images.
+
+    Raises:
+        PhotoError: The picture is so long that it would have more than MOST_PIXELS pixels before it is cropped.
+    """
     from PIL import Image
 
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    width, height = fit.size, fit.size
+    if fit.shorter:
+        width, height = (int(fit.shorter * side / min(image.size)) for side in image.size)
+        if width * height > MOST_PIXELS:
+            raise PhotoError(f"it is too long, {image.width:,}×{image.height:,} pixels, to be resized before a crop")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[fit.interpolation.upper()])
+    if fit.shorter:  # the middle, as torchvision's CenterCrop rounds it
+        left, top = round((width - fit.size) / 2), round((height - fit.size) / 2)
+        image = image.crop((left, top, left + fit.size, top + fit.size))
     pixels = np.array(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

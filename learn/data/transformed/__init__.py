@@ -2,9 +2,11 @@
 
 from learn.data.transformed.arrays import (
     BROKEN,
+    CROP,
     EVALUATION,
     IMPUTE,
     INFO,
+    INTERPOLATION,
     MODE,
     ONE_HOT,
     RESIZE,
@@ -14,7 +16,7 @@ from learn.data.transformed.arrays import (
     folder_of,
     resize,
 )
-from learn.data.transformed.columns import COLUMNS, FittedColumns, feature_count, fit_columns
+from learn.data.transformed.columns import COLUMNS, RAW, FittedColumns, feature_count, fit_columns
 from learn.data.transformed.problems import IMBALANCE, Problem, class_counts, class_problems
 from learn.data.transformed.table_checks import table_problems
 from learn.data.transformed.yardsticks import YARDSTICKS, predict_yardsticks
@@ -22,12 +24,15 @@ from learn.data.transformed.yardsticks import YARDSTICKS, predict_yardsticks
 __all__ = [
     "BROKEN",
     "COLUMNS",
+    "CROP",
     "EVALUATION",
     "IMBALANCE",
     "IMPUTE",
     "INFO",
+    "INTERPOLATION",
     "MODE",
     "ONE_HOT",
+    "RAW",
     "RESIZE",
     "STANDARDIZE",
     "TRAINING",

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from learn.data.photos.decode import Interpolation
 from learn.errors import only_data
 
-RESIZE = MODE = BROKEN = None  # these defaults of params.yaml are here because they change the arrays
+RESIZE = CROP = MODE = BROKEN = None  # these defaults of params.yaml are here because they change the arrays
+INTERPOLATION: Interpolation = "bilinear"
 STANDARDIZE = ONE_HOT = False
 IMPUTE = None
 INFO = "info.json"  # the file that holds an Info

@@ -17,6 +17,7 @@ from learn.data.source import Columns
 from learn.errors import DataError, only_data
 
 COLUMNS = "columns.json"  # the file beside info.json that holds FittedColumns
+RAW = "raw"  # the folder with PART.npy: the held-out splits as the table's `read` returns them
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,22 @@ class FittedColumn:
     mean: float = 0.0
     scale: float = 1.0
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether a cell of this column may have no value."""
+        return self.categories is not None or self.fill is not None
+
 
 @dataclass(frozen=True)
 class FittedColumns:
     """What was learned from the train split of a table, in the order of its columns."""
 
     columns: tuple[FittedColumn, ...]
+
+    @property
+    def kinds(self) -> Columns:
+        """The columns as the dataset has them."""
+        return {column.name: column.categories or "number" for column in self.columns}
 
     @property
     def features(self) -> tuple[str, ...]:

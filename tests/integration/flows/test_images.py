@@ -130,8 +130,24 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     with Image.open(plot) as picture:
         assert picture.size[0] > picture.size[1] > 100
 
+    (folder := tmp_path / "some" / "more").mkdir(parents=True)
+    for name in ("a.jpg", "more/b.JPG"):
+        shutil.copyfile(food.folder / photos[0], tmp_path / "some" / name)
+    (tmp_path / "some" / "bad.png").write_bytes(b"no photo")
+    out = tmp_path / "found.csv"
+    done = food.run(
+        *TRACKWAY, "predict", "--model", "food@champion", str(folder.parent), "--out", str(out), check=False
+    )
+    assert done.returncode == 1
+    assert f"error: {folder.parent}/bad.png cannot be read: it is no picture of these formats" in done.stdout
+    with out.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["photo"] for row in rows] == [f"{folder.parent}/a.jpg", f"{folder}/b.JPG"]
+    assert {row["predicted"] for row in rows} == {predicted[0]}
+    assert sum(float(rows[0][f"probability of {name}"]) for name in ("pizza", "steak", "sushi")) == pytest.approx(1)
+
     done = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--plot", ".", photos[0], check=False)
-    assert "error: . cannot be written: Is a directory; --plot takes the name of a PNG file" in done.stdout
+    assert "error: --plot is ., a folder; give the name of a file in it" in done.stdout
 
     done = food.run(*TRACKWAY, "predict", "--model", "fod@champion", photos[0], check=False)
     assert done.returncode == 1

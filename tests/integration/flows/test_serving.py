@@ -219,6 +219,12 @@ def test_a_new_champion_is_taken_up_while_clients_ask_and_no_answer_is_torn(digi
         assert probabilities == pytest.approx(expected[version], abs=1e-5)
 
 
+def test_numbers_are_predicted_on_the_command_line(digits: Project) -> None:
+    shown = digits.run(*TRACKWAY, "predict", "--model", "line@champion", "-0.5").stdout
+    (line,) = [each for each in shown.splitlines() if each.startswith("row 1: ")]
+    assert float(line.partition(": ")[2]) == pytest.approx(0.7 * -0.5 + 0.3, abs=0.1)
+
+
 def test_numbers_and_a_version_are_served_too(digits: Project) -> None:
     with serving(digits, "line/1") as address, browser() as opened:
         page = opened.new_page()

@@ -7,10 +7,24 @@ import json
 import re
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from playwright.sync_api import expect
 
 from learn.data.transformed import COLUMNS, FittedColumns
+from tests.support.browser import browser
+from tests.support.model_server import serving
 from tests.support.project import TRACKWAY, Project, make_project
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",  # asyncio's own, when playwright's event loop ends
+    "ignore::ResourceWarning",
+    "ignore:.*Any type hint is inferred as AnyType",  # of mlflow.pyfunc itself, when it is imported
+)
 
 
 def write_houses(file: Path) -> None:
@@ -48,12 +62,17 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     assert "up to date" in project.run("dvc", "status", "transform@houses", "evaluate@houses-mlp").stdout
     check_outputs(project)
     check_results(project.run(*TRACKWAY, "results").stdout)
+    check_model(project)
+    check_prediction(project, file)
+    check_page(project)
 
     file.write_text(file.read_text(encoding="utf-8") + "99;north;north;99000;train\n", encoding="utf-8")
     assert "dataset houses has a new version: 241 rows" in project.run(*add).stdout
     stale = project.run("dvc", "status", "download@houses", "transform@wine").stdout
     assert "download@houses" in stale
     assert "transform@wine" not in stale
+    log = project.run("dvc", "repro", "register@houses", check=True).stdout
+    assert "register houses: the champion is measured anew on the validation part, which is other data now" in log
 
 
 def check_outputs(project: Project) -> None:
@@ -75,3 +94,71 @@ def check_results(shown: str) -> None:
     rows = [line.split() for line in shown.splitlines() if line.split()[:1] == ["houses"]]
     assert [row[1] for row in rows] == ["houses-mlp", "Dummy", "HistGradientBoosting"]
     assert [row[-1] for row in rows] == ["champion", "yardstick", "yardstick"]
+
+
+def check_model(project: Project) -> None:
+    """What is registered takes the table's own columns, in plain Python."""
+    mlflow.set_tracking_uri(project.tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/houses@champion")
+    assert [(each.name, each.type.name) for each in model.metadata.get_input_schema()] == [
+        ("area (m²)", "double"),
+        ("zone", "string"),
+        ("zone.copy", "string"),
+    ]
+    raw = np.load(project.folder / "data/transformed/houses/evaluation/raw/test.npy")
+    zones = [["north", "south-east", "west, old"][int(zone)] for zone in raw[:, 1]]
+    table = pd.DataFrame({"zone": zones, "area (m²)": raw[:, 0].astype(float), "zone.copy": zones})
+    (row,) = json.loads(model.input_example[:1].to_json(orient="records"))
+    assert row == json.loads(table[:1].to_json(orient="records", double_precision=1))[0]
+    with (project.folder / "plots/predictions/houses-mlp.csv").open(newline="") as stream:
+        expected = [float(each["predicted"]) for each in csv.DictReader(stream)]
+    assert np.isnan(raw[:, 0]).any()
+    np.testing.assert_allclose(model.predict(table)["value"], expected, atol=0.02)
+    model.predict(table.assign(zone=None))
+    with pytest.raises(MlflowException, match=r"'east' is no category of the column 'zone'; it has"):
+        model.predict(table.assign(zone="east"))
+    with pytest.raises(MlflowException, match=r"a number of the column .area .m².. is missing, infinite or too large"):
+        model.predict(table.assign(**{"area (m²)": 1e300}))
+    with pytest.raises(MlflowException, match=r"Model is missing inputs \['zone'\]"):
+        model.predict(table.drop(columns="zone"))
+    with pytest.raises(MlflowException, match="there is no input; give one or more"):
+        model.predict(table[:0])
+
+
+def check_prediction(project: Project, file: Path) -> None:
+    out = project.folder / "found.csv"
+    command = (*TRACKWAY, "predict", "--model", "houses@champion", str(file))
+    assert "written: found.csv, with 310 predictions" in project.run(*command, "--out", "found.csv").stdout
+    with out.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    errors = [abs(float(row["predicted"]) - float(row["price"])) for row in rows]
+    assert np.mean(errors) < 30_000
+    (line,) = [each for each in project.run(*command).stdout.splitlines() if each.startswith("row 310: ")]
+    assert float(line.partition(": ")[2]) == pytest.approx(float(rows[-1]["predicted"]), rel=1e-4)
+
+
+def check_page(project: Project) -> None:
+    """A form with a field for each column; the first sample fills it in."""
+    with serving(project, "houses@champion") as address, browser() as opened:
+        page = opened.new_page()
+        page.goto(address)
+        page.get_by_label("area (m²)", exact=True).fill("many")
+        page.get_by_role("button", name="Predict", exact=True).click()
+        expect(page.locator("#error")).to_contain_text(
+            'area (m²) is "many"; it must be a number, such as 0.5, or empty'
+        )
+        page.get_by_role("button", name="Sample 1").click()
+        first = page.locator("#classes li").first
+        expect(first).to_have_text(re.compile(r"^\d+"))
+        before = first.text_content()
+        assert page.get_by_label("zone", exact=True).input_value() in ("north", "south-east", "west, old")
+        page.get_by_label("area (m²)", exact=True).fill("")
+        page.keyboard.press("Enter")
+        expect(first).not_to_have_text(before or "")
+        answer = requests.post(
+            f"{address}/invocations",
+            data='area (m²),zone,zone.copy\n50,north,north\n,"west, old",\n'.encode(),
+            headers={"Content-Type": "text/csv"},
+            timeout=60,
+        )
+        assert [row.keys() for row in answer.json()["predictions"]] == [{"value"}] * 2

@@ -25,6 +25,7 @@ PLUMBING = {
     "tasks/inputs.py": "checks",
     "tasks/kept.py": "files that an earlier training with the same inputs made",
     "tasks/lifeline.py": "when a process ends",
+    "tasks/log_evaluation.py": "what MLflow is told",
     "tasks/memory.py": "streamed and resident inputs give the same bytes",
     "tasks/stage.py": "the command line",
     "tasks/tracking/": "what MLflow is told",
@@ -173,8 +174,8 @@ CHANGES = {
     "a default of splits": ("learn/data/indices.py", "STRATIFY = False", "STRATIFY = True", "split"),
     "a default of transforms": (
         "learn/data/transformed/arrays.py",
-        "RESIZE = MODE = BROKEN = None",
-        "MODE = BROKEN = None\nRESIZE = 8",
+        "RESIZE = CROP = MODE = BROKEN = None",
+        "CROP = MODE = BROKEN = None\nRESIZE = 8",
         "transform",
     ),
 }

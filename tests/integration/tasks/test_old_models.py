@@ -38,7 +38,7 @@ def test_a_model_of_before_still_loads_and_is_given_scaled_inputs(tmp_path: Path
         registered_model_name="digits",
     )
     assert logged.registered_model_version
-    with pytest.raises(TrackingError, match="version 1 of digits does not take raw inputs: .*; next: train its exper"):
+    with pytest.raises(TrackingError, match="version 1 of digits does not take raw inputs"):
         load_graph(uri, "digits/1")
     found = load_model(uri, "digits/1")
     assert (found.about.shape, found.about.scale, len(found.about.classes)) == ((1, 8, 8), None, 10)

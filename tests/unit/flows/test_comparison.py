@@ -17,7 +17,7 @@ from flows.reports.comparison import words
 from flows.reports.comparison.changes import Record, State, record_from, record_of
 from flows.reports.comparison.changes import changes as since
 from flows.reports.comparison.columns import columns, differing
-from flows.reports.comparison.command import chosen, collected, content_of, write
+from flows.reports.comparison.command import chosen, collected, content_of
 from flows.reports.comparison.curves import MOST_EPOCHS, charts
 from flows.reports.comparison.gather import MOST_COMPARED, MOST_DRAWN, gather
 from flows.reports.comparison.last import fingerprint, last_of, remember
@@ -31,6 +31,7 @@ from flows.reports.results import results
 from learn.errors import DataError, ParamsError
 from learn.evaluation.predictions import Predictions, as_file
 from tasks.params import Params
+from tasks.workspace.files import write_result
 from tasks.workspace.git import head
 from tasks.workspace.paths import (
     evaluation_folder,
@@ -466,10 +467,10 @@ def test_a_file_is_a_page_or_markdown_and_is_written_whole(tmp_path: Path) -> No
     assert content_of(Path("a.md"))([report]).startswith(b"# digits")
     with pytest.raises(DataError, match=r"--out is a.pdf; its name must end in .html or .md"):
         content_of(Path("a.pdf"))
-    write(tmp_path / "new" / "a.md", b"text")
+    write_result("--out", tmp_path / "new" / "a.md", b"text")
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.md"]
     with pytest.raises(DataError, match="a folder; give the name of a file in it"):
-        write(tmp_path / "new", b"text")
+        write_result("--out", tmp_path / "new", b"text")
 
 
 def test_what_the_gate_said_is_shown_with_the_champion() -> None:

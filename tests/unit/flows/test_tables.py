@@ -11,10 +11,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from flows.edits.columns import Described, describe, separator_of
+from flows.edits.columns import Described, describe
 from flows.edits.tables import add_table
 from learn.data.datasets.table import Table
 from learn.errors import DataError, ParamsError
+from tasks.given import separator_of
 from tasks.params import load_params
 from tests.support.project import ROOT
 

@@ -70,6 +70,12 @@ MISTAKES = [
     ("test: 0.2", "test: official", "datasets.line.split.test is official, but line has no official test set"),
     ("shuffle: false", "shuffle: false, stratify: true", "datasets.line.split: stratify: true needs shuffle: true"),
     ("transform: {}", "transform: {resize: 3}", "datasets.line.transform.resize is 3, but line has no images"),
+    ("transform: {}", "transform: {crop: 3}", "datasets.line.transform.crop is 3, but line has no photo files"),
+    (
+        "transform: {}",
+        "transform: {interpolation: bicubic}",
+        "datasets.line.transform.interpolation is bicubic, but line has no photo files",
+    ),
     ("transform: {}", "transform: {impute: mean}", "datasets.line.transform.impute is mean, but line is no table"),
     ("transform: {}", "transform: {one_hot: true}", "datasets.line.transform.one_hot is true, but line is no table"),
     ("metric: mae", "metric: accuracy", "datasets.line.champion.metric is accuracy; it must be one of loss, mae"),

@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from learn.data.photos import archives
 from learn.data.photos.archives import PhotoCollection, gather, tree_digest
-from learn.data.photos.decode import PhotoError, find_classes, open_photo, to_array
+from learn.data.photos.decode import Fit, PhotoError, find_classes, open_photo, to_array
 from learn.data.photos.folders import PhotoFolder, image_folder
 from learn.errors import DataError
 
@@ -56,19 +56,19 @@ def test_a_photo_of_any_format_comes_out_in_colour(tmp_path: Path, name: str, mo
 
 def test_grey_comes_out_with_one_channel_or_three(tmp_path: Path) -> None:
     path = save(Image.new("L", (20, 20), 77), tmp_path / "a.png")
-    assert np.unique(to_array(open_photo(path, "RGB"), 8)).tolist() == [77]
-    assert to_array(open_photo(path, "L"), 8).shape == (1, 8, 8)
-    assert to_array(open_photo(save(halves(), tmp_path / "b.png"), "L"), 8).shape == (1, 8, 8)
+    assert np.unique(to_array(open_photo(path, "RGB"), Fit(8))).tolist() == [77]
+    assert to_array(open_photo(path, "L"), Fit(8)).shape == (1, 8, 8)
+    assert to_array(open_photo(save(halves(), tmp_path / "b.png"), "L"), Fit(8)).shape == (1, 8, 8)
 
 
 def test_of_16_bits_the_upper_8_are_kept(tmp_path: Path) -> None:
     path = save(Image.fromarray(np.full((9, 9), 200 * 256 + 31, np.uint16)), tmp_path / "a.png")
-    assert np.unique(to_array(open_photo(path), 9)).tolist() == [200]
+    assert np.unique(to_array(open_photo(path), Fit(9))).tolist() == [200]
 
 
 def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     path = save(Image.new("RGBA", (9, 9), (0, 0, 0, 0)), tmp_path / "a.png")
-    assert np.unique(to_array(open_photo(path), 9)).tolist() == [255]
+    assert np.unique(to_array(open_photo(path), Fit(9))).tolist() == [255]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -127,10 +127,21 @@ def test_the_folder_by_hand_and_torchvision_s_agree(folder: Path) -> None:
         assert mine[1] == theirs[1] == plainly[1]
         assert torch.equal(mine[0], theirs[0])
         assert torch.equal(mine[0], plainly[0])
-    own = torch.from_numpy(to_array(open_photo(by_hand.samples[0][0]), 16)).div(255)
+    own = torch.from_numpy(to_array(open_photo(by_hand.samples[0][0]), Fit(16))).div(255)
     assert torch.equal(own, by_hand[0][0]), "and the transform stage makes the same of them"
     with pytest.raises(FileNotFoundError, match="no sub-folders"):
         PhotoFolder(folder / "cat")
+
+
+@pytest.mark.parametrize("size", [(375, 500), (31, 20), (16, 16), (333, 17)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_middle_is_cut_out_as_torchvision_does(size: tuple[int, int], interpolation: Any) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(*size, 3)).astype(np.uint8))
+    resize = transforms.Resize(19, transforms.InterpolationMode(interpolation))
+    expected = transforms.Compose([resize, transforms.CenterCrop(16), transforms.PILToTensor()])(image)
+    assert to_array(image, Fit(16, 19, interpolation)).tolist() == expected.tolist()
+    with pytest.raises(PhotoError, match="it is too long, 40,000×1 pixels, to be resized before a crop"):
+        to_array(Image.new("RGB", (40_000, 1)), Fit(224, 256))
 
 
 # ---- taking photos in

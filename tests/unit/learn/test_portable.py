@@ -10,16 +10,22 @@ import pytest
 import torch
 from torch import nn
 
+from learn.data.photos.decode import Fit
 from learn.portable import InputError, PortableModel, input_as_photo, main, numbers, photo_as_input
 from learn.raw_inputs import RawInputs
 from learn.training.build import build_loss
 
 
-@pytest.mark.parametrize(("scale", "shape"), [(255.0, (3, 8, 8)), (16.0, (1, 8, 8))])
-def test_an_input_as_a_picture_gives_the_same_input(tmp_path: Path, scale: float, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("scale", "shape", "fit"),
+    [(255.0, (3, 8, 8), None), (16.0, (1, 8, 8), None), (255.0, (3, 8, 8), Fit(8, 11, "bicubic"))],
+)
+def test_an_input_as_a_picture_gives_the_same_input(
+    tmp_path: Path, scale: float, shape: tuple[int, ...], fit: Fit | None
+) -> None:
     values = np.random.default_rng(0).integers(int(scale) + 1, size=shape).astype(np.uint8)
-    input_as_photo(values, scale).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(photo_as_input(tmp_path / "a.png", shape, "uint8", scale), values)
+    input_as_photo(values, scale, fit).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(photo_as_input(tmp_path / "a.png", shape, "uint8", scale, fit), values)
 
 
 def exported(file: Path, classes: tuple[str, ...], shape: tuple[int, ...], dtype: str, scale: float) -> Path:
@@ -37,6 +43,7 @@ def exported(file: Path, classes: tuple[str, ...], shape: tuple[int, ...], dtype
         "input_shape": json.dumps(shape),
         "input_dtype": dtype,
         "input_scale": json.dumps(scale),
+        "input_fit": "null",
     }
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(about)})
     return file
