@@ -24,6 +24,8 @@ def metadata(graph: RegisteredGraph) -> dict[str, str]:
         "classes": json.dumps(about.classes),
         "input_shape": json.dumps(about.shape),
         "input_dtype": about.dtype,
+        "photo_fit": json.dumps(about.fit and about.fit._asdict()),
+        "columns": json.dumps(about.columns),
         "loss": about.loss,
         "trackway": version("trackway"),
     }
