@@ -1,4 +1,4 @@
-"""Predicts with an exported model, a file of torch.export, without MLflow: a photo or numbers in, probabilities out.
+"""Predicts with an exported model, a file of torch.export, without MLflow: a photo, numbers or a table's row in.
 
 A Hugging Face Space has a copy of this file and of those that it imports.
 
@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 PIXELS = 255  # the largest value of a photo's pixels
 MODES = {channels: mode for mode, channels in CHANNELS.items()}
+Columns = dict[str, Any]  # a table's inputs: name → `number`, or a list of its categories
 METADATA = "metadata.json"  # the file inside the exported file that says what the model takes
 
 
 class InputError(ValueError):
-    """A photo or a text with numbers cannot be an input; the text says why."""
+    """A photo, a text with numbers or a row cannot be an input; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class About:
     dtype: str  # of inputs
     scale: float  # what the graph divides integers by
     fit: Fit | None  # how a photo becomes an input; None: it is resized to the shape
+    columns: Columns  # of a table; {} for other inputs
 
     @classmethod
     def parse(cls, text: str) -> About:
@@ -54,7 +56,8 @@ class About:
             tuple(json.loads(found["input_shape"])),
             found["input_dtype"],
             json.loads(found["input_scale"]),
-            Fit(*fit) if (fit := json.loads(found["input_fit"])) else None,
+            Fit(**fit) if (fit := json.loads(found["photo_fit"])) else None,
+            json.loads(found["columns"]),
         )
 
 
@@ -116,13 +119,19 @@ class PortableModel:
         self._graph = torch.export.load(file, extra_files=texts).module()
         self.about = About.parse(texts[METADATA])
 
-    def read(self, given: str) -> np.ndarray:
-        """Returns an input from the path of a photo or, if the model takes numbers, from a text such as `0.5, 1.5`.
+    def read(self, given: Any) -> np.ndarray:
+        """Returns an input (*shape), as the graph takes it.
+
+        Args:
+            given: The path of a photo; for numbers a text such as `0.5, 1.5`; for a table column → number or category,
+                where None is a missing value.
 
         Raises:
-            InputError: The photo cannot be read, or the text does not have as many finite numbers as an input.
+            InputError: It cannot be read, has too few numbers or too many, or has an unknown category.
         """
         about = self.about
+        if about.columns:
+            return row(given, about.columns).astype(about.dtype)
         if not takes_photos(about.shape):
             return numbers(given, about.shape[0]).astype(about.dtype)
         try:
@@ -135,11 +144,17 @@ class PortableModel:
 
         Args:
             values: (*shape), as `read` returns them.
+
+        Raises:
+            InputError: What it computes is no number, for a value is missing.
         """
         import torch
 
         with torch.inference_mode():
             found = self._graph(torch.from_numpy(values[None]))
+        if not found["output"].isfinite().all():
+            lacking = [name for name, value in zip(self.about.columns, values, strict=False) if np.isnan(value)]
+            raise InputError(f"there is no value for {', '.join(lacking)}" if lacking else "a number is too large")
         if not self.about.classes:
             return float(found["prediction"].item())
         return dict(zip(self.about.classes, found["probabilities"][0].tolist(), strict=True))
@@ -163,11 +178,32 @@ def numbers(text: str, count: int) -> np.ndarray:
     return values
 
 
+def row(given: dict[str, Any], columns: Columns) -> np.ndarray:
+    """Returns (columns,) float64: numbers, indices of categories, and NaN where a value is missing.
+
+    Raises:
+        InputError: A category is unknown, or a number cannot be a float32.
+    """
+    values = np.full(len(columns), np.nan)
+    for place, (name, kind) in enumerate(columns.items()):
+        cell = given.get(name)
+        if cell is None:
+            continue
+        if kind == "number":
+            (values[place],) = numbers(str(cell), 1)
+        elif cell in kind:
+            values[place] = kind.index(cell)
+        else:
+            raise InputError(f"{cell!r} is no category of the column {name!r}; it has {', '.join(kind)}")
+    return values
+
+
 def main(file: str, *given: str) -> None:
-    """Prints a JSON list of what the model in a file predicts for each photo or text."""
+    """Prints a JSON list of what the model in a file predicts for each photo, text, or row as a JSON object."""
     model = PortableModel(Path(file))
     try:
-        print(json.dumps([model.predict(model.read(each)) for each in given]))
+        inputs = [model.read(json.loads(each) if model.about.columns else each) for each in given]
+        print(json.dumps([model.predict(each) for each in inputs]))
     except InputError as error:
         sys.exit(f"error: {error}")
 

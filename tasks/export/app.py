@@ -6,12 +6,14 @@ It needs what requirements.txt lists, and the files that lie beside its copy in 
 from __future__ import annotations
 
 import html
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from learn.portable import InputError, PortableModel, takes_photos
+from learn.portable import About, InputError, PortableModel, takes_photos
 
 FOLDER = Path(__file__).parent
 CLASSES = 5  # largest number of classes that are shown
@@ -22,28 +24,28 @@ def page(folder: Path) -> gr.Interface:
     """Returns the page of the model in a folder: input, answer, the seconds that it took, examples, the model card."""
     model = PortableModel(folder / "model.pt2")
     about = model.about
-    photos = takes_photos(about.shape)
 
-    def predict(given: str | None) -> tuple[dict[str, float] | float, float]:
+    def predict(*given: Any) -> tuple[dict[str, float] | float, float]:
         """Returns class → probability, or for a regression the value, and how many seconds it took."""
-        if not given:
+        if given == (None,):
             raise gr.Error("there is nothing to predict yet", print_exception=False)
         start = time.perf_counter()
         try:
-            found = model.predict(model.read(given))
+            found = model.predict(
+                model.read(dict(zip(about.columns, given, strict=True)) if about.columns else given[0])
+            )
         except InputError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
         return found, time.perf_counter() - start
 
-    files = sorted((folder / "examples").iterdir())
     return gr.Interface(
         predict,
-        _photo() if photos else gr.Textbox(label="Numbers"),
+        _fields(about),
         [
             gr.Label(num_top_classes=CLASSES, label="Classes") if about.classes else gr.Number(label="Value"),
             gr.Number(label="Seconds", precision=4),
         ],
-        examples=[[str(file) if photos else file.read_text(encoding="utf-8")] for file in files],
+        examples=[_example(about, file) for file in sorted((folder / "examples").iterdir())],
         cache_examples=False,
         flagging_mode="never",
         analytics_enabled=False,
@@ -51,6 +53,26 @@ def page(folder: Path) -> gr.Interface:
         title=f"{about.model}, version {about.version}",
         article=(folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2],
     )
+
+
+def _fields(about: About) -> list[Any]:
+    """Returns Gradio's components for an input: a photo, a text with numbers, or one for each column of a table."""
+    if takes_photos(about.shape):
+        return [_photo()]
+    if not about.columns:
+        return [gr.Textbox(label="Numbers")]
+    return [
+        gr.Number(label=name) if kind == "number" else gr.Dropdown(kind, label=name, value=None)
+        for name, kind in about.columns.items()
+    ]
+
+
+def _example(about: About, file: Path) -> list[Any]:
+    """Returns what an example puts into the fields."""
+    if takes_photos(about.shape):
+        return [str(file)]
+    text = file.read_text(encoding="utf-8")
+    return list(json.loads(text).values()) if about.columns else [text]
 
 
 def _photo() -> gr.Image:

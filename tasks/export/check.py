@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data.transformed import INFO
-from learn.errors import ExportError
+from learn.data.transformed import RAW
+from learn.errors import ExportError, only_data
 from tasks.export.formats import Graph
 from tasks.tracking.graphs import RegisteredGraph
 from tasks.tracking.tags import TEST_DATA
 from tasks.workspace.files import samples_md5
-from tasks.workspace.paths import evaluation_folder
+from tasks.workspace.paths import evaluation_folder, training_folder
 
 if TYPE_CHECKING:
     import torch
@@ -35,27 +35,37 @@ class Samples:
 
 
 def samples_for(graph: RegisteredGraph) -> Samples:
-    """Returns the test part if it is here as the version was measured with, otherwise the version's input example."""
+    """Returns the test part if it is here as the version was measured with, otherwise the samples in the graph's file."""
     import torch
 
     from learn.training.splits import load_split
 
-    folder = evaluation_folder(graph.name)
+    folder = _folder(graph.name)
     if why := _why_not(graph, folder):
-        inputs = torch.from_numpy(graph.example)
-        return Samples(inputs, None, f"the {len(inputs)} samples that are stored with it", why)
+        return Samples(graph.example, None, f"the {len(graph.example)} samples that are kept with it", why)
     split = load_split(folder, "test")
-    return Samples(split.inputs, split.targets.numpy(), f"the {len(split):,} samples of the test part", "")
+    inputs, targets = split.inputs, split.targets.numpy()
+    if graph.about.columns:  # a table's own, of which the features are made
+        file = evaluation_folder(graph.name) / RAW / "test.npy"
+        with only_data(file, f"transform@{graph.name}"):
+            inputs = torch.from_numpy(np.load(file))
+    return Samples(inputs, targets, f"the {len(split):,} samples of the test part", "")
+
+
+def _folder(dataset: str) -> Path:
+    """Returns the folder that has the test part: TRAINING if there is no validation part."""
+    folders = (evaluation_folder(dataset), training_folder(dataset))
+    return next((folder for folder in folders if (folder / "test-inputs.npy").is_file()), folders[0])
 
 
 def _why_not(graph: RegisteredGraph, folder: Path) -> str:
     """Returns why the test part cannot be used; "" if it can."""
-    if not (folder / INFO).is_file() or not (folder / "test-inputs.npy").is_file():
-        return f"the test part is not in {folder}; next: dvc pull, or dvc repro transform@{graph.name}"
+    if not (folder / "test-inputs.npy").is_file():
+        return f"the test part is not in {folder.parent}; next: dvc pull, or dvc repro transform@{graph.name}"
     if TEST_DATA not in graph.tags:
         return f"{graph.title} does not say which test part measured it"
     if samples_md5(folder, "test") != graph.tags[TEST_DATA]:
-        return f"the test part in {folder} is not the one that {graph.title} was measured with"
+        return f"the test part in {folder.parent} is not the one that {graph.title} was measured with"
     return ""
 
 
@@ -102,8 +112,8 @@ def refuse_unequal(found: Outputs, expected: Outputs) -> None:
 def difference(found: Outputs, expected: Outputs) -> str:
     """Returns what differs between the outputs of a file and of the registered graph, in words."""
     off = np.abs(found["output"] - expected["output"]).max()
-    largest = f"its outputs are off by {off:.1g} at most"
+    text = f"outputs differ by {off:.1g} at most" if off else "outputs are equal"
     if "probabilities" not in expected:
-        return largest
-    others = (found["prediction"] != expected["prediction"]).sum()
-    return f"{others:,} of {len(expected['prediction']):,} samples get another class, and {largest}"
+        return text
+    others, samples = (found["prediction"] != expected["prediction"]).sum(), len(expected["prediction"])
+    return f"{others:,} of {samples:,} get another class, {text}" if others else f"all get the same class, {text}"

@@ -58,18 +58,18 @@ def export_folder(params: Params, model: str, kind: str, out: Path, *, int8: boo
     _refuse_place(out, kind)
     if not params.tracking:
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
-    with atomic_folder(out) as folder:
-        try:
+    try:
+        with atomic_folder(out) as folder:
             compared = chosen.write(params.tracking, model, folder)
-        except ExportError as error:
-            raise ExportError(f"{out} is not written, for {model} cannot be had as {kind}: {error}") from error
+    except ExportError as error:
+        raise ExportError(f"{out} is not written, for {model} cannot be had as {kind}: {error}") from error
+    except OSError as error:
+        raise ExportError(f"--out is {out}, which cannot be written: {error.strerror or error}") from error
     return Exported((), "", (compared, chosen.remark))
 
 
 def _refuse_place(out: Path, kind: str) -> None:
     """Raises ExportError if there is something that an export of this kind did not write."""
-    if above := next((folder for folder in out.parents if folder.exists() and not folder.is_dir()), None):
-        raise ExportError(f"--out is {out}, but {above} is a file, not a folder")
     if out.exists() and not out.is_dir():
         raise ExportError(f"--out is {out}, a file; with --format {kind} it must be a folder")
     found = {each.name for each in out.iterdir()} - LEFT_BY_USE if out.is_dir() else set()

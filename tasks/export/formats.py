@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.export.metadata import FILE, as_json, metadata
 from tasks.export.onnx_file import load_onnx, refuse_without_onnx, write_int8, write_onnx
@@ -68,7 +68,8 @@ def _scriptable(graph: RegisteredGraph) -> torch.fx.GraphModule:
         elif isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket
     output = nodes.output_node()
-    output.args = (dict(zip(graph.outputs, output.all_input_nodes, strict=True)),)
+    given: Any = output.args[0]
+    output.args = (dict(zip(graph.outputs, given, strict=True)),)
     nodes.set_codegen(torch.fx.graph.CodeGen())
     return torch.fx.GraphModule(checked, nodes)  # without the hook that checks the shapes of inputs
 

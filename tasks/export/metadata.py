@@ -24,8 +24,9 @@ def metadata(graph: RegisteredGraph) -> dict[str, str]:
         "classes": json.dumps(about.classes),
         "input_shape": json.dumps(about.shape),
         "input_dtype": about.dtype,
-        "input_fit": json.dumps(about.fit),  # how a photo becomes an input: size, shorter side, interpolation; or null
-        "input_scale": json.dumps(about.scale),  # what integers are divided by inside
+        "input_scale": json.dumps(about.scale),  # what the graph divides integers by
+        "photo_fit": json.dumps(about.fit and about.fit._asdict()),
+        "columns": json.dumps(about.columns),
         "loss": about.loss,
         "trackway": version("trackway"),
     }

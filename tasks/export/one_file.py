@@ -60,15 +60,17 @@ def write_checked(graph: RegisteredGraph, chosen: Format, out: Path, samples: Sa
     Raises:
         ExportError: The graph cannot be written so, or the file does not predict what the graph predicts.
     """
-    with scratch(out.parent, out.name) as folder:
-        file = folder / out.name
-        try:
+    try:
+        with scratch(out.parent, out.name) as folder:
+            file = folder / out.name
             exported = _checked(graph, chosen, file, samples)
-        except ExportError as error:
-            raise ExportError(f"{out} is not written, for {graph.title} cannot be had so: {error}") from error
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        file.replace(out)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            file.replace(out)
+    except ExportError as error:
+        raise ExportError(f"{out} is not written, for {graph.title} cannot be had so: {error}") from error
+    except OSError as error:
+        raise ExportError(f"--out is {out}, which cannot be written: {error.strerror or error}") from error
     return exported
 
 
@@ -81,8 +83,6 @@ def _chosen(kind: str, out: Path, *, int8: bool) -> Format:
         raise ExportError(f"--out is {out}; with --format {kind} its name must end in {chosen.suffix}")
     if out.is_dir():
         raise ExportError(f"--out is {out}, a folder; give the name of a file in it")
-    if above := next((folder for folder in out.parents if folder.exists() and not folder.is_dir()), None):
-        raise ExportError(f"--out is {out}, but {above} is a file, not a folder")
     chosen.prepare()
     return chosen
 

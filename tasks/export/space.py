@@ -63,9 +63,7 @@ def write_space(uri: str, model: str, folder: Path) -> str:
 
 
 def _refuse_other_inputs(about: ModelMetadata) -> None:
-    """Raises ExportError unless inputs are photos or a row of numbers, not columns."""
-    if about.columns:
-        raise ExportError("it takes the columns of a table, and a Space cannot yet; next: --format docker, which can")
+    """Raises ExportError unless inputs are photos, a row of numbers, or a table's."""
     numbers = len(about.shape) == 1 and np.issubdtype(about.dtype, np.floating)
     if not (numbers or takes_photos(about.shape)):
         raise ExportError(
@@ -84,14 +82,25 @@ def _copy_code(folder: Path) -> None:
 
 
 def _write_examples(graph: RegisteredGraph, folder: Path) -> None:
-    """Writes the model's input examples as pictures, or as texts with numbers."""
+    """Writes samples of the test part as pictures, as texts with numbers, or as rows of a table."""
     folder.mkdir()
-    for number, values in enumerate(graph.example, 1):
+    for number, values in enumerate(graph.example.numpy(), 1):
+        file = folder / f"{number:02}"
         if takes_photos(graph.about.shape):
-            input_as_photo(values, graph.about.scale, graph.about.fit).save(folder / f"{number:02}.png")
+            input_as_photo(values, graph.about.scale, graph.about.fit).save(file.with_suffix(".png"))
+        elif graph.about.columns:
+            cells = map(_cell, values, graph.about.columns.values())
+            text = json.dumps(dict(zip(graph.about.columns, cells, strict=True)), ensure_ascii=False)
+            file.with_suffix(".json").write_text(text, encoding="utf-8")
         else:
-            text = ", ".join(str(value) for value in values)  # the shortest that gives the same float32
-            (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
+            file.with_suffix(".txt").write_text(", ".join(map(str, values)), encoding="utf-8")
+
+
+def _cell(value: np.floating, kind: str | tuple[str, ...]) -> float | str | None:
+    """Returns a table's cell from the number that the graph takes; the shortest that gives the same float32."""
+    if np.isnan(value):
+        return None
+    return float(str(value)) if kind == "number" else kind[int(value)]
 
 
 def requirements() -> str:
@@ -129,7 +138,7 @@ def _check(graph: RegisteredGraph, folder: Path) -> None:
     import torch
 
     with torch.inference_mode():
-        expected = graph.program.module()(torch.from_numpy(graph.example))
+        expected = graph.program.module()(graph.example)
     classes = graph.about.classes
     found = [list(each.values()) if classes else [each] for each in json.loads(done.stdout)]
     if not np.allclose(found, expected["probabilities" if classes else "prediction"], rtol=TOLERANCE, atol=TOLERANCE):

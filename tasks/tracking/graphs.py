@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from learn.errors import TrackingError
 from tasks.tracking.loading import ModelMetadata, metadata_of, registered
 from tasks.tracking.store import connect, if_there
 
 if TYPE_CHECKING:
+    import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from torch.export import ExportedProgram
@@ -29,17 +28,19 @@ class RegisteredGraph:
     version: str
     about: ModelMetadata
     program: ExportedProgram  # maps inputs (N, *shape) to a dict of tensors, as RawInputs does
-    example: np.ndarray  # (B, *shape), samples of the test part as the graph takes them
     tags: dict[str, str]  # of the version
     architecture: dict[str, str]  # name and arguments of the model that was trained; {} if its run is gone
     size: int  # bytes of its file
 
     @property
+    def example(self) -> torch.Tensor:
+        """(B, *shape) with B >= 2: the samples of the test part with which the graph was traced."""
+        return self.program.example_inputs[0][0]
+
+    @property
     def outputs(self) -> list[str]:
         """The names of the outputs, in the graph's order."""
-        import torch
-
-        return list(self.program.module()(torch.from_numpy(self.example)))
+        return list(self.program.module()(self.example))
 
     @property
     def title(self) -> str:
@@ -61,20 +62,18 @@ def load_graph(uri: str, name: str) -> RegisteredGraph:
         version = registered(client, name)
         what = f"{name} is version {version.version} of {version.name}"
         try:
-            about, program, example, size = _downloaded(version, folder)
+            about, program, size = _downloaded(version, folder)
         except TrackingError:
             raise
         except Exception as error:  # MLflow and torch raise many kinds for a damaged model
             reason = " ".join(str(error).split())[:300]
             raise TrackingError(f"{what}, which cannot be loaded: {reason}; next: trackway relog") from error
         architecture = _architecture(client, version)
-    return RegisteredGraph(
-        version.name, str(version.version), about, program, example, dict(version.tags), architecture, size
-    )
+    return RegisteredGraph(version.name, str(version.version), about, program, dict(version.tags), architecture, size)
 
 
-def _downloaded(version: ModelVersion, folder: str) -> tuple[ModelMetadata, ExportedProgram, np.ndarray, int]:
-    """Returns what is stored with a version, its graph, its input example, and the size of the graph's file in bytes.
+def _downloaded(version: ModelVersion, folder: str) -> tuple[ModelMetadata, ExportedProgram, int]:
+    """Returns what is stored with a version, its graph, and the size of the graph's file in bytes.
 
     Args:
         version: The version.
@@ -99,8 +98,7 @@ def _downloaded(version: ModelVersion, folder: str) -> tuple[ModelMetadata, Expo
     mlflow.pytorch.load_model(local)  # refuses a file that holds a pickle, which the next but one line would run
     saved = Model.load(local)
     file = Path(local, saved.flavors["pytorch"]["model_data"], "model.pt2")
-    example = np.asarray(saved.load_input_example(local)).astype(about.dtype)
-    return about, torch.export.load(file), example, file.stat().st_size
+    return about, torch.export.load(file), file.stat().st_size
 
 
 def _architecture(client: MlflowClient, version: ModelVersion) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import requests
@@ -64,6 +65,7 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     check_results(project.run(*TRACKWAY, "results").stdout)
     check_model(project)
     check_prediction(project, file)
+    check_export(project)
     check_page(project)
 
     file.write_text(file.read_text(encoding="utf-8") + "99;north;north;99000;train\n", encoding="utf-8")
@@ -135,6 +137,21 @@ def check_prediction(project: Project, file: Path) -> None:
     assert np.mean(errors) < 30_000
     (line,) = [each for each in project.run(*command).stdout.splitlines() if each.startswith("row 310: ")]
     assert float(line.partition(": ")[2]) == pytest.approx(float(rows[-1]["predicted"]), rel=1e-4)
+
+
+def check_export(project: Project) -> None:
+    """A file takes the table's own columns too: numbers, and the indices of categories."""
+    command = (*TRACKWAY, "export", "houses@champion", "--format", "onnx", "--out", "houses.onnx")
+    assert re.search(r"on the \d+ samples of the test part: outputs differ by", project.run(*command).stdout)
+    session = onnxruntime.InferenceSession(project.folder / "houses.onnx")
+    columns = json.loads(session.get_modelmeta().custom_metadata_map["columns"])
+    assert columns["area (m²)"] == "number"
+    assert columns["zone"] == ["north", "south-east", "west, old"]
+    raw = np.load(project.folder / "data/transformed/houses/evaluation/raw/test.npy")
+    (found,) = session.run(["prediction"], {"inputs": raw})
+    with (project.folder / "plots/predictions/houses-mlp.csv").open(newline="") as stream:
+        expected = [float(each["predicted"]) for each in csv.DictReader(stream)]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=0.02)
 
 
 def check_page(project: Project) -> None:

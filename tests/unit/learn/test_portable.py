@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,14 @@ def test_an_input_as_a_picture_gives_the_same_input(
     np.testing.assert_array_equal(photo_as_input(tmp_path / "a.png", shape, "uint8", scale, fit), values)
 
 
-def exported(file: Path, classes: tuple[str, ...], shape: tuple[int, ...], dtype: str, scale: float) -> Path:
+def exported(
+    file: Path,
+    classes: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+    scale: float,
+    columns: dict[str, Any] | None = None,
+) -> Path:
     """A file as `trackway export --format pt2` writes it, with a linear layer."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), len(classes) or 1))
@@ -43,7 +51,8 @@ def exported(file: Path, classes: tuple[str, ...], shape: tuple[int, ...], dtype
         "input_shape": json.dumps(shape),
         "input_dtype": dtype,
         "input_scale": json.dumps(scale),
-        "input_fit": "null",
+        "photo_fit": "null",
+        "columns": json.dumps(columns or {}),
     }
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(about)})
     return file
@@ -71,6 +80,18 @@ def test_it_predicts_a_value_from_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         assert value == pytest.approx(nn.Linear(2, 1)(torch.tensor([0.5, -1.5])).item())
+
+
+def test_it_predicts_a_table_s_row_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    columns = {"area": "number", "zone": ["north", "south"]}
+    model = PortableModel(exported(tmp_path / "model.pt2", (), (2,), "float32", 1.0, columns))
+    values = model.read({"zone": "south", "area": 0.5})
+    assert values.tolist() == [0.5, 1.0]
+    assert np.isfinite(model.predict(values))
+    with pytest.raises(InputError, match="there is no value for area, zone"):
+        model.predict(model.read({"area": None}))
+    with pytest.raises(InputError, match="'west' is no category of the column 'zone'; it has north, south"):
+        model.read({"zone": "west"})
 
 
 @pytest.mark.parametrize(

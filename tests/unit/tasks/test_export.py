@@ -52,7 +52,7 @@ def graph_of(name: str) -> tuple[RegisteredGraph, nn.Module]:
     program = torch.export.export(model, (torch.from_numpy(example),), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
     about = ModelMetadata(loss, classes, shape, {}, str(example.dtype), scale)
     tags = {EXPERIMENT: f"{name}-first", TEST_DATA: "0"}
-    return RegisteredGraph("things", "3", about, program, example, tags, {"name": architecture}, 1000), model
+    return RegisteredGraph("things", "3", about, program, tags, {"name": architecture}, 1000), model
 
 
 def inputs_for(name: str, samples: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_its_files_predict_batches_of_any_size_as_the_model_and_say_what_they_ar
     for kind, chosen in FORMATS.items():
         file = tmp_path / f"it{chosen.suffix}"
         exported = written(graph, chosen, file)
-        assert "with version 3 of things on the 4 samples that are stored with it: " in exported.remarks[0]
+        assert "with version 3 of things on the 4 samples that are kept with it: " in exported.remarks[0]
         assert [row.name for row in exported.rows] == ["registered", file.name]
         run = chosen.load(graph, file)
         for samples in (1, 2, 33):
@@ -126,7 +126,7 @@ def test_eight_bits_are_smaller_and_said_to_differ(tmp_path: Path) -> None:
         sizes.append(exported.rows[1].size)
     assert sizes[1] < sizes[0] / 2
     assert of_onnx(tmp_path / "it.onnx")["quantization"] == "int8, dynamic"
-    assert re.search(r": \d of 4 samples get another class, and its outputs are off by \d", exported.remarks[0])
+    assert re.search(r": (all get the same|\d of 4 get another) class, outputs differ by \d", exported.remarks[0])
     assert [file.name for file in tmp_path.iterdir()] == ["it.onnx"]
 
 
@@ -134,9 +134,9 @@ def test_the_test_part_is_used_if_it_is_that_of_the_version(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     graph, model = graph_of("two classes")
     assert samples_for(graph).why == (
-        "the test part is not in data/transformed/things/evaluation; next: dvc pull, or dvc repro transform@things"
+        "the test part is not in data/transformed/things; next: dvc pull, or dvc repro transform@things"
     )
-    folder = tmp_path / "data/transformed/things/evaluation"
+    folder = tmp_path / "data/transformed/things/training"
     folder.mkdir(parents=True)
     inputs = inputs_for("two classes", 230)
     with torch.inference_mode():
@@ -152,8 +152,8 @@ def test_the_test_part_is_used_if_it_is_that_of_the_version(tmp_path: Path, monk
 
     known = replace(graph, tags={TEST_DATA: samples_md5(folder, "test")})
     exported = written(known, FORMATS["pt2"], tmp_path / "it.pt2")
-    assert exported.remarks[0].startswith(
-        "compared with version 3 of things on the 230 samples of the test part: 0 of "
+    assert exported.remarks == (
+        "compared with version 3 of things on the 230 samples of the test part: all get the same class, outputs are equal",
     )
     registered, file = exported.rows
     assert exported.metric == "accuracy"
@@ -195,6 +195,8 @@ def test_what_differs_fails_or_is_interrupted_leaves_the_file_of_before(tmp_path
         with pytest.raises(error, match=why):
             written(graph, chosen, file)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("it.pt2", b"before")]
+    with pytest.raises(ExportError, match=r"it\.pt2/it\.pt2, which cannot be written: (Not a directory|File exists)"):
+        written(graph, FORMATS["pt2"], file / "it.pt2")
     written(graph, wrong_by(1e-9), file)
     assert file.read_bytes() != b"before"
 
@@ -220,18 +222,18 @@ def test_rounding_may_decide_between_classes_that_are_equally_likely_and_nothing
 
 def test_what_cannot_be_asked_for_is_told_before_any_work(tmp_path: Path) -> None:
     params = shipped()
-    (tmp_path / "file").touch()
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "full").mkdir()
+    for name in ("file", "full/mine.txt"):
+        (tmp_path / name).touch()
     cases = {
-        (
-            "onx",
-            "it.onnx",
-            False,
-        ): "it must be onnx, pt2, torchscript, safetensors; did you mean onnx?",
+        ("onx", "it.onnx", False): "it must be onnx, pt2, torchscript, safetensors, space, docker; did you mean onnx?",
         ("pt2", "it.onnx", False): "with --format pt2 its name must end in .pt2",
         ("pt2", "it.pt2", True): "--int8 does not go with --format pt2; it goes with onnx",
         ("onnx", "folder.onnx", False): "a folder; give the name of a file in it",
-        ("onnx", "file/it.onnx", False): "/file is a file, not a folder",
+        ("space", "file", False): "a file; with --format space it must be a folder",
+        ("docker", "full", False): "a folder that --format docker did not write: it has mine.txt; next: name a new",
+        ("space", "it", True): "--int8 does not go with --format space; it goes with onnx",
     }
     for (kind, name, int8), why in cases.items():
         with pytest.raises(ExportError, match=re.escape(why)):
