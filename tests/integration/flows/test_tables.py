@@ -20,6 +20,7 @@ from learn.data.transformed import COLUMNS, FittedColumns
 from tests.support.browser import browser
 from tests.support.model_server import serving
 from tests.support.project import TRACKWAY, Project, make_project
+from tests.support.space import asked, started
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",  # asyncio's own, when playwright's event loop ends
@@ -66,6 +67,7 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     check_model(project)
     check_prediction(project, file)
     check_export(project)
+    check_space(project)
     check_page(project)
 
     file.write_text(file.read_text(encoding="utf-8") + "99;north;north;99000;train\n", encoding="utf-8")
@@ -152,6 +154,17 @@ def check_export(project: Project) -> None:
     with (project.folder / "plots/predictions/houses-mlp.csv").open(newline="") as stream:
         expected = [float(each["predicted"]) for each in csv.DictReader(stream)]
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=0.02)
+
+
+def check_space(project: Project) -> None:
+    """Its page has a field for each column."""
+    project.run(*TRACKWAY, "export", "houses@champion", "--format", "space", "--out", "space")
+    rows = [json.loads(file.read_text()) for file in sorted((project.folder / "space/examples").iterdir())]
+    model = mlflow.pyfunc.load_model("models:/houses@champion")
+    with started(project.folder / "space") as address:
+        for row, expected in zip(rows, model.predict(model.input_example)["value"], strict=True):
+            assert asked(address, *row.values())[0] == pytest.approx(expected, rel=1e-4)
+        assert asked(address, None, None, None)[0] > 0, "missing values are imputed"
 
 
 def check_page(project: Project) -> None:
