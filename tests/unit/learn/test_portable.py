@@ -87,7 +87,7 @@ def test_it_predicts_a_table_s_row_and_says_what_is_wrong_with_it(tmp_path: Path
     model = PortableModel(exported(tmp_path / "model.pt2", (), (2,), "float32", 1.0, columns))
     values = model.read({"zone": "south", "area": 0.5})
     assert values.tolist() == [0.5, 1.0]
-    assert np.isfinite(model.predict(values))
+    assert isinstance(model.predict(values), float)
     with pytest.raises(InputError, match="there is no value for area, zone"):
         model.predict(model.read({"area": None}))
     with pytest.raises(InputError, match="'west' is no category of the column 'zone'; it has north, south"):
