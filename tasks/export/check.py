@@ -35,7 +35,7 @@ class Samples:
 
 
 def samples_for(graph: RegisteredGraph) -> Samples:
-    """Returns the test part if it is here as the version was measured with, otherwise the samples in the graph's file."""
+    """Returns the test part if it is here as the version was measured with, otherwise the graph's own example."""
     import torch
 
     from learn.training.splits import load_split

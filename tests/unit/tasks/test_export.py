@@ -152,9 +152,8 @@ def test_the_test_part_is_used_if_it_is_that_of_the_version(tmp_path: Path, monk
 
     known = replace(graph, tags={TEST_DATA: samples_md5(folder, "test")})
     exported = written(known, FORMATS["pt2"], tmp_path / "it.pt2")
-    assert exported.remarks == (
-        "compared with version 3 of things on the 230 samples of the test part: all get the same class, outputs are equal",
-    )
+    assert exported.remarks[0].endswith("230 samples of the test part: all get the same class, outputs are equal")
+    assert len(exported.remarks) == 1
     registered, file = exported.rows
     assert exported.metric == "accuracy"
     assert registered.score == file.score == 229 / 230
