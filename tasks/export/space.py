@@ -47,7 +47,7 @@ def write_space(uri: str, model: str, folder: Path) -> str:
         What was compared, in words.
 
     Raises:
-        ExportError: The model's inputs are neither photos nor a row of numbers, or the Space predicts something else.
+        ExportError: The model takes neither photos nor a row of numbers or cells, or the Space predicts something else.
         TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
     """
     graph = load_graph(uri, model)
