@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.export.metadata import FILE, as_json, metadata
+from tasks.export.metadata import FILE, as_text, metadata
 from tasks.export.onnx_file import load_onnx, refuse_without_onnx, write_int8, write_onnx
 from tasks.tracking.graphs import MODEL, RegisteredGraph
 
@@ -35,7 +35,7 @@ def write_pt2(graph: RegisteredGraph, file: Path) -> None:
     """Writes the graph itself, in the format of torch.export."""
     import torch
 
-    torch.export.save(graph.program, file, extra_files={FILE: as_json(graph)})
+    torch.export.save(graph.program, file, extra_files={FILE: as_text(graph)})
 
 
 def load_pt2(graph: RegisteredGraph, file: Path) -> Graph:
@@ -50,7 +50,7 @@ def write_torchscript(graph: RegisteredGraph, file: Path) -> None:
     import torch
 
     with _without_warnings():
-        torch.jit.save(torch.jit.script(_scriptable(graph)), file, _extra_files={FILE: as_json(graph)})
+        torch.jit.save(torch.jit.script(_scriptable(graph)), file, _extra_files={FILE: as_text(graph)})
 
 
 def _scriptable(graph: RegisteredGraph) -> torch.fx.GraphModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from typing import Any
 
 from tasks.tracking.graphs import RegisteredGraph
 from tasks.tracking.tags import EXPERIMENT, STATE_DICT, TEST_DATA
@@ -12,26 +13,30 @@ FILE = "metadata.json"  # its name inside files that hold files
 
 
 def metadata(graph: RegisteredGraph) -> dict[str, str]:
-    """Returns names and values; those that are no text are JSON, such as `classes`."""
+    """Returns names and values; what is no text, such as `classes`, is JSON."""
     about = graph.about
     return {
         "model": graph.name,
         "version": graph.version,
         "experiment": graph.tags.get(EXPERIMENT, ""),
-        "architecture": json.dumps(graph.architecture),
+        "architecture": _as_json(graph.architecture),
         "state_dict_sha256": graph.tags.get(STATE_DICT, ""),
         "test_data_md5": graph.tags.get(TEST_DATA, ""),
-        "classes": json.dumps(about.classes),
-        "input_shape": json.dumps(about.shape),
+        "classes": _as_json(about.classes),
+        "input_shape": _as_json(about.shape),
         "input_dtype": about.dtype,
-        "input_scale": json.dumps(about.scale),  # what the graph divides integers by
-        "photo_fit": json.dumps(about.fit and about.fit._asdict()),
-        "columns": json.dumps(about.columns),
+        "input_scale": _as_json(about.scale),  # what the graph divides integers by
+        "photo_fit": _as_json(about.fit and about.fit._asdict()),
+        "columns": _as_json(about.columns),
         "loss": about.loss,
         "trackway": version("trackway"),
     }
 
 
-def as_json(graph: RegisteredGraph) -> str:
-    """Returns the metadata as one text."""
-    return json.dumps(metadata(graph), indent=1) + "\n"
+def as_text(graph: RegisteredGraph) -> str:
+    """Returns the content of FILE."""
+    return _as_json(metadata(graph))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

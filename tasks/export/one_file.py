@@ -70,7 +70,7 @@ def write_checked(graph: RegisteredGraph, chosen: Format, out: Path, samples: Sa
     except ExportError as error:
         raise ExportError(f"{out} is not written, for {graph.title} cannot be had so: {error}") from error
     except OSError as error:
-        raise ExportError(f"--out is {out}, which cannot be written: {error.strerror or error}") from error
+        raise ExportError(f"--out is {out}, which cannot be written: {error.filename}: {error.strerror}") from error
     return exported
 
 

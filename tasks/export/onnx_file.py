@@ -52,12 +52,14 @@ def write_onnx(graph: RegisteredGraph, file: Path, more: dict[str, str] | None =
 
 def write_int8(graph: RegisteredGraph, file: Path) -> None:
     """Writes the graph with weights of eight bits; activations are quantised while it runs."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
-    in_float = file.with_suffix(".float.onnx")
+    in_float, prepared = file.with_suffix(".float.onnx"), file.with_suffix(".prepared.onnx")
     write_onnx(graph, in_float, {"quantization": "int8, dynamic"})
-    quantize_dynamic(in_float, file, weight_type=QuantType.QUInt8)  # ONNX Runtime has convolutions of these alone
+    quant_pre_process(in_float, prepared, skip_symbolic_shape=True)  # torch.onnx has told all shapes
+    quantize_dynamic(prepared, file, weight_type=QuantType.QUInt8)  # ONNX Runtime convolves with no signed weights
     in_float.unlink()
+    prepared.unlink()
 
 
 def load_onnx(graph: RegisteredGraph, file: Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:

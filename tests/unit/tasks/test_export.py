@@ -194,7 +194,7 @@ def test_what_differs_fails_or_is_interrupted_leaves_the_file_of_before(tmp_path
         with pytest.raises(error, match=why):
             written(graph, chosen, file)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("it.pt2", b"before")]
-    with pytest.raises(ExportError, match=r"it\.pt2/it\.pt2, which cannot be written: (Not a directory|File exists)"):
+    with pytest.raises(ExportError, match=r"it\.pt2/it\.pt2, which cannot be written: .*it\.pt2: File exists"):
         written(graph, FORMATS["pt2"], file / "it.pt2")
     written(graph, wrong_by(1e-9), file)
     assert file.read_bytes() != b"before"
