@@ -19,11 +19,12 @@ CLEAR := --clear
 endif
 endif
 
-$(VENV)/.installed: pyproject.toml constraints.txt tasks/atomic_dvc.py flows/servers/database.py
+$(VENV)/.installed: pyproject.toml constraints.txt tests/support/gradio.txt tasks/atomic_dvc.py flows/servers/database.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Trackway needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(CLEAR) $(VENV)
 	@echo "installing PyTorch, Prefect, MLflow and DVC into $(VENV): some 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/gradio --requirement tests/support/gradio.txt
 	$(BIN)/python -m tasks.atomic_dvc
 	$(BIN)/python -m flows.servers.database
 	@echo "$(CURDIR)" >$@
@@ -51,10 +52,11 @@ test-fast: setup  ## the tests without processes and servers, under a minute
 torture: setup  ## kills, full disks, lost servers, several at once: what survives; one to two hours on two cores
 	@python -m tests.torture
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and hadolint
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@hadolint tasks/export/Dockerfile
 
 format: setup  ## ruff rewrites what it can
 	@ruff check --fix .

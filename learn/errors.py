@@ -11,6 +11,7 @@ TrackwayError
 ├── NotFiniteError   a loss, a weight or a metric is NaN or infinite
 ├── TrackingError    the MLflow store cannot be used
 │   └── StoreUnreachable  the store's server does not answer; it may later
+├── ExportError      a model cannot be written in a format
 ├── ServerError      a server could not be started
 └── SweepError       a sweep cannot go on
 """
@@ -98,6 +99,10 @@ class TrackingError(TrackwayError):
 
 class StoreUnreachable(TrackingError):
     """The MLflow store's server does not answer; it may later."""
+
+
+class ExportError(TrackwayError):
+    """A registered model cannot be written in a format, or the file does not predict what the model predicts."""
 
 
 class ServerError(TrackwayError):

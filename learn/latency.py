@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
 BATCH = 32  # samples in a batch for the throughput
 SECONDS = 0.04  # for each of the two measurements, beyond their warm-up
@@ -31,14 +30,14 @@ class Latency:
     device: str  # such as `cpu, 1 thread`
 
 
-def measure(model: nn.Module, batch: torch.Tensor) -> Latency:
-    """Measures a model in evaluation mode. Does not advance any random generator.
+def measure(model: Callable[[torch.Tensor], object], batch: torch.Tensor) -> Latency:
+    """Measures a model. Does not advance any random generator.
 
     Of a small model that takes about 0.1 s; of a large one, at most six forward passes of each kind are done.
 
     Args:
-        model: On the device of the batch, and in evaluation mode.
-        batch: (BATCH, *shape) float32; the first sample is the one whose latency is measured.
+        model: A module on the device of the batch, in evaluation mode; or another function of batches.
+        batch: (BATCH, *shape); the first sample is the one whose latency is measured.
     """
     one = batch[:1]
     with torch.inference_mode():

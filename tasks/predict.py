@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from learn.data.photos.decode import CHANNELS, Fit, PhotoError, open_photo, photo_names, to_array
+from learn import portable
+from learn.data.photos.decode import PhotoError, open_photo, photo_names
 from learn.errors import DataError, TrackingError
+from learn.portable import PIXELS
 from tasks.given import Cells, number_rows, table_rows
 from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model
 
-PIXELS = 255  # the largest value of a photo's pixels
-MODES = {channels: mode for mode, channels in CHANNELS.items()}
 BATCH = 256  # inputs that are read and predicted at a time
 PREDICTED = "predicted"  # a column of the CSV
 
@@ -142,13 +142,11 @@ def _answers(model: LoadedModel, inputs: np.ndarray) -> Iterator[dict[str, Any]]
 
 def takes_photos(about: ModelMetadata) -> bool:
     """Returns whether a model takes square images, grey or in colour."""
-    return len(about.shape) == 3 and about.shape[0] in MODES and about.shape[1] == about.shape[2]
+    return portable.takes_photos(about.shape)
 
 
 def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
     """Reads a photo as the transform stage does, and returns it as a model takes it: (C, H, W), mostly uint8.
-
-    Pixels from 0 to 255 become what the model's data has, such as whole numbers from 0 to 16.
 
     Args:
         photo: The file.
@@ -157,11 +155,7 @@ def photo_as_input(photo: Path, about: ModelMetadata) -> np.ndarray:
     Raises:
         PhotoError: It cannot be read.
     """
-    pixels = to_array(open_photo(photo, MODES[about.shape[0]]), about.fit or Fit(about.shape[1]))
-    if about.scale in (None, PIXELS):
-        return pixels
-    values = pixels * (about.scale / PIXELS)
-    return (values.round() if np.issubdtype(about.dtype, np.integer) else values).astype(about.dtype)
+    return portable.photo_as_input(photo, about.shape, about.dtype, about.scale, about.fit)
 
 
 def as_csv(rows: list[Prediction]) -> bytes:

@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tasks.predict import PIXELS, takes_photos
+from learn.portable import input_as_photo
+from tasks.predict import takes_photos
 from tasks.tracking.serving import ServedModel
 
 FILE = Path(__file__).with_name("page.html")
@@ -68,9 +67,6 @@ def as_html(markdown: str) -> str:
 
 def as_png(model: ServedModel, index: int) -> bytes:
     """Returns one of the model's examples as a picture, which gives the same input if it is sent back."""
-    from PIL import Image
-
-    pixels = np.rint(model.examples[index] * (PIXELS / (model.about.scale or 1))).astype(np.uint8)
     content = io.BytesIO()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "png")
+    input_as_photo(model.examples[index], model.about.scale, model.about.fit).save(content, "png")
     return content.getvalue()

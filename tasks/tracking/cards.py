@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from learn.errors import TrackingError
 from tasks.tracking.delivery import open_store
-from tasks.tracking.store import if_there, patiently, store_lock
+from tasks.tracking.loading import registered
+from tasks.tracking.store import connect, if_there, patiently, store_lock
 from tasks.tracking.tags import CARD, CARD_FILE, DECISION, EXPERIMENT, STATE_DICT
 from tasks.tracking.versions import versions_with_alias
 
@@ -104,9 +105,33 @@ def _written(client: MlflowClient, version: ModelVersion) -> str:
         return Path(client.download_artifacts(version.run_id, CARD_FILE, folder)).read_text(encoding="utf-8")
 
 
+def read_card(uri: str, name: str) -> str:
+    """Returns the card of the version that NAME@ALIAS or NAME/VERSION means, without front matter.
+
+    It is the whole card, or if a user wrote the version's description, that; "" if there is neither.
+
+    Args:
+        uri: Address of the store.
+        name: The version.
+
+    Raises:
+        TrackingError: There is no such version.
+    """
+    with connect(uri) as client:
+        version = registered(client, name)
+        card = (if_there(partial(_written, client, version)) if version.run_id else None) or ""
+        shown = version.description or ""
+        return _body(card) if shown == description(card) else shown
+
+
+def _body(card: str) -> str:
+    """Returns a card without front matter."""
+    return card.removeprefix(FENCE).partition(FENCE)[2].strip() if card.startswith(FENCE) else card.strip()
+
+
 def description(card: str) -> str:
     """Returns a card without front matter, and without the last of its parts if it were too long for MLflow."""
-    text = card.removeprefix(FENCE).partition(FENCE)[2].strip() if card.startswith(FENCE) else card.strip()
+    text = _body(card)
     if len(text) <= MOST:
         return text
     first, *parts = text.split("\n## ")

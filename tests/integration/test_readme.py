@@ -24,6 +24,7 @@ README = PAGES["README.md"]
 MAKE = "test_every_make_target_shown_is_there"
 LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
 TABLES = "test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks"
+EXPORT = "test_the_champion_as_onnx_predicts_as_its_state_dict"
 SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
@@ -77,7 +78,13 @@ RUN_BY = {
     ),
     'trackway promote digits digits-mlp --because "smaller on disk"': "test_a_champion_is_chosen_by_hand_and_goes_back",
     "trackway rollback digits": "test_a_champion_is_chosen_by_hand_and_goes_back",
+    "trackway export digits@champion --format onnx --out digits.onnx": EXPORT,
+    "trackway export digits@champion --format onnx --int8 --out digits-int8.onnx": EXPORT,
     "trackway relog": "test_outputs_reach_another_clone_through_a_remote",
+    "trackway export food@champion --format space --out food-space": (
+        "test_a_space_says_of_a_photo_what_evaluate_predicted"
+    ),
+    "trackway export food@champion --format docker --out food-image": "test_a_container_s_command_serves_the_model",
     "trackway serve food@champion": "test_its_page_says_of_a_dropped_photo_what_evaluate_predicted",
     "trackway serve digits/1 --port 9000": "test_numbers_and_a_version_are_served_too",
     "trackway remove blobs --with-experiments": "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache",

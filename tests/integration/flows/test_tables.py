@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import requests
@@ -19,6 +20,7 @@ from learn.data.transformed import COLUMNS, FittedColumns
 from tests.support.browser import browser
 from tests.support.model_server import serving
 from tests.support.project import TRACKWAY, Project, make_project
+from tests.support.space import asked, started
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",  # asyncio's own, when playwright's event loop ends
@@ -64,6 +66,8 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     check_results(project.run(*TRACKWAY, "results").stdout)
     check_model(project)
     check_prediction(project, file)
+    check_export(project)
+    check_space(project)
     check_page(project)
 
     file.write_text(file.read_text(encoding="utf-8") + "99;north;north;99000;train\n", encoding="utf-8")
@@ -135,6 +139,32 @@ def check_prediction(project: Project, file: Path) -> None:
     assert np.mean(errors) < 30_000
     (line,) = [each for each in project.run(*command).stdout.splitlines() if each.startswith("row 310: ")]
     assert float(line.partition(": ")[2]) == pytest.approx(float(rows[-1]["predicted"]), rel=1e-4)
+
+
+def check_export(project: Project) -> None:
+    """A file takes the table's own columns too: numbers, and the indices of categories."""
+    command = (*TRACKWAY, "export", "houses@champion", "--format", "onnx", "--out", "houses.onnx")
+    assert re.search(r"on the \d+ samples of the test part: outputs differ by", project.run(*command).stdout)
+    session = onnxruntime.InferenceSession(project.folder / "houses.onnx")
+    columns = json.loads(session.get_modelmeta().custom_metadata_map["columns"])
+    assert columns["area (m²)"] == "number"
+    assert columns["zone"] == ["north", "south-east", "west, old"]
+    raw = np.load(project.folder / "data/transformed/houses/evaluation/raw/test.npy")
+    (found,) = session.run(["prediction"], {"inputs": raw})
+    with (project.folder / "plots/predictions/houses-mlp.csv").open(newline="") as stream:
+        expected = [float(each["predicted"]) for each in csv.DictReader(stream)]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=0.02)
+
+
+def check_space(project: Project) -> None:
+    """Its page has a field for each column."""
+    project.run(*TRACKWAY, "export", "houses@champion", "--format", "space", "--out", "space")
+    rows = [json.loads(file.read_text()) for file in sorted((project.folder / "space/examples").iterdir())]
+    model = mlflow.pyfunc.load_model("models:/houses@champion")
+    with started(project.folder / "space") as address:
+        for row, expected in zip(rows, model.predict(model.input_example)["value"], strict=True):
+            assert asked(address, *row.values())[0] == pytest.approx(expected, rel=1e-4)
+        assert asked(address, None, None, None)[0] > 0, "missing values are imputed"
 
 
 def check_page(project: Project) -> None:

@@ -13,7 +13,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
+from learn.errors import TrackingError
 from tasks.tracking.delivery import prepare_store
+from tasks.tracking.graphs import load_graph
 from tasks.tracking.loading import load_model
 
 
@@ -36,6 +38,8 @@ def test_a_model_of_before_still_loads_and_is_given_scaled_inputs(tmp_path: Path
         registered_model_name="digits",
     )
     assert logged.registered_model_version
+    with pytest.raises(TrackingError, match="version 1 of digits does not take raw inputs"):
+        load_graph(uri, "digits/1")
     found = load_model(uri, "digits/1")
     assert (found.about.shape, found.about.scale, len(found.about.classes)) == ((1, 8, 8), None, 10)
     stored = torch.randint(0, 17, (3, 1, 8, 8), dtype=torch.uint8)
