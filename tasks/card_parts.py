@@ -17,6 +17,7 @@ from tasks.workspace.report import DATA_KEYS
 
 WORST = 3  # number of classes and of pairs of classes that are named as weaknesses
 CLASSES = 20  # largest number of classes that the first sentence names
+COLUMNS = 20  # most columns of a table that are named
 COUNTS = ("parameters", "epochs")  # numbers in metrics/D/E.json that are no metrics
 
 
@@ -61,10 +62,15 @@ def what_it_is(records: Records, registered: Registered) -> str:
     named = f" ({', '.join(map(escaped, classes[:CLASSES]))}{', …' if len(classes) > CLASSES else ''})"
     does = f"tells {len(classes)} classes apart{named}" if classes else "predicts a number"
     model = f"{escaped(experiment.model.name)} with {records.numbers['parameters']:,} parameters"
+    columns = list(records.params.dataset(experiment.dataset).source.column_kinds)
+    inputs = f"inputs of the shape {records.info.shape}"
+    if columns:
+        shown = ", ".join(map(escaped, columns[:COLUMNS]))
+        inputs = f"{len(columns)} columns of a table: {shown}{', …' if len(columns) > COLUMNS else ''}"
     return (
         f"# {escaped(records.experiment)}\n\n"
-        f"Version {registered.version} of the registered model {escaped(registered.model)}. It {does}, from inputs of "
-        f"the shape {records.info.shape}. The model {model} was trained for {records.numbers['epochs']:,} epochs with "
+        f"Version {registered.version} of the registered model {escaped(registered.model)}. It {does}, from "
+        f"{inputs}. The model {model} was trained for {records.numbers['epochs']:,} epochs with "
         f"{escaped(experiment.loss.name)} on the dataset {escaped(experiment.dataset)}."
     )
 

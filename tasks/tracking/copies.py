@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def copy_model(uri: str, name: str, folder: Path) -> Copied:
             saved.save(str(folder / MLMODEL_FILE_NAME))
             expected, found = (mlflow.pyfunc.load_model(place) for place in (address, str(folder)))
             samples = expected.input_example
+            shutil.rmtree(folder / "__pycache__", ignore_errors=True)  # of its code, which was imported from there
             is_equal = samples is not None and _answer(expected, samples) == _answer(found, samples)
         except Exception as error:  # MLflow and torch raise many kinds for a damaged model
             reason = " ".join(str(error).split())[:300]

@@ -103,6 +103,8 @@ def check_results(shown: str) -> None:
 def check_model(project: Project) -> None:
     """What is registered takes the table's own columns, in plain Python."""
     mlflow.set_tracking_uri(project.tracking_uri)
+    card = mlflow.MlflowClient().get_model_version_by_alias("houses", "champion").description
+    assert "It predicts a number, from 3 columns of a table: area (m²), zone, zone.copy." in card
     model = mlflow.pyfunc.load_model("models:/houses@champion")
     assert [(each.name, each.type.name) for each in model.metadata.get_input_schema()] == [
         ("area (m²)", "double"),
