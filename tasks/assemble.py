@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from learn.training.augment import Augmentation
     from learn.training.criterion import Criterion
     from learn.training.loop import FitOptions
+    from learn.training.ranks import Ranks
     from learn.training.splits import Split
     from learn.training.state import State
 
@@ -129,13 +130,15 @@ class Assembled:
         chosen = self.experiment.optimizer
         return build_optimizer(chosen.name, chosen.arguments, model, chosen.no_decay, chosen.groups)
 
-    def fit_options(self, augment: Augmentation | None) -> FitOptions:
+    def fit_options(self, augment: Augmentation | None, ranks: Ranks | None = None) -> FitOptions:
         """Returns how the experiment trains.
 
         Args:
             augment: What `augmentation` returned.
+            ranks: The processes that train together; None if this one trains alone.
         """
         from learn.training.loop import FitOptions
+        from learn.training.ranks import ALONE
 
         experiment = self.experiment
         interval = experiment.scheduler.interval if experiment.scheduler else INTERVAL
@@ -146,6 +149,7 @@ class Assembled:
             experiment.clip_grad_norm,
             scheduler_interval=interval,
             precision=experiment.precision,
+            ranks=ranks or ALONE,
         )
 
     def on_device(self, model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.errors import DeviceError
+from tasks.torchrun import is_rank
 from tasks.workspace.locks import not_counted
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def alone_on_gpu(stage: str, device: torch.device) -> Iterator[None]:
     Raises:
         DeviceError: The lock's file cannot be opened.
     """
-    if device.type == "cpu":
+    if device.type == "cpu" or is_rank():  # the process that started the ranks holds the locks of their GPUs
         yield
         return
     import torch

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from learn.training.augment import Augmentation
+    from learn.training.ranks import Ranks
 
 
 STREAM = "memory: streamed in params.yaml reads them from their file, batch by batch"
@@ -32,6 +33,7 @@ class Plan:
     augment: Augmentation | None
     summary: Any  # torchinfo's summary of the model
     settings: dict[str, Any]  # the parameters of the run, flattened
+    ranks: Ranks  # the processes that train together
     seed: int | None = None  # one of several seeds; None if the experiment has one
 
     @property
@@ -70,8 +72,13 @@ def check_batches(assembled: Assembled, model: nn.Module) -> None:
         raise BatchError(f"experiments.{assembled.name}: {error}") from error
 
 
-def plan(params: Params, name: str) -> Plan:
+def plan(params: Params, name: str, ranks: Ranks | None = None) -> Plan:
     """Assembles what an experiment is trained with, and checks a batch without data.
+
+    Args:
+        params: The parameters.
+        name: The experiment's name.
+        ranks: The processes that train together; None if this one trains alone.
 
     Raises:
         DeviceError: The device is not available, or its memory is too small.
@@ -79,6 +86,7 @@ def plan(params: Params, name: str) -> Plan:
         BatchError: Model, loss and data do not fit each other.
     """
     from learn.training.device import use_device
+    from learn.training.ranks import ALONE
 
     experiment = params.experiment(name)
     device = use_device(params.device, params.threads)
@@ -89,7 +97,7 @@ def plan(params: Params, name: str) -> Plan:
     with memory_told(f"train {name}: for the model", device, lambda: _smaller(name)):
         model = assembled.on_device(model)
     check_batches(assembled, model)
-    planned = Plan(assembled, model, assembled.augmentation(), None, {})
+    planned = Plan(assembled, model, assembled.augmentation(), None, {}, ranks or ALONE)
     summary = _summary(planned)
     counts = {"parameters": summary.total_params, "samples": len(assembled.splits["train"])}
     return replace(planned, summary=summary, settings=settings_of(params, experiment, device) | counts)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import learn
 from learn.errors import TrackwayError
 from tasks.inputs import DVC_YAML, check_imports, helpers
 from tasks.params import PARAMS_FILE, Params, parse_params, read_yaml
+from tasks.torchrun import is_rank, leave_message
 from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.locks import one_process_per_stage
 from tasks.workspace.outcome import Outcome, tell
@@ -41,12 +43,15 @@ def run_stage(stage: Callable[[Params, str], str | Outcome], what: str) -> None:
     collect_garbage_rarely()
     try:
         params = checked_params()
-        with one_process_per_stage(stage.__name__, name):
+        with nullcontext() if is_rank() else one_process_per_stage(stage.__name__, name):
             made = stage(params, name)
         tell(made if isinstance(made, Outcome) else Outcome(made))
     except TrackwayError as error:
         tell(Outcome(error.as_message(), error=type(error).__name__))
-        print(error.as_message(), file=sys.stderr)
+        if is_rank():
+            leave_message(error.as_message())
+        else:
+            print(error.as_message(), file=sys.stderr)
         sys.exit(error.exit_code)
     except FileNotFoundError as error:
         if not str(error.filename).startswith(("data/", "models/", "metrics/", "plots/")):

@@ -8,9 +8,11 @@ python -m tasks.train digits-mlp
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from learn.training.history import History, as_csv, mean_history, read_history
@@ -19,6 +21,7 @@ from tasks.kept import kept_seeds
 from tasks.params import Params
 from tasks.plan import Plan, plan, what_fits
 from tasks.stage import run_stage
+from tasks.torchrun import is_first, is_rank, joined, process_count, run_ranks
 from tasks.tracking.liveness import now_ms
 from tasks.tracking.run import TrainingRun
 from tasks.tracking.tags import REBUILT
@@ -34,28 +37,64 @@ if TYPE_CHECKING:
 def train(params: Params, name: str) -> str:
     """Trains an experiment; torch is imported while MLflow's process starts."""
     experiment = params.experiment(name)
-    with TrainingRun(params.tracking, experiment.dataset, name) as run, ExitStack() as stack:
+    if experiment.devices != 1 and not is_rank():
+        _train_on_devices(params, name)
+    tracking = params.tracking if is_first() else None
+    with TrainingRun(tracking, experiment.dataset, name) as run, ExitStack() as stack:
         print(f"train {name}: loading PyTorch")
         import torch
         import torchinfo
 
         from learn.training.device import use_device
 
-        stack.enter_context(alone_on_gpu(f"train {name}", use_device(params.device, params.threads)))
-        planned = plan(params, name)
+        device = use_device(params.device, params.threads)
+        ranks = stack.enter_context(joined(device))
+        stack.enter_context(alone_on_gpu(f"train {name}", device))
+        planned = plan(params, name, ranks)
         _announce(planned)
         versions = {f"version.{library.__name__}": library.__version__ for library in (torch, torchinfo)}
         run.begin(planned.settings, versions, str(planned.summary))
         if experiment.seeds:
             trained = _train_seeds(planned, experiment.seeds, run, versions)
         else:
-            with atomic_folder(models_folder(name)) as partial:
+            with _new_models_folder(name) as partial:
                 trained = _train(planned, run, partial)
-        write_atomically(history_file(name), as_csv(trained.history))
-        run.finish(models_folder(name), history_file(name), trained.seconds)
+        if is_first():
+            write_atomically(history_file(name), as_csv(trained.history))
+            run.finish(models_folder(name), history_file(name), trained.seconds)
     last = _line(trained.last, planned.assembled.held_out.name)
     seeds = f"the mean of {len(experiment.seeds)} seeds" if experiment.seeds else f"{len(trained.history)} epochs"
     return f"train {name}: {seeds}, {last}"
+
+
+def _train_on_devices(params: Params, name: str) -> None:
+    """Trains in a process for each device, and ends this one; returns if there is one device."""
+    import torch
+
+    from learn.training.device import use_device
+
+    device = use_device(params.device, params.threads)
+    processes = process_count(f"experiments.{name}.devices", params.experiment(name).devices, device)
+    if processes == 1:
+        return
+    with ExitStack() as stack:
+        for number in range(processes if device.type == "cuda" else 0):  # in the same order in each process
+            stack.enter_context(alone_on_gpu(f"train {name}", torch.device("cuda", number)))
+        print(f"train {name}: {processes} processes, each on {'a GPU' if device.type == 'cuda' else 'the CPU'}")
+        run_ranks("tasks.train", name, processes)
+
+
+def _new_models_folder(name: str) -> AbstractContextManager[Path]:
+    """Returns a new folder, which becomes `models/E/` when its block ends if this is the first of several processes."""
+    if is_first():
+        return atomic_folder(models_folder(name))
+    return _temporary_folder()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)
@@ -79,7 +118,7 @@ def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: di
     name, found, ended = planned.assembled.name, dict[int, Trained](), dict[int, int]()
     kept = kept_seeds(name, seeds)
     planned.model.cpu()  # a device has room for one model
-    with atomic_folder(models_folder(name)) as partial:
+    with _new_models_folder(name) as partial:
         for seed in seeds:
             folder = partial / training_of(name, seed).name
             folder.mkdir()
@@ -93,7 +132,7 @@ def _train_seeds(planned: Plan, seeds: list[int], run: TrainingRun, versions: di
                 (folder / history_file(name, seed).name).write_bytes(as_csv(found[seed].history))
             one.model.cpu()
             ended[seed] = now_ms()
-    for seed in seeds:
+    for seed in seeds if is_first() else ():
         files = training_of(name, seed), history_file(name, seed)
         run.finish_seed(seed, *files, found[seed].seconds, ended[seed])
     history = mean_history([each.history for each in found.values()])
@@ -118,7 +157,7 @@ def _train(planned: Plan, run: TrainingRun, folder: Path) -> Trained:
     """Trains once, and writes the state_dict into the folder."""
     from learn.training.evaluate import refuse_not_finite_weights
 
-    state = planned.assembled.new_state(planned.model)
+    state = planned.assembled.new_state(planned.ranks.with_common_statistics(planned.model))
     epochs = _train_epochs(planned, state, run)
     refuse_not_finite_weights(state.model)
     _write_state_dicts(planned, folder, state, len(epochs))
@@ -158,7 +197,7 @@ def _train_epochs(planned: Plan, state: State, run: TrainingRun) -> list[Epoch]:
 
     assembled, experiment = planned.assembled, planned.assembled.experiment
     training = assembled.splits["train"]
-    options = assembled.fit_options(planned.augment)
+    options = assembled.fit_options(planned.augment, planned.ranks)
     size = f"{assembled.batch_size or len(training):,}"
     told = memory_told(
         f"train {assembled.name}: for a batch of {size}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from flows.cli import compare, data, export, lineage, model_server, predict, run, serve, sweep  # noqa: F401  importing them adds them
+from flows.cli import compare, data, export, lineage, model_server, predict, run, serve, share, sweep  # noqa: F401  importing them adds them
 from flows.cli.app import app
 from learn.errors import TrackwayError
 from tasks.workspace.files import DISK_ERRORS, cannot_write

@@ -26,6 +26,11 @@ class Criterion:
         return isinstance(self.loss, nn.BCEWithLogitsLoss | nn.BCELoss) and len(self.classes) == 2
 
     @property
+    def is_sum(self) -> bool:
+        """Whether the loss is the sum over a batch and not its mean."""
+        return getattr(self.loss, "reduction", "mean") == "sum"
+
+    @property
     def output_size(self) -> int:
         """Number of logits."""
         return 1 if self.binary or not self.classes else len(self.classes)

@@ -23,3 +23,4 @@ EARLY_STOPPING = None
 FRACTION = 1.0  # all training samples
 PRECISION: Precision = "fp32"
 COMPILE = False
+DEVICES: int | Literal["auto"] = 1

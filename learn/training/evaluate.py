@@ -10,11 +10,12 @@ from torch import nn
 from learn.errors import NotFiniteError
 from learn.training.criterion import Criterion
 from learn.training.meter import EpochMeter
+from learn.training.ranks import ALONE, Ranks
 from learn.training.splits import Split
 
 
 def evaluate_split(
-    model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None
+    model: nn.Module, part: Split, criterion: Criterion, batch_size: int | None, ranks: Ranks = ALONE
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Measures the model on a split. Does not advance any random generator.
 
@@ -23,26 +24,33 @@ def evaluate_split(
         part: The split.
         criterion: The loss, on the same device.
         batch_size: Number of samples in a batch; None for all samples at once.
+        ranks: The processes that measure together, each its share of every batch.
 
     Returns:
-        Metrics, named as `test/loss`, and the logits (N, output_size) on the CPU.
+        Metrics, named as `test/loss`, and the logits (N, output_size) on the CPU; of several processes, those of this
+        one's samples.
 
     Raises:
         NotFiniteError: The loss or a logit is NaN or infinite; the text names the likely cause.
     """
     model.eval()
-    meter = EpochMeter(criterion)
-    outputs: torch.Tensor | None = None
+    meter = EpochMeter(criterion, ranks)
     size, done = batch_size or len(part), 0
+    shares = [ranks.share(slice(start, start + size), len(part)) for start in range(0, len(part), size)]
+    batches = part.batches(share for share, samples in shares if samples)
+    outputs = torch.empty(0)
     with torch.inference_mode():
-        for inputs, targets in part.batches(slice(start, start + size) for start in range(0, len(part), size)):
+        for _, samples in shares:
+            if not samples:
+                meter.add_nothing()
+                continue
+            inputs, targets = next(batches)
             logits = model(part.prepare(inputs))
             meter.add(criterion(logits, targets), logits, targets)
-            if outputs is None:
-                outputs = logits.new_empty((len(part), *logits.shape[1:]))
+            if not done:
+                outputs = logits.new_empty((sum(samples for _, samples in shares), *logits.shape[1:]))
             outputs[done : done + len(logits)] = logits
             done += len(logits)
-    assert outputs is not None
     metrics = meter.metrics(part.name)
     if not (math.isfinite(metrics[f"{part.name}/loss"]) and outputs.isfinite().all()):
         raise NotFiniteError(_why_not_finite(model, part, criterion, metrics[f"{part.name}/loss"], size))

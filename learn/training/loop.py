@@ -25,8 +25,9 @@ from learn.training.defaults import INTERVAL, PRECISION, Interval, Precision
 from learn.training.evaluate import NO_WEIGHT, evaluate_split
 from learn.training.features import with_features
 from learn.training.meter import EpochMeter
-from learn.training.order import draw, shuffled
+from learn.training.order import shuffled
 from learn.training.precision import forward
+from learn.training.ranks import ALONE, Ranks
 from learn.training.splits import Split
 from learn.training.state import State
 
@@ -61,6 +62,7 @@ class FitOptions:
         clip_grad_norm: Largest norm of all gradients together; None for no limit.
         scheduler_interval: Whether the scheduler is stepped once an epoch, or after each step of the optimizer.
         precision: In which the model computes while it trains; it is measured in fp32.
+        ranks: The processes that train together.
     """
 
     epochs: int
@@ -69,6 +71,7 @@ class FitOptions:
     clip_grad_norm: float | None = None
     scheduler_interval: Interval = INTERVAL
     precision: Precision = PRECISION
+    ranks: Ranks = ALONE
 
 
 def fit(state: State, train: Split, held_out: Split, criterion: Criterion, options: FitOptions) -> Iterator[Epoch]:
@@ -87,7 +90,8 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
     Raises:
         NotFiniteError: The loss of a batch, or the held-out loss or a logit after an epoch, is NaN or infinite.
     """
-    start, kept = time.perf_counter(), list[Split]()
+    start, kept, averaged, ranks = time.perf_counter(), list[Split](), None, options.ranks
+    ranks.reseed()
     while state.epoch < options.epochs and not (state.early_stopping and state.early_stopping.is_over):
         network, samples, measured_on = state.model, train, held_out
         if isinstance(network, Backbone):
@@ -95,9 +99,10 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
             if network.has_constant_features and not options.augment:
                 kept = kept or [with_features(network, part, options.batch_size) for part in (train, held_out)]
                 network, samples, measured_on = network.head, *kept
-        metrics = _train_epoch(state, network, samples, criterion, options)
+        averaged = ranks.wrapped(network, averaged)
+        metrics = _train_epoch(state, averaged, samples, criterion, options)
         try:
-            measured, _ = evaluate_split(network, measured_on, criterion, options.batch_size)
+            measured, _ = evaluate_split(network, measured_on, criterion, options.batch_size, ranks)
         except NotFiniteError as error:
             raise NotFiniteError(f"epoch {state.epoch + 1}: {error}") from None
         metrics |= measured | {"lr": state.optimizer.param_groups[0]["lr"]}
@@ -119,32 +124,40 @@ def _train_epoch(
 
     Args:
         state: What training changes.
-        network: What takes the batches: the model, or its head if the batches hold its backbone's features.
+        network: What takes the batches: the model, or its head if the batches hold its backbone's features; of several
+            processes with averaged gradients.
         train: The split.
         criterion: The loss.
         options: How to train.
     """
     network.train()
-    meter = EpochMeter(criterion)
+    ranks = options.ranks
+    meter = EpochMeter(criterion, ranks)
     seed = 0
     if options.batch_size or options.augment:
-        seed = draw()  # the course's training loader draws here too, to seed its workers, which augment
-    order = shuffled(len(train), options.batch_size, train.targets.device)
-    for number, (inputs, targets) in enumerate(train.batches(order), start=1):
+        seed = ranks.draw()  # the course's training loader draws here too, to seed its workers, which augment
+    order = shuffled(len(train), options.batch_size, train.targets.device, ranks.draw)
+    shares = [ranks.share(index, len(train)) for index in order]
+    for number, (inputs, targets) in enumerate(train.batches(share for share, _ in shares), start=1):
+        counts = shares[number - 1][1] > 0
         if options.augment:
-            inputs, targets = options.augment(inputs, targets, (seed + number) % 2**63)
+            inputs, targets = options.augment(inputs, targets, (seed + number + ranks.rank * 2**32) % 2**63)
         inputs = train.prepare(inputs)
         if inputs.device.type != "cpu":
             meter.finite_inputs.append(inputs.isfinite().all())
-        loss, logits = _step(state, network, criterion, inputs, targets, options)
+        weight = ranks.weight(criterion, targets, counts=counts)
+        loss, logits = _step(state, network, criterion, inputs, targets, options, weight)
         if state.scheduler and options.scheduler_interval == "step":
             state.scheduler.step()
-        meter.add(loss, logits, targets)
+        if counts:
+            meter.add(loss, logits, targets)
+        else:
+            meter.add_nothing()
         if loss.device.type == "cpu" or number % BATCHES_BETWEEN_CHECKS == 0:
             _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
     _refuse_not_finite(state, meter, inputs, options.clip_grad_norm)
     if options.batch_size:
-        draw()  # the course's test loader draws here too, to seed its workers
+        ranks.draw()  # the course's test loader draws here too, to seed its workers
     return meter.metrics("train")
 
 
@@ -155,8 +168,19 @@ def _step(
     inputs: torch.Tensor,
     targets: torch.Tensor,
     options: FitOptions,
+    weight: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Takes one step of the optimizer; returns the batch's loss, a scalar, and logits (N, output_size) before it."""
+    """Takes one step of the optimizer; returns the batch's loss, a scalar, and logits (N, output_size) before it.
+
+    Args:
+        state: What training changes.
+        network: What takes the batch.
+        criterion: The loss.
+        inputs: (B, *shape).
+        targets: (B, ...).
+        options: How to train.
+        weight: What `Ranks.weight` returned.
+    """
     logits: Any = None
 
     def closure() -> torch.Tensor:
@@ -164,7 +188,8 @@ def _step(
         state.optimizer.zero_grad()
         output = forward(network, inputs, options.precision)
         loss = criterion(output, targets)
-        (state.scaler.scale(loss) if state.scaler else loss).backward()
+        shared = loss if weight is None else loss * weight
+        (state.scaler.scale(shared) if state.scaler else shared).backward()
         if options.clip_grad_norm:
             if state.scaler:
                 state.scaler.unscale_(state.optimizer)

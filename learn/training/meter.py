@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from learn.training.criterion import Criterion
+from learn.training.ranks import ALONE, Ranks
 
 
 class EpochMeter:
@@ -15,8 +18,8 @@ class EpochMeter:
     grow by gigabytes.
     """
 
-    def __init__(self, criterion: Criterion) -> None:
-        self.criterion = criterion
+    def __init__(self, criterion: Criterion, ranks: Ranks = ALONE) -> None:
+        self.criterion, self._ranks = criterion, ranks
         self.losses: list[torch.Tensor | float] = []
         self.hits: list[torch.Tensor | float] = []
         self.sizes: list[int] = []
@@ -40,6 +43,11 @@ class EpochMeter:
                 targets = targets.argmax(1)
             self.hits.append(_kept((self.criterion.predict(logits) == targets).sum()))
 
+    def add_nothing(self) -> None:
+        """Adds a batch of which this process has no sample."""
+        for each in (self.losses, self.hits, self.sizes, self.divisors):
+            each.append(0)
+
     def new_losses(self) -> list[float]:
         """Returns the losses of the batches added since the last call."""
         new = [float(loss) for loss in self.losses[self._looked_at :]]
@@ -47,7 +55,7 @@ class EpochMeter:
         return new
 
     def metrics(self, part: str) -> dict[str, float]:
-        """Returns the epoch's mean loss and, for classifiers, accuracy, each as the mean over all samples.
+        """Returns the epoch's mean loss and, for classifiers, accuracy, each as the mean over all processes' samples.
 
         If there are several batches, each has a `*_batch_mean` too: the unweighted mean of batch means, as the course
         prints it.
@@ -55,13 +63,16 @@ class EpochMeter:
         Args:
             part: The split's name, which begins the metrics' names.
         """
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        losses = _as_tensor(self.losses)
-        if getattr(self.criterion.loss, "reduction", "mean") == "sum":
-            losses /= sizes
-        means = {"loss": (losses, _as_tensor(self.divisors))}
+        sizes, losses, divisors = _as_tensor(self.sizes), _as_tensor(self.losses), _as_tensor(self.divisors)
+        hits = _as_tensor(self.hits) if self.criterion.classes else torch.zeros_like(sizes)
+        if self.criterion.is_sum:
+            losses /= sizes.clamp(min=1)
+        if self._ranks.size > 1:
+            sums, hits, sizes, divisors = self._ranks.sum(torch.stack([losses * divisors, hits, sizes, divisors]))
+            losses = sums / divisors
+        means = {"loss": (losses, divisors)}
         if self.criterion.classes:
-            means["accuracy"] = (_as_tensor(self.hits) / sizes, sizes)
+            means["accuracy"] = (hits / sizes, sizes)
         metrics = {}
         for name, (values, divisors) in means.items():
             metrics[f"{part}/{name}"] = float((values * divisors).sum() / divisors.sum())
@@ -74,8 +85,12 @@ def _kept(scalar: torch.Tensor | float) -> torch.Tensor | float:
     return scalar.item() if isinstance(scalar, torch.Tensor) and scalar.device.type == "cpu" else scalar
 
 
-def _as_tensor(scalars: list[torch.Tensor | float]) -> torch.Tensor:
+def _as_tensor(scalars: Sequence[torch.Tensor | float]) -> torch.Tensor:
     """Stacks scalar tensors, or numbers, into (B,) float64 on the CPU."""
-    if isinstance(scalars[0], torch.Tensor):
-        return torch.stack(scalars).cpu().double()  # type: ignore[arg-type]
+    if any(isinstance(scalar, torch.Tensor) for scalar in scalars):
+        return torch.stack([torch.as_tensor(scalar, device=_device(scalars)) for scalar in scalars]).cpu().double()
     return torch.tensor(scalars, dtype=torch.float64)
+
+
+def _device(scalars: Sequence[torch.Tensor | float]) -> torch.device:
+    return next(scalar.device for scalar in scalars if isinstance(scalar, torch.Tensor))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 
-def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iterator[torch.Tensor | slice]:
+def shuffled(
+    samples: int, batch_size: int | None, device: torch.device, drawn: Callable[[], int] | None = None
+) -> Iterator[torch.Tensor | slice]:
     """Yields the indices of each batch, drawn as `DataLoader(shuffle=True, batch_size=...)` draws them.
 
     In the course's loop three numbers of the global generator are drawn per epoch: the training DataLoader draws one
@@ -18,12 +20,13 @@ def shuffled(samples: int, batch_size: int | None, device: torch.device) -> Iter
         samples: Number of samples.
         batch_size: Number of samples in a batch; None yields one slice of all samples, and draws nothing.
         device: The device for the indices.
+        drawn: Draws in place of `draw`.
     """
     if batch_size is None:
         yield slice(None)
         return
     generator = torch.Generator()
-    generator.manual_seed(draw())
+    generator.manual_seed((drawn or draw)())
     yield from torch.randperm(samples, generator=generator).to(device).split(batch_size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -10,6 +10,7 @@ from learn.training.defaults import (
     AUGMENTATION,
     CLIP_GRAD_NORM,
     COMPILE,
+    DEVICES,
     EARLY_STOPPING,
     FRACTION,
     GROUPS,
@@ -138,6 +139,10 @@ class ExperimentConfig(Section):
     """True: train the model compiled by `torch.compile`, which takes a while before the first epoch and changes the
     last bits. Needs a C++ compiler; on a CPU it rarely pays. The evaluate stage does not compile."""
 
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = DEVICES
+    """Number of devices that train together, each its share of every batch, by torch's DistributedDataParallel: GPUs,
+    or processes on a CPU. `auto`: all GPUs of the machine. The losses are those of one device up to rounding."""
+
     @property
     def trainings(self) -> list[int | None]:
         """What is trained: `[None]` for one seed, which needs no name, or each of several seeds."""
@@ -151,6 +156,14 @@ class ExperimentConfig(Section):
     def _has_seed(self) -> ExperimentConfig:
         if (self.seed is None) == (self.seeds is None):
             raise ValueError("either seed or seeds must be given, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_loss_for_all_devices(self) -> ExperimentConfig:
+        if self.devices != 1 and self.optimizer.name == "LBFGS":
+            raise ValueError(
+                f"devices is {self.devices}, but LBFGS decides by losses that devices do not share; it must be 1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -40,6 +40,11 @@ def check_space(data: dict[str, Any], experiment: str, settings: dict[str, Any],
             if (text := json.dumps(candidate, default=str, sort_keys=True)) in tried:
                 continue
             tried.add(text)
+            if (devices := candidate.get("devices", 1)) != 1:
+                key = f"experiments.{experiment}.devices"
+                problems[
+                    _with_source(f"{key} is {devices}; a trial is one process, so it must be 1", experiment, space)
+                ] = None
             try:
                 check_data(only(data, experiment, candidate), PARAMS_FILE)
             except ParamsError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate
 from tasks.tracking.models import whole_model, why_broken
 from tasks.tracking.runs import find_run
-from tasks.tracking.store import ALREADY_EXISTS, if_there
+from tasks.tracking.store import ALREADY_EXISTS, connect, if_there
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, STATE_DICT, prefixed
 
 if TYPE_CHECKING:
@@ -64,6 +65,32 @@ def describe_version(client: MlflowClient, version: ModelVersion, best: Candidat
 def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
     """Returns the version that has the alias `champion`; None if there is none."""
     return version_with(client, dataset, CHAMPION)
+
+
+@dataclass(frozen=True)
+class ChampionRecord:
+    """What the store says of a dataset's champion."""
+
+    dataset: str
+    version: str
+    experiment: str
+    state_dict: str  # sha256 of the file, or of several seeds' sha256
+
+
+def champion_records(uri: str, datasets: Sequence[str]) -> list[ChampionRecord]:
+    """Returns the champion of each dataset that has one, but for those that a user registered by hand.
+
+    Args:
+        uri: Address of the store.
+        datasets: Names of the datasets.
+    """
+    with connect(uri) as client:
+        found = {dataset: champion_of(client, dataset) for dataset in datasets}
+    return [
+        ChampionRecord(dataset, str(version.version), version.tags[EXPERIMENT], version.tags[STATE_DICT])
+        for dataset, version in found.items()
+        if version and {EXPERIMENT, STATE_DICT} <= version.tags.keys()
+    ]
 
 
 def version_with(client: MlflowClient, dataset: str, alias: str) -> ModelVersion | None:

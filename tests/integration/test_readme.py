@@ -13,6 +13,7 @@ import mlflow
 from ruamel.yaml import YAML
 
 from tasks.params import load_params
+from tasks.tracking.tags import STATE_DICT
 from tests.support.project import ROOT, TRACKWAY, Project, Served
 
 PAGES = {
@@ -40,8 +41,8 @@ RUN_BY = {
         "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache"
     ),
     "dvc remote add --default store /path/to/store": "test_outputs_reach_another_clone_through_a_remote",
-    "dvc push": "test_outputs_reach_another_clone_through_a_remote",
-    "dvc pull": "test_outputs_reach_another_clone_through_a_remote",
+    "trackway push": "test_outputs_reach_another_clone_through_a_remote",
+    "trackway pull": "test_outputs_reach_another_clone_through_a_remote",
     "dvc exp run --queue -S 'experiments.digits-mlp.optimizer.lr=0.05,0.01'": (
         "test_experiments_that_dvc_runs_in_a_copy_reach_the_project_s_store"
     ),
@@ -270,16 +271,27 @@ def test_outputs_reach_another_clone_through_a_remote(finished: Project, tmp_pat
     """The commands of docs/storing.md, the last two in a clone, where there is no cache and no store of MLflow."""
     lines = [line.partition(" #")[0] for line in blocks("sh", "docs/storing.md")[0].splitlines()]
     add, push, pull, relog = (shlex.split(line) for line in lines)
+    done = finished.run(*TRACKWAY, *push[1:], check=False)
+    assert done.returncode == 1
+    assert "no remote specified" in done.stdout
     finished.run(*add[:-1], str(tmp_path / "store"))
-    finished.run(*push)
+    assert (
+        "digits's champion, version 1 (digits-cnn): its state_dict is in the remote"
+        in finished.run(*TRACKWAY, *push[1:]).stdout
+    )
     finished.commit("results")
     clone = Project(tmp_path / "clone")
     finished.run("git", "clone", "--quiet", ".", str(clone.folder))
-    clone.run(*pull)
+    clone.run(*TRACKWAY, *pull[1:])
     assert clone.run("dvc", "status").stdout.strip().endswith("Data and pipelines are up to date.")
     assert relog == ["trackway", "relog"]
     told = clone.run("python", "-m", "flows.cli", "relog").stdout
     assert "relog digits-cnn: rebuilt" in told
+    client = mlflow.MlflowClient(clone.tracking_uri)
+    client.set_model_version_tag("digits", "1", STATE_DICT, 64 * "0")  # as if somebody else had trained it
+    done = clone.run(*TRACKWAY, *push[1:], check=False)
+    assert done.returncode == 1
+    assert "digits's champion, version 1 (digits-cnn): DVC's cache here does not have its state_dict" in done.stdout
 
 
 def test_dvc_writes_its_lock_whole_after_the_command_shown(project: Project, tmp_path: Path) -> None:

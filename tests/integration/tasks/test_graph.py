@@ -28,6 +28,7 @@ PLUMBING = {
     "tasks/log_evaluation.py": "what MLflow is told",
     "tasks/memory.py": "streamed and resident inputs give the same bytes",
     "tasks/stage.py": "the command line",
+    "tasks/torchrun.py": "in which processes a training runs",
     "tasks/tracking/": "what MLflow is told",
     "tasks/warm.py": "where a process runs",
     "tasks/workspace/": "paths, atomic files, locks, what a flow is told",

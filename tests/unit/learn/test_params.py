@@ -69,6 +69,11 @@ MISTAKES = [
     ("test: 0.2", "test: 0.99", "datasets.line.split.test is 0.99: it leaves the train part empty .*50 samples"),
     ("test: 0.2", "test: official", "datasets.line.split.test is official, but line has no official test set"),
     ("shuffle: false", "shuffle: false, stratify: true", "datasets.line.split: stratify: true needs shuffle: true"),
+    (
+        "optimizer: {name: SGD, lr: 0.1}\n    epochs: 30",
+        "optimizer: {name: LBFGS, lr: 0.1}\n    devices: 2\n    epochs: 30",
+        "experiments.digits-mlp: devices is 2, but LBFGS decides by losses that devices do not share; it must be 1",
+    ),
     ("transform: {}", "transform: {resize: 3}", "datasets.line.transform.resize is 3, but line has no images"),
     ("transform: {}", "transform: {crop: 3}", "datasets.line.transform.crop is 3, but line has no photo files"),
     (

@@ -1,0 +1,92 @@
+"""Shares outputs through DVC's remote, and looks whether each champion's state_dict is there (`trackway push`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from dvc.config import NoRemoteError
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from flows.edits.lock import read_lock
+from learn.errors import DataError, ServerError
+from tasks.params import Params, read_yaml
+from tasks.tracking.versions import ChampionRecord, champion_records
+from tasks.workspace.paths import models_folder
+
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db import HashFileDB
+
+
+def transfer(direction: str, remote: str | None) -> None:
+    """Pushes or pulls what dvc.lock and DVC's run cache name; DVC shows its progress.
+
+    Args:
+        direction: `push` or `pull`.
+        remote: Name of the remote; None for the default one.
+
+    Raises:
+        ServerError: There is no remote, or DVC failed and has said why.
+    """
+    with Repo() as repo:
+        try:
+            repo.cloud.get_remote_odb(remote)
+        except (NoRemoteError, DvcException) as error:
+            raise ServerError(
+                f"{' '.join(str(error).split())}; add one: dvc remote add --default NAME ADDRESS"
+            ) from error
+    command = [sys.executable, "-m", "dvc", direction, "--run-cache", *(["--remote", remote] if remote else [])]
+    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+        raise ServerError(f"dvc {direction} failed, for the reason above; the same command goes on where it stopped")
+
+
+def check_champions(params: Params, remote: str | None) -> list[str]:
+    """Looks whether the remote has the state_dict of each dataset's champion; returns a line for each.
+
+    Raises:
+        DataError: One is not there; the text names all.
+    """
+    if not params.tracking:
+        return ["tracking is null in params.yaml, so there is no champion to look for"]
+    told, missing = [], []
+    with Repo() as repo:
+        there, cache = repo.cloud.get_remote_odb(remote), repo.cache.local
+        for champion in champion_records(params.tracking, list(params.datasets)):
+            what = f"{champion.dataset}'s champion, version {champion.version} ({champion.experiment})"
+            files = next((md5s for digest, md5s in _kept(repo, champion, cache) if digest == champion.state_dict), None)
+            if files is None:
+                missing.append(f"{what}: DVC's cache here does not have its state_dict; push where it was trained")
+            elif lacking := [md5 for md5 in files if not there.exists(md5)]:
+                missing.append(f"{what}: the remote lacks {len(lacking)} files of its state_dict; push again")
+            else:
+                told.append(f"{what}: its state_dict is in the remote")
+    if missing:
+        raise DataError("\n".join([*told, *missing]))
+    return told
+
+
+def _kept(repo: Repo, champion: ChampionRecord, cache: HashFileDB) -> Iterator[tuple[str, list[str]]]:
+    """Yields sha256 and the files' md5 of each version of an experiment's state_dict in DVC's cache, latest first."""
+    folder = models_folder(champion.experiment).as_posix()
+    runs = Path(repo.stage_cache.cache_dir).glob("*/*/*")
+    stages = [*read_lock()["stages"].values(), *(read_yaml(file) for file in runs if folder in file.read_text())]
+    for md5 in dict.fromkeys(out["md5"] for stage in stages for out in stage.get("outs", ()) if out["path"] == folder):
+        if found := _state_dicts(cache, md5):
+            digests = [hashlib.sha256(Path(cache.oid_to_path(each)).read_bytes()).hexdigest() for each in found]
+            yield digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(), found
+
+
+def _state_dicts(cache: HashFileDB, folder: str) -> list[str]:
+    """Returns the md5 of each seed's state_dict in a version of `models/E/`; nothing if the cache lacks one."""
+    if not cache.exists(folder):
+        return []
+    listed = json.loads(Path(cache.oid_to_path(folder)).read_bytes())
+    files = {PurePosixPath(each["relpath"]): each["md5"] for each in listed if each["relpath"].endswith("model.pt")}
+    ordered = [files[path] for path in sorted(files, key=lambda path: int(path.parent.name.removeprefix("seed-") or 0))]
+    return ordered if all(cache.exists(md5) for md5 in ordered) else []

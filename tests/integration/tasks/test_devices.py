@@ -1,0 +1,72 @@
+"""Several devices in one training: processes on the CPU stand for GPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from learn.training.history import read_history
+from tasks.workspace.environment import WARM
+from tests.integration.tasks.test_train import MLP, latest
+from tests.support.project import TRACKWAY, Project, wait_until
+
+NAME = "  digits-mlp:\n"
+
+
+def history(project: Project) -> list[dict[str, float]]:
+    return read_history(Path(project.folder, "plots/history/digits-mlp.csv"))
+
+
+def test_two_processes_train_as_one_does(finished: Project) -> None:
+    """Also the last batch of an epoch, which has one sample, so that one of the processes has none."""
+    finished.edit("params.yaml", MLP + "    batch_size: 32\n", MLP + "    batch_size: 157\n")
+    finished.stage("train@digits-mlp")
+    one = history(finished)
+    finished.edit("params.yaml", NAME, NAME + "    devices: 2\n")
+    log = finished.stage("train@digits-mlp").stdout
+    assert "train digits-mlp: 2 processes, each on the CPU" in log
+    assert log.count("epoch 30/30") == 1, "one process speaks for both"
+    for mine, other in zip(history(finished), one, strict=True):
+        assert mine == pytest.approx(other, abs=1e-5)
+    run = latest(finished)
+    assert (run.info.status, run.data.params["devices"]) == ("FINISHED", "2")
+    assert len(mlflow.MlflowClient(finished.tracking_uri).get_metric_history(run.info.run_id, "lr")) == 30
+    finished.stage("evaluate@digits-mlp")
+    done = finished.run(*TRACKWAY, "sweep", "digits-mlp", "-S", "optimizer.lr=[0.1, 0.2]", check=False)
+    assert done.returncode == 1
+    assert "experiments.digits-mlp.devices is 2; a trial is one process, so it must be 1" in done.stdout
+
+
+@pytest.mark.parametrize("killed", ["a rank", "the stage"])
+def test_the_death_of_one_process_ends_all_and_loses_nothing(finished: Project, killed: str) -> None:
+    models = finished.folder / "models/digits-mlp"
+    before = {file: file.read_bytes() for file in models.iterdir()}
+    finished.edit("params.yaml", MLP, "    devices: 2\n" + MLP.replace("30", "5000"))
+    with finished.start("python", "-m", "tasks.train", "digits-mlp", **{WARM: "off"}) as training:
+        wait_until(lambda: latest(finished).info.status == "RUNNING", 120)
+        ranks = [each for each in psutil.Process(training.pid).children() if "tasks.train" in each.cmdline()]
+        assert len(ranks) == 2
+        ended = ranks[1].pid if killed == "a rank" else training.pid
+        os.kill(ended, signal.SIGKILL)
+        said = training.communicate(timeout=120)[0]
+    wait_until(lambda: not any(each.is_running() and each.status() != "zombie" for each in ranks), 60)
+    assert training.returncode == (137 if killed == "a rank" else -signal.SIGKILL)
+    if killed == "a rank":
+        assert "error: tasks.train digits-mlp: process 2 of 2 was ended by SIGKILL" in said
+    wait_until(lambda: latest(finished).info.status in ("FAILED", "KILLED"), 60)
+    assert {file: file.read_bytes() for file in models.iterdir()} == before
+    finished.edit("params.yaml", "    devices: 2\n" + MLP.replace("30", "5000"), MLP)
+    assert "up to date" in finished.run("dvc", "status", "train@digits-mlp", "evaluate@digits-mlp").stdout
+
+
+def test_an_error_is_told_once(finished: Project) -> None:
+    finished.edit("params.yaml", MLP, "    devices: 2\n" + MLP.replace("0.1", "1.0e+38"))
+    done = finished.stage("train@digits-mlp", check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("the loss is nan; likely a learning rate (optimizer.lr, now 1e+38)") == 1
+    assert "Traceback" not in done.stdout
