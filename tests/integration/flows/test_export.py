@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 import torch
 
-from learn.errors import TrackingError
 from learn.training.build import build_model
 from tasks.tracking.graphs import load_graph
 from tests.integration.test_readme import blocks
@@ -58,9 +57,12 @@ def test_the_champion_as_onnx_predicts_as_its_state_dict(
     assert (rounded == predictions).mean() > 0.95
 
 
-def test_a_version_says_what_was_trained_and_a_missing_one_which_there_are(by_flow: Project) -> None:
+def test_a_version_says_what_was_trained_and_a_missing_one_which_there_are(by_flow: Project, tmp_path: Path) -> None:
     graph = load_graph(by_flow.tracking_uri, "line/1")
     assert (graph.name, graph.version, graph.about.classes) == ("line", "1", ())
     assert graph.architecture["name"] in ("line", "mlp")
-    with pytest.raises(TrackingError, match=r"lines@champion is no registered model; there is .*line@champion"):
-        load_graph(by_flow.tracking_uri, "lines@champion")
+    command = (*TRACKWAY, "export", "lines@champion", "--format", "pt2", "--out", str(tmp_path / "it.pt2"))
+    done = by_flow.run(*command, check=False)
+    assert done.returncode == 1
+    assert "error: lines@champion is no registered model; there is blobs@champion, " in done.stdout
+    assert not list(tmp_path.iterdir())

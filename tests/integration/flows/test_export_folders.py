@@ -75,6 +75,7 @@ def test_a_container_s_command_serves_the_model(by_flow: Project, tmp_path: Path
     """Without Docker: the commands of the Dockerfile are run, with a free port, in the folder that is its context."""
     image = Project(tmp_path / "image")
     export(by_flow, "digits/1", "docker", image.folder)
+    assert not list(image.folder.rglob("__pycache__"))
     steps = instructions(image.read("Dockerfile"))
     assert steps["FROM"] == [f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"]
     assert steps["USER"] == ["1000"]

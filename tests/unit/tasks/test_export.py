@@ -219,7 +219,7 @@ def test_rounding_may_decide_between_classes_that_are_equally_likely_and_nothing
         refuse_broken({key: tied[key] for key in ("output", "prediction")}, tied)
 
 
-def test_what_cannot_be_asked_for_is_told_before_any_work(tmp_path: Path) -> None:
+def test_what_cannot_be_asked_for_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = shipped()
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "full").mkdir()
@@ -237,6 +237,9 @@ def test_what_cannot_be_asked_for_is_told_before_any_work(tmp_path: Path) -> Non
     for (kind, name, int8), why in cases.items():
         with pytest.raises(ExportError, match=re.escape(why)):
             export(params, "digits@champion", kind, tmp_path / name, int8=int8)
+    monkeypatch.setattr("tasks.export.onnx_file.NEEDED", ("onnx", "not_installed"))
+    with pytest.raises(ExportError, match=r"not_installed, which is not installed; next: pip install .trackway\[onnx"):
+        export(params, "digits@champion", "onnx", tmp_path / "it.onnx", int8=True)
     without = params.model_copy(update={"tracking": None})
     with pytest.raises(TrackingError, match=r"tracking is null in params\.yaml"):
         export(without, "digits@champion", "pt2", tmp_path / "it.pt2", int8=False)
