@@ -71,7 +71,7 @@ def load_served(uri: str, name: str, wrap: WrapGraph) -> ServedModel:
         number = str(version.version)
         what = f"{name} is version {number} of {version.name}"
         try:
-            model = mlflow.pyfunc.load_model(f"models:/{version.name}/{number}")
+            model = mlflow.pyfunc.load_model(f"models:/{version.name}/{number}", suppress_warnings=True)
         except Exception as error:  # MLflow and torch raise many kinds for a damaged model
             raise TrackingError(f"{what}, which cannot be loaded: {error}; next: trackway relog") from error
         about = metadata_of(model.metadata)
