@@ -85,6 +85,8 @@ def main() -> None:
         datasets = ["digits"]
         if mirror():
             run(folder, *TRACKWAY, "add", "food")
+            for name in ("food-tinyvgg-augmented", "food-cnn", "food-cnn-augmented"):
+                run(folder, *TRACKWAY, "remove", name)
             datasets.append("food")
         run(folder, "dvc", "repro", "--quiet", *(f"register@{dataset}" for dataset in datasets))
         subjects = [Subject(folder, dataset) for dataset in datasets]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import socket
 from contextlib import suppress
 from functools import partial
@@ -37,6 +39,7 @@ def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: boo
     from web.metrics import Metrics
 
     torch.set_num_threads(threads)
+    _share_heaps()
     metrics = Metrics()
     current = Current(uri, name, partial(Batcher, tell=metrics.computed))
     app = create_app(current, metrics, LOOPBACK if local else ["*"])
@@ -45,6 +48,16 @@ def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: boo
     print(f"{name} (version {current.model.version}) at http://{shown}:{port}; Ctrl-C ends it", flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended all requests
         uvicorn.Server(config).run([listening])
+
+
+def _share_heaps() -> None:
+    """Has all threads take memory from two heaps of glibc's malloc.
+
+    Otherwise each thread that reads photos has a heap of its own, in which freed memory stays: 90 MB more after 10,000
+    requests than after 100.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def _listen(host: str, port: int) -> socket.socket:
