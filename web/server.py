@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import socket
 from contextlib import suppress
@@ -46,6 +47,7 @@ def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: boo
     config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", timeout_graceful_shutdown=5)
     shown = f"[{host}]" if ":" in host else host
     print(f"{name} (version {current.model.version}) at http://{shown}:{port}; Ctrl-C ends it", flush=True)
+    gc.set_threshold(700, 10, 10)  # Python's own; the command's, for the imports, would leave a server its garbage
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has ended all requests
         uvicorn.Server(config).run([listening])
 
