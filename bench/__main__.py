@@ -24,6 +24,7 @@ BENCHMARKS = (
     "seeds",
     "compiled",
     "features",
+    "serving",
 )
 
 if __name__ == "__main__":

@@ -41,17 +41,20 @@ def project() -> Iterator[Path]:
 
 def run(folder: Path, *command: str, output: Callable[[str], object] = str, **variables: str) -> float:
     """Runs a command in a project; its seconds. output: is given what it printed. variables: of the environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")} | variables
-    if found := mirror():
-        environment["DATA_MIRROR"] = str(found)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment(folder, **variables), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     seconds = time.perf_counter() - start
     output(done.stdout)
     return seconds
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """That of a command in a project. variables: besides those of this process."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = {"DATA_MIRROR": str(place)} if (place := mirror()) else {}
+    return os.environ | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect")} | variables | found
 
 
 def in_turns(times: int, *actions: Callable[[], float]) -> list[list[float]]:

@@ -53,7 +53,7 @@ def test_add_twice_or_unknown_changes_nothing(project: Project) -> None:
     assert "datasets.fashion_mnist" in (shown := trackway(project, "add", "fashion_mnist", check=False))
     assert "are already in params.yaml; nothing was changed" in shown
     shown = trackway(project, "add", "fashion-mnist", check=False)
-    assert "error: fashion-mnist is not in the catalog; it has fashion_mnist, fashion_vit, food, " in shown
+    assert "error: fashion-mnist is not in the catalog; it has compiled, fashion_mnist, fashion_vit, " in shown
     assert "; did you mean fashion_mnist?" in shown
     assert project.read("params.yaml") == before
 

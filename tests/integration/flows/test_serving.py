@@ -113,6 +113,8 @@ def test_it_answers_programs_as_mlflow_models_serve_does(digits: Project, addres
         ("application/json", '{"inputs": [[[[NaN]]]]}'),
         ("application/json", '{"inputs": []}'),
         ("application/json", '{"inputs": [[[[256]]]]}'),
+        ("application/json; charset=utf-8", f'{{"instances": {stored.tolist()}, "params": null}}'),
+        ("application/json", "[1, 2]"),
         ("application/json", "{"),
         ("application/json", '{"other": 1}'),
         ("text/csv", "a,b\n1,2\n"),
@@ -147,7 +149,7 @@ def test_it_answers_programs_as_mlflow_models_serve_does(digits: Project, addres
     assert requests.get(f"{address}/health", timeout=60).json()["version"] == "1"
     assert {"/predict", "/invocations"} <= requests.get(f"{address}/openapi.json", timeout=60).json()["paths"].keys()
     counted = requests.get(f"{address}/metrics", timeout=60).text
-    assert 'trackway_requests_total{path="/invocations",status="200"} 2.0' in counted
+    assert 'trackway_requests_total{path="/invocations",status="200"} 3.0' in counted
     assert requests.get(address, timeout=60, headers={"Host": "example.org"}).status_code == 400
 
 

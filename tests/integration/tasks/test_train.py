@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,24 @@ def test_early_stopping_keeps_the_best_epoch_and_the_last(finished: Project) -> 
     assert measured["validation"]["loss"] == losses[best - 1], "of the state_dict that is kept"
     curve = mlflow.MlflowClient(finished.tracking_uri).get_metric_history(run.info.run_id, "validation/loss")
     assert [point.value for point in sorted(curve, key=lambda point: point.step)] == losses
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_the_run_of_a_compiled_training_says_what_its_first_epoch_took(finished: Project) -> None:
+    """The catalog's experiments, with a model that takes seconds to compile, not a minute."""
+    finished.run(*TRACKWAY, "add", "compiled")
+    text = finished.read("params.yaml")
+    text = re.sub(r"{name: vit, .*}", "{name: mlp, hidden_units: [8], activation: ReLU}", text)
+    (finished.folder / "params.yaml").write_text(text, encoding="utf-8")
+    client, losses, speeds = mlflow.MlflowClient(finished.tracking_uri), [], list[float]()
+    for name in ("digits-eager", "digits-compiled"):
+        finished.stage(f"train@{name}")
+        run = latest(finished)
+        assert run.data.params["compile"] == str(name == "digits-compiled").lower()
+        losses.append(run.data.metrics["train/loss"])
+        speeds = [point.value for point in client.get_metric_history(run.info.run_id, "samples_per_second")]
+    assert 20 * speeds[0] < max(speeds[1:]), "the first epoch compiles"
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
 WEIGHTED = {

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from web import connections
 from web.connections import BodyLimits, Protocol
+from web.server import _listen
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
@@ -102,3 +103,11 @@ def test_bodies_share_what_memory_they_may_take(port: int) -> None:
     assert second.startswith(b"HTTP/1.1 503 ")
     assert answered(first).startswith(b"HTTP/1.1 408 ")
     assert ask(port, bytes(1000)) == (200, "1000"), "what was held is free again"
+
+
+def test_the_body_of_an_answer_does_not_wait_until_its_head_is_acknowledged() -> None:
+    """TCP_NODELAY, without which a client waits 40 ms for each answer."""
+    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
