@@ -166,7 +166,7 @@ def test_the_run_of_a_compiled_training_says_what_its_first_epoch_took(finished:
         assert run.data.params["compile"] == str(name == "digits-compiled").lower()
         losses.append(run.data.metrics["train/loss"])
         speeds = [point.value for point in client.get_metric_history(run.info.run_id, "samples_per_second")]
-    assert 20 * speeds[0] < max(speeds[1:]), "the first epoch compiles"
+    assert 3 * speeds[0] < max(speeds[1:]), "the first epoch compiles"
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
