@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import replace
 
@@ -50,6 +51,7 @@ class Current:
             self._refused = number
             raise
         self._refused = ""
+        gc.collect()  # the old version's graph, whose parts name each other
         print(f"{self.name} is version {self.model.version} now", flush=True)
 
     def _watch(self) -> None:
