@@ -20,7 +20,7 @@ from learn import portable
 from learn.data.photos.decode import PhotoError, open_photo, photo_names
 from learn.errors import DataError, TrackingError
 from learn.portable import PIXELS
-from tasks.given import Cells, number_rows, table_rows
+from tasks.given import Cells, is_there, number_rows, table_rows
 from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model
 
 BATCH = 256  # inputs that are read and predicted at a time
@@ -67,7 +67,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
     if columns := loaded.about.columns:
         tables = [table_rows(there / name, columns) for name in given]
     else:
-        files = [str(there / name) if (there / name).is_file() else name for name in given]
+        files = [str(path) if is_there(path := there / name) and path.is_file() else name for name in given]
         tables = [number_rows(files, loaded.about.shape)]
     return Predicted([row for inputs, cells in tables for row in _predict_rows(loaded, inputs, cells)])
 
@@ -75,7 +75,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
 def _photo_names(given: Sequence[str], there: Path) -> Iterator[str]:
     for name in given:
         path = there / name
-        if not path.exists():
+        if not is_there(path):
             raise DataError(f"{name} is not there; the model takes photos, or folders of photos")
         inside = [str(Path(name, photo)) for photo in photo_names(path)] if path.is_dir() else [name]
         if not inside:

@@ -54,6 +54,10 @@ def test_numbers_come_from_the_command_line_or_from_lines_of_a_file(tmp_path: Pa
     file = written(tmp_path, "x;y\n1;2\n\n3;4\n")
     assert number_rows([str(file)], (2,))[0].tolist() == [[1, 2], [3, 4]]
     assert number_rows(["3"], (1,))[1] == [{"number": "3"}]
+    many = " ".join(["0.123456"] * 40)  # longer than a file's name can be
+    assert number_rows([many], (40,))[0].shape == (1, 40)
+    with pytest.raises(DataError, match="is not there; the model takes CSV or Parquet"):
+        table_rows(tmp_path / many, COLUMNS)
 
 
 @pytest.mark.parametrize(
