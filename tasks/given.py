@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def is_there(path: Path) -> bool:
     with suppress(OSError):
         return path.exists()
     return False
+
+
+def refuse_to_replace(option: str, file: Path, given: Iterable[Path]) -> None:
+    """Raises DataError if a file that is to be written is one of those that were predicted.
+
+    Args:
+        option: The option that names it, such as `--out`.
+        file: The file.
+        given: What was predicted.
+    """
+    if is_there(file) and any(is_there(path) and file.samefile(path) for path in given):
+        raise DataError(f"{option} is {file}, which holds what is predicted; give the name of another file")
 
 
 def separator_of(path: Path, column: str) -> str | None:

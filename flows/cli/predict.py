@@ -25,8 +25,13 @@ def predict(
     there = in_project()
     print("loading the model", file=sys.stderr)
     from tasks import predict as prediction
+    from tasks.given import refuse_to_replace
 
     found = prediction.predict(load_params().tracking, model, given, there)
+    files = [there / name for name in given] + [row.photo for row in found.rows if row.photo]
+    for option, file in (("--out", out), ("--plot", plot)):
+        if file:
+            refuse_to_replace(option, there / file, files)
     for row in found.rows if not out else ():
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in row.classes[:top])
         print(f"{row.name}: {classes or f'{row.value:.6g}'}")

@@ -10,7 +10,7 @@ import pytest
 
 from learn.data.source import Columns
 from learn.errors import DataError
-from tasks.given import number_rows, table_rows
+from tasks.given import number_rows, refuse_to_replace, table_rows
 from tasks.predict import Prediction, as_csv, plot
 
 COLUMNS: Columns = {"area": "number", "zone": ("north", "south")}
@@ -80,6 +80,15 @@ def test_a_file_without_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "given.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is no text; write an input's numbers in each line"):
         number_rows([str(tmp_path / "given.csv")], (2,))
+
+
+def test_what_is_predicted_is_not_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path, "area,zone\n1,north\n")
+    refuse_to_replace("--out", tmp_path / "out.csv", [file, tmp_path / ("1 " * 200)])
+    with pytest.raises(
+        DataError, match=r"--out is \S+given.csv, which holds what is predicted; give the name of another"
+    ):
+        refuse_to_replace("--out", tmp_path / "." / "given.csv", [tmp_path / "absent.csv", file])
 
 
 def test_predictions_stand_beside_what_was_given() -> None:
