@@ -50,7 +50,7 @@ def test_two_processes_train_as_one_does(finished: Project) -> None:
     assert "experiments.digits-mlp.devices is 2; a trial is one process, so it must be 1" in done.stdout
 
 
-@pytest.mark.parametrize("killed", ["a rank", "the stage"])
+@pytest.mark.parametrize("killed", ["a rank", "the stage", "all, by Ctrl-C"])
 def test_the_death_of_one_process_ends_all_and_loses_nothing(finished: Project, killed: str) -> None:
     models = finished.folder / "models/digits-mlp"
     before = {file: file.read_bytes() for file in models.iterdir()}
@@ -59,11 +59,14 @@ def test_the_death_of_one_process_ends_all_and_loses_nothing(finished: Project, 
         wait_until(lambda: latest(finished).info.status == "RUNNING", 120)
         ranks = [each for each in psutil.Process(training.pid).children() if "tasks.train" in each.cmdline()]
         assert len(ranks) == 2
-        ended = ranks[1].pid if killed == "a rank" else training.pid
-        os.kill(ended, signal.SIGKILL)
+        if killed == "all, by Ctrl-C":
+            os.killpg(training.pid, signal.SIGINT)
+        else:
+            os.kill(ranks[1].pid if killed == "a rank" else training.pid, signal.SIGKILL)
         said = training.communicate(timeout=120)[0]
     wait_until(lambda: not any(each.is_running() and each.status() != "zombie" for each in ranks), 60)
-    assert training.returncode == (137 if killed == "a rank" else -signal.SIGKILL)
+    assert training.returncode == {"a rank": 137, "the stage": -signal.SIGKILL, "all, by Ctrl-C": 130}[killed]
+    assert "death signal" not in said, "torch is silent"
     if killed == "a rank":
         assert "error: tasks.train digits-mlp: process 2 of 2 was ended by SIGKILL" in said
     wait_until(lambda: latest(finished).info.status in ("FAILED", "KILLED"), 60)
