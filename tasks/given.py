@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,25 @@ from learn.errors import DataError, did_you_mean, printable
 SEPARATORS = (",", ";", "\t", "|", " ", ":")
 
 Cells = list[dict[str, str]]  # of each row, column → cell
+
+
+def is_there(path: Path) -> bool:
+    """Returns whether a file or a folder is there; False for text that is too long for a name, such as many numbers."""
+    with suppress(OSError):
+        return path.exists()
+    return False
+
+
+def refuse_to_replace(option: str, file: Path, given: Iterable[Path]) -> None:
+    """Raises DataError if a file that is to be written is one of those that were predicted.
+
+    Args:
+        option: The option that names it, such as `--out`.
+        file: The file.
+        given: What was predicted.
+    """
+    if is_there(file) and any(is_there(path) and file.samefile(path) for path in given):
+        raise DataError(f"{option} is {file}, which holds what is predicted; give the name of another file")
 
 
 def separator_of(path: Path, column: str) -> str | None:
@@ -51,7 +72,7 @@ def table_rows(path: Path, columns: Columns) -> tuple[np.ndarray, Cells]:
     Raises:
         DataError: It cannot be read, a column is missing, or a cell is not what the column has.
     """
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise DataError(f"{path} is not there; the model takes CSV or Parquet with the columns {_told(columns)}")
     cells = read_cells(path, separator_of(path, next(iter(columns))))
     for name in columns:
@@ -86,7 +107,7 @@ def number_rows(given: list[str], shape: tuple[int, ...]) -> tuple[np.ndarray, C
         DataError: There are too many numbers or too few, or one is no finite number.
     """
     lines, where = [" ".join(given)], "the command line"
-    if len(given) == 1 and (file := Path(given[0])).is_file():
+    if len(given) == 1 and is_there(file := Path(given[0])) and file.is_file():
         try:
             lines, where = file.read_text(encoding="utf-8-sig").splitlines(), str(file)
         except UnicodeDecodeError as error:

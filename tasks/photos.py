@@ -98,7 +98,7 @@ def transform_photos(
             save_array(folders[part] / f"{part}-targets.npy", labels[known[part]["number"]])
     if broken and settings.broken == "stop":
         raise DataError(_unreadable(name, source, len(files), broken))
-    found = problems(source.classes, names, known, labels, broken, settings.resize)
+    found = problems(source.classes, names, known, labels, broken, settings.resize, cropped=bool(settings.crop))
     print_problems(name, found)
     for part, kept in known.items():
         if not len(kept):
@@ -248,6 +248,8 @@ def problems(
     labels: np.ndarray,
     broken: dict[str, str],
     size: int,
+    *,
+    cropped: bool = False,
 ) -> list[Problem]:
     """Returns what a person should know before training on these photos; nothing if all is well.
 
@@ -257,7 +259,8 @@ def problems(
         known: Split → (N,) SEEN, without the photos that cannot be read.
         labels: Class index of each of the source's photos.
         broken: Path → reason for each photo that cannot be read.
-        size: Width and height in pixels to which photos are resized.
+        size: Width and height in pixels to which photos are resized, or what their shorter side is resized to.
+        cropped: Whether the middle is cut out then.
     """
     repeated = _repeated(known)
     return [
@@ -265,7 +268,7 @@ def problems(
         *class_problems(_counts(classes, known, labels), "photos"),
         *_two_labels(names, known, labels, repeated),
         *_twice(names, known, repeated),
-        *_sizes(names, known, size),
+        *_sizes(names, known, size, cropped=cropped),
     ]
 
 
@@ -324,8 +327,8 @@ def _twice(names: list[str], known: dict[str, np.ndarray], repeated: set[bytes])
             yield Problem("near-duplicate", f"{_photos(near)} in {part} and almost so in train", near)
 
 
-def _sizes(names: list[str], known: dict[str, np.ndarray], size: int) -> Iterator[Problem]:
-    """Finds photos that resizing enlarges or distorts."""
+def _sizes(names: list[str], known: dict[str, np.ndarray], size: int, *, cropped: bool) -> Iterator[Problem]:
+    """Finds photos that resizing enlarges or distorts, or that lose much by a crop."""
 
     def chosen(which: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[str]:
         """Returns the photos for which `which`, of their shorter and longer sides, is True."""
@@ -338,4 +341,5 @@ def _sizes(names: list[str], known: dict[str, np.ndarray], size: int) -> Iterato
     if tiny := chosen(lambda shorter, longer: shorter < size):
         yield Problem("tiny", f"{len(tiny)} photos are smaller than {size}×{size} and were enlarged", tiny)
     if extreme := chosen(lambda shorter, longer: longer > EXTREME * shorter):
-        yield Problem("extreme", f"{len(extreme)} photos are far from square and were distorted", extreme)
+        done = "lost most of their longer side" if cropped else "were distorted"
+        yield Problem("extreme", f"{len(extreme)} photos are far from square and {done}", extreme)

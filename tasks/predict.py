@@ -20,10 +20,11 @@ from learn import portable
 from learn.data.photos.decode import PhotoError, open_photo, photo_names
 from learn.errors import DataError, TrackingError
 from learn.portable import PIXELS
-from tasks.given import Cells, number_rows, table_rows
+from tasks.given import Cells, is_there, number_rows, table_rows
 from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model
 
-BATCH = 256  # inputs that are read and predicted at a time
+PHOTOS = 32  # photos that are read and predicted at a time; EfficientNet-B2 needs 20 MB for each
+ROWS = 256  # rows that are predicted at a time
 PREDICTED = "predicted"  # a column of the CSV
 
 
@@ -67,7 +68,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
     if columns := loaded.about.columns:
         tables = [table_rows(there / name, columns) for name in given]
     else:
-        files = [str(there / name) if (there / name).is_file() else name for name in given]
+        files = [str(path) if is_there(path := there / name) and path.is_file() else name for name in given]
         tables = [number_rows(files, loaded.about.shape)]
     return Predicted([row for inputs, cells in tables for row in _predict_rows(loaded, inputs, cells)])
 
@@ -75,7 +76,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
 def _photo_names(given: Sequence[str], there: Path) -> Iterator[str]:
     for name in given:
         path = there / name
-        if not path.exists():
+        if not is_there(path):
             raise DataError(f"{name} is not there; the model takes photos, or folders of photos")
         inside = [str(Path(name, photo)) for photo in photo_names(path)] if path.is_dir() else [name]
         if not inside:
@@ -95,8 +96,8 @@ def _predict_photos(model: LoadedModel, photos: dict[str, Path]) -> Predicted:
             return str(error)
 
     with ThreadPoolExecutor() as pool, tqdm(total=len(photos), disable=None, unit=" photos", leave=False) as bar:
-        for start in range(0, len(names), BATCH):
-            batch = names[start : start + BATCH]
+        for start in range(0, len(names), PHOTOS):
+            batch = names[start : start + PHOTOS]
             inputs = dict(zip(batch, pool.map(read, batch), strict=True))
             found.unreadable.update({name: why for name, why in inputs.items() if isinstance(why, str)})
             pixels = {name: each for name, each in inputs.items() if not isinstance(each, str)}
@@ -108,8 +109,8 @@ def _predict_photos(model: LoadedModel, photos: dict[str, Path]) -> Predicted:
 
 
 def _predict_rows(model: LoadedModel, inputs: np.ndarray, cells: Cells) -> Iterator[Prediction]:
-    for start in range(0, len(inputs), BATCH):
-        batch = inputs[start : start + BATCH]
+    for start in range(0, len(inputs), ROWS):
+        batch = inputs[start : start + ROWS]
         with np.errstate(over="ignore"):
             batch = batch.astype(model.about.dtype)
         for place, answer in enumerate(_answers(model, batch), start):

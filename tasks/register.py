@@ -220,6 +220,8 @@ def candidates(params: Params, name: str, rows: list[dict[str, Any]], reports: R
 def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> Measured | None:
     """Measures a registered model on a split of a dataset as it is now; returns None if it does not fit the data.
 
+    A table's model does not fit if numbers are missing that it cannot fill in.
+
     Args:
         params: The parameters.
         name: The dataset's name.
@@ -250,6 +252,8 @@ def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> M
     with torch.inference_mode():
         for inputs, targets in split.batches(slice(start, start + BATCH) for start in range(0, len(split), BATCH)):
             logits = model(inputs, split.scale)
+            if not logits.isfinite().all():
+                return None
             meter.add(criterion(logits, targets), logits, targets)
             found.append(criterion.predict(logits).numpy())
     predicted = Predictions(split.targets.numpy(), np.concatenate(found), samples_md5(folder, part), len(info.classes))

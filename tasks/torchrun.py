@@ -79,7 +79,7 @@ def run_ranks(stage: str, name: str, processes: int) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells of failures at length
+    logging.disable()  # torch tells of failures and signals at length
     theirs, _ours = os.pipe()
     os.dup2(theirs, 0)  # closes when this process ends, and the others see it (tasks/lifeline.py)
     for variable in (BY_DVC, WARM):

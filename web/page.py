@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def described(name: str, model: ServedModel) -> dict[str, Any]:
     """
     photos, shape, columns = takes_photos(model.about), model.about.shape, model.about.columns
     if columns:
-        examples = json.loads(model.examples.to_json(orient="records"))  # a missing value as null
+        examples = model.examples.astype(object).where(model.examples.notna(), None).to_dict("records")
     else:
         examples = len(model.examples) if photos else model.examples.tolist()
     return {

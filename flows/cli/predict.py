@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app, in_project
+from learn.errors import printable
 from tasks.params import load_params
 from tasks.workspace.files import write_result
 
@@ -25,11 +26,16 @@ def predict(
     there = in_project()
     print("loading the model", file=sys.stderr)
     from tasks import predict as prediction
+    from tasks.given import refuse_to_replace
 
     found = prediction.predict(load_params().tracking, model, given, there)
+    files = [there / name for name in given] + [row.photo for row in found.rows if row.photo]
+    for option, file in (("--out", out), ("--plot", plot)):
+        if file:
+            refuse_to_replace(option, there / file, files)
     for row in found.rows if not out else ():
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in row.classes[:top])
-        print(f"{row.name}: {classes or f'{row.value:.6g}'}")
+        print(f"{printable(row.name)}: {classes or f'{row.value:.6g}'}")
     if out:
         write_result("--out", there / out, prediction.as_csv(found.rows))
         print(f"written: {out}, with {len(found.rows):,} predictions")
@@ -37,7 +43,7 @@ def predict(
         write_result("--plot", there / plot, prediction.plot(found.rows))
         print(f"written: {plot}")
     for name, why in found.unreadable.items():
-        print(f"error: {name} cannot be read: {why}", file=sys.stderr)
+        print(f"error: {printable(name)} cannot be read: {why}", file=sys.stderr)
     if found.unreadable:
         raise typer.Exit(1)
 

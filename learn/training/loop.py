@@ -101,6 +101,7 @@ def fit(state: State, train: Split, held_out: Split, criterion: Criterion, optio
                 network, samples, measured_on = network.head, *kept
         averaged = ranks.wrapped(network, averaged)
         metrics = _train_epoch(state, averaged, samples, criterion, options)
+        ranks.copy_statistics(network)
         try:
             measured, _ = evaluate_split(network, measured_on, criterion, options.batch_size, ranks)
         except NotFiniteError as error:

@@ -69,6 +69,12 @@ class Ranks:
             return model
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
+    def copy_statistics(self, network: nn.Module) -> None:
+        """Gives a network the first process's buffers, such as BatchNorm's statistics: all measure its model."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
+
     def weight(self, criterion: Criterion, targets: torch.Tensor, *, counts: bool) -> torch.Tensor | None:
         """Returns by what the loss of a share is multiplied, so that averaged gradients are those of the whole batch.
 

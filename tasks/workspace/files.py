@@ -67,13 +67,18 @@ def write_result(option: str, file: Path, content: bytes) -> None:
         content: What it is to hold.
 
     Raises:
-        DataError: The file is a folder.
+        DataError: The file is a folder, or its path cannot be one.
     """
-    if file.is_dir():
-        raise DataError(f"{option} is {file}, a folder; give the name of a file in it")
-    with scratch(file.parent, file.name) as folder:
-        (folder / file.name).write_bytes(content)
-        (folder / file.name).replace(file)
+    try:
+        if file.is_dir():
+            raise DataError(f"{option} is {file}, a folder; give the name of a file in it")
+        with scratch(file.parent, file.name) as folder:
+            (folder / file.name).write_bytes(content)
+            (folder / file.name).replace(file)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        raise DataError(f"{option} is {file}, which cannot be a file: {error.strerror}; give another name") from None
 
 
 def save_array(file: Path, array: np.ndarray) -> None:

@@ -133,13 +133,13 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
     (folder := tmp_path / "some" / "more").mkdir(parents=True)
     for name in ("a.jpg", "more/b.JPG"):
         shutil.copyfile(food.folder / photos[0], tmp_path / "some" / name)
-    (tmp_path / "some" / "bad.png").write_bytes(b"no photo")
+    (tmp_path / "some" / "bad\n.png").write_bytes(b"no photo")
     out = tmp_path / "found.csv"
     done = food.run(
         *TRACKWAY, "predict", "--model", "food@champion", str(folder.parent), "--out", str(out), check=False
     )
     assert done.returncode == 1
-    assert f"error: {folder.parent}/bad.png cannot be read: it is no picture of these formats" in done.stdout
+    assert f"error: {folder.parent}/bad\\n.png cannot be read: it is no picture of these formats" in done.stdout
     with out.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["photo"] for row in rows] == [f"{folder.parent}/a.jpg", f"{folder}/b.JPG"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from mlflow.exceptions import MlflowException
 from playwright.sync_api import expect
 
 from learn.data.transformed import COLUMNS, FittedColumns
+from tasks.params import load_params
+from tasks.register import measured_anew
+from tasks.tracking.loading import load_model
 from tests.support.browser import browser
 from tests.support.model_server import serving
 from tests.support.project import TRACKWAY, Project, make_project
@@ -46,7 +50,9 @@ def write_houses(file: Path) -> None:
                 writer.writerow([*row[:4], "test"])
 
 
-def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_path: Path, warm_socket: str) -> None:
+def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(
+    tmp_path: Path, warm_socket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "project").mkdir()
     project = make_project(tmp_path / "project")
     text = project.read("params.yaml").partition("\ndatasets:")[0]
@@ -77,6 +83,8 @@ def test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks(tmp_pa
     assert "transform@wine" not in stale
     log = project.run("dvc", "repro", "register@houses", check=True).stdout
     assert "register houses: the champion is measured anew on the validation part, which is other data now" in log
+    monkeypatch.chdir(project.folder)
+    check_measured_anew(project.tracking_uri)
 
 
 def check_outputs(project: Project) -> None:
@@ -129,6 +137,15 @@ def check_model(project: Project) -> None:
         model.predict(table.drop(columns="zone"))
     with pytest.raises(MlflowException, match="there is no input; give one or more"):
         model.predict(table[:0])
+
+
+def check_measured_anew(uri: str) -> None:
+    """A model that does not fill in missing numbers cannot be measured where some are missing."""
+    params, model = load_params(), load_model(uri, "houses@champion")
+    assert measured_anew(params, "houses", "test", model)
+    (fill,) = (buffer for name, buffer in model.graph.named_buffers() if name.endswith("fill"))
+    fill.fill_(math.nan)
+    assert measured_anew(params, "houses", "test", model) is None
 
 
 def check_prediction(project: Project, file: Path) -> None:

@@ -9,8 +9,16 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import torch
+from torch import distributed, multiprocessing, nn
 
+from learn.training.criterion import Criterion
+from learn.training.evaluate import evaluate_split
 from learn.training.history import read_history
+from learn.training.loop import FitOptions, fit
+from learn.training.ranks import Ranks
+from learn.training.splits import Split
+from learn.training.state import State
 from tasks.workspace.environment import WARM
 from tests.integration.tasks.test_train import MLP, latest
 from tests.support.project import TRACKWAY, Project, wait_until
@@ -42,7 +50,7 @@ def test_two_processes_train_as_one_does(finished: Project) -> None:
     assert "experiments.digits-mlp.devices is 2; a trial is one process, so it must be 1" in done.stdout
 
 
-@pytest.mark.parametrize("killed", ["a rank", "the stage"])
+@pytest.mark.parametrize("killed", ["a rank", "the stage", "all, by Ctrl-C"])
 def test_the_death_of_one_process_ends_all_and_loses_nothing(finished: Project, killed: str) -> None:
     models = finished.folder / "models/digits-mlp"
     before = {file: file.read_bytes() for file in models.iterdir()}
@@ -51,11 +59,14 @@ def test_the_death_of_one_process_ends_all_and_loses_nothing(finished: Project, 
         wait_until(lambda: latest(finished).info.status == "RUNNING", 120)
         ranks = [each for each in psutil.Process(training.pid).children() if "tasks.train" in each.cmdline()]
         assert len(ranks) == 2
-        ended = ranks[1].pid if killed == "a rank" else training.pid
-        os.kill(ended, signal.SIGKILL)
+        if killed == "all, by Ctrl-C":
+            os.killpg(training.pid, signal.SIGINT)
+        else:
+            os.kill(ranks[1].pid if killed == "a rank" else training.pid, signal.SIGKILL)
         said = training.communicate(timeout=120)[0]
     wait_until(lambda: not any(each.is_running() and each.status() != "zombie" for each in ranks), 60)
-    assert training.returncode == (137 if killed == "a rank" else -signal.SIGKILL)
+    assert training.returncode == {"a rank": 137, "the stage": -signal.SIGKILL, "all, by Ctrl-C": 130}[killed]
+    assert "death signal" not in said, "torch is silent"
     if killed == "a rank":
         assert "error: tasks.train digits-mlp: process 2 of 2 was ended by SIGKILL" in said
     wait_until(lambda: latest(finished).info.status in ("FAILED", "KILLED"), 60)
@@ -70,3 +81,25 @@ def test_an_error_is_told_once(finished: Project) -> None:
     assert done.returncode == 1
     assert done.stdout.count("the loss is nan; likely a learning rate (optimizer.lr, now 1e+38)") == 1
     assert "Traceback" not in done.stdout
+
+
+def train_with_batch_norm(rank: int, meeting: str) -> None:
+    """Trains in one of two processes; its model must have the held-out loss of the last epoch."""
+    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(60, 4), torch.randint(2, (60,))
+    train, held_out = (
+        Split(name, inputs[part], targets[part], 1.0, torch.contiguous_format)
+        for name, part in (("train", slice(40)), ("validation", slice(40, 60)))
+    )
+    model, criterion = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), Criterion(nn.CrossEntropyLoss(), ("a", "b"))
+    state = State(model, torch.optim.SGD(model.parameters(), 0.1))
+    (epoch,) = fit(state, train, held_out, criterion, FitOptions(1, 10, ranks=Ranks(rank, 2)))
+    alone, _ = evaluate_split(model, held_out, criterion, 10)
+    assert epoch.metrics["validation/loss"] == pytest.approx(alone["validation/loss"], abs=1e-6)
+    distributed.destroy_process_group()
+
+
+def test_all_processes_measure_the_model_that_is_kept(tmp_path: Path) -> None:
+    """On the CPU each has seen its own share, and BatchNorm the statistics of that share."""
+    multiprocessing.spawn(train_with_batch_norm, (str(tmp_path / "meeting"),), nprocs=2)

@@ -471,6 +471,11 @@ def test_a_file_is_a_page_or_markdown_and_is_written_whole(tmp_path: Path) -> No
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.md"]
     with pytest.raises(DataError, match="a folder; give the name of a file in it"):
         write_result("--out", tmp_path / "new", b"text")
+    for name in ("new/a.md/b.md", "new/a.md/b/c.md", "a" * 300):
+        with pytest.raises(
+            DataError, match=r"which cannot be a file: (File exists|Not a directory|File name too long);"
+        ):
+            write_result("--out", tmp_path / name, b"text")
 
 
 def test_what_the_gate_said_is_shown_with_the_champion() -> None:

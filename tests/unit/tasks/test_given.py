@@ -10,7 +10,7 @@ import pytest
 
 from learn.data.source import Columns
 from learn.errors import DataError
-from tasks.given import number_rows, table_rows
+from tasks.given import number_rows, refuse_to_replace, table_rows
 from tasks.predict import Prediction, as_csv, plot
 
 COLUMNS: Columns = {"area": "number", "zone": ("north", "south")}
@@ -54,6 +54,10 @@ def test_numbers_come_from_the_command_line_or_from_lines_of_a_file(tmp_path: Pa
     file = written(tmp_path, "x;y\n1;2\n\n3;4\n")
     assert number_rows([str(file)], (2,))[0].tolist() == [[1, 2], [3, 4]]
     assert number_rows(["3"], (1,))[1] == [{"number": "3"}]
+    many = " ".join(["0.123456"] * 40)  # longer than a file's name can be
+    assert number_rows([many], (40,))[0].shape == (1, 40)
+    with pytest.raises(DataError, match="is not there; the model takes CSV or Parquet"):
+        table_rows(tmp_path / many, COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,15 @@ def test_a_file_without_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "given.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is no text; write an input's numbers in each line"):
         number_rows([str(tmp_path / "given.csv")], (2,))
+
+
+def test_what_is_predicted_is_not_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path, "area,zone\n1,north\n")
+    refuse_to_replace("--out", tmp_path / "out.csv", [file, tmp_path / ("1 " * 200)])
+    with pytest.raises(
+        DataError, match=r"--out is \S+given.csv, which holds what is predicted; give the name of another"
+    ):
+        refuse_to_replace("--out", tmp_path / "." / "given.csv", [tmp_path / "absent.csv", file])
 
 
 def test_predictions_stand_beside_what_was_given() -> None:

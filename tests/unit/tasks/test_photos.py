@@ -18,7 +18,7 @@ def photo(sha: str, looks: int = 0, width: int = 64, height: int = 64) -> Seen:
     return sha, looks, width, height
 
 
-def found(train: Photos, test: Photos, size: int = 64) -> dict[str, str]:
+def found(train: Photos, test: Photos, size: int = 64, *, cropped: bool = False) -> dict[str, str]:
     """Kind of problem → its text. train, test: (class, photo)."""
     names: list[str] = []
     known, labels = {}, []
@@ -27,7 +27,8 @@ def found(train: Photos, test: Photos, size: int = 64) -> dict[str, str]:
         known[part] = np.array(rows, SEEN)
         labels += [label for label, _ in photos]
         names += [f"{part}/{i}.jpg" for i in range(len(photos))]
-    return {p.kind: f"{p.text} {p.files}" for p in problems(CLASSES, names, known, np.array(labels), {}, size)}
+    these = problems(CLASSES, names, known, np.array(labels), {}, size, cropped=cropped)
+    return {p.kind: f"{p.text} {p.files}" for p in these}
 
 
 GOOD = [(0, photo("a", 0)), (1, photo("b", 2**64 - 1))], [(0, photo("c", 0xF0F0F0F0)), (1, photo("d", 0x0F0F << 40))]
@@ -55,6 +56,12 @@ def test_each_problem_is_found(train: Photos, test: Photos, kind: str, words: st
     if kind == "imbalance":
         train = train + [(0, photo(f"more{i}", 1 << i)) for i in range(2)] + [(1, photo("other"))]
     assert words in found(base[0] + train, base[1] + test)[kind]
+
+
+def test_long_photos_are_distorted_or_cropped() -> None:
+    long = [(0, photo("x", 1 << 40, 640, 100))]
+    assert "1 photos are far from square and were distorted" in found(GOOD[0] + long, GOOD[1])["extreme"]
+    assert "and lost most of their longer side" in found(GOOD[0] + long, GOOD[1], cropped=True)["extreme"]
 
 
 def test_five_bits_apart_are_two_photos() -> None:
