@@ -102,4 +102,4 @@ def train_with_batch_norm(rank: int, meeting: str) -> None:
 
 def test_all_processes_measure_the_model_that_is_kept(tmp_path: Path) -> None:
     """On the CPU each has seen its own share, and BatchNorm the statistics of that share."""
-    multiprocessing.spawn(train_with_batch_norm, (str(tmp_path / "meeting"),), nprocs=2)
+    multiprocessing.spawn(train_with_batch_norm, (str(tmp_path / "meeting"),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
