@@ -27,7 +27,7 @@ from learn.training.features import with_features
 from learn.training.meter import EpochMeter
 from learn.training.order import shuffled
 from learn.training.precision import forward
-from learn.training.ranks import ALONE, Ranks
+from learn.training.ranks import ALONE, Ranks, share_loss
 from learn.training.splits import Split
 from learn.training.state import State
 
@@ -188,7 +188,7 @@ def _step(
         nonlocal logits
         state.optimizer.zero_grad()
         output = forward(network, inputs, options.precision)
-        loss = criterion(output, targets)
+        loss = share_loss(criterion, output, targets, weight)
         shared = loss if weight is None else loss * weight
         (state.scaler.scale(shared) if state.scaler else shared).backward()
         if options.clip_grad_norm:

@@ -68,7 +68,8 @@ class EpochMeter:
         if self.criterion.is_sum:
             losses /= sizes.clamp(min=1)
         if self._ranks.size > 1:
-            sums, hits, sizes, divisors = self._ranks.sum(torch.stack([losses * divisors, hits, sizes, divisors]))
+            sums = torch.where(divisors > 0, losses * divisors, 0)  # the loss of targets without weight is NaN
+            sums, hits, sizes, divisors = self._ranks.sum(torch.stack([sums, hits, sizes, divisors]))
             losses = sums / divisors
         means = {"loss": (losses, divisors)}
         if self.criterion.classes:

@@ -108,6 +108,23 @@ class Ranks:
         return Averaged(network, trained)
 
 
+def share_loss(
+    criterion: Criterion, output: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None
+) -> torch.Tensor:
+    """Returns the loss of a share; 0 if none of its targets has a weight, and others of the batch have.
+
+    Args:
+        criterion: The loss.
+        output: (b, output_size).
+        targets: (b, ...).
+        weight: What `Ranks.weight` returned.
+    """
+    may_be_none = isinstance(criterion.divisor(targets), torch.Tensor)  # otherwise a GPU is not waited for
+    if weight is not None and may_be_none and weight == 0:
+        return output.sum() * 0
+    return criterion(output, targets)
+
+
 class Averaged(DistributedDataParallel):
     """A network with averaged gradients, which knows the parameters that were trained when it was made."""
 

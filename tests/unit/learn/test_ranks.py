@@ -8,7 +8,8 @@ from torch import nn
 
 from learn.errors import DeviceError
 from learn.training.criterion import Criterion
-from learn.training.ranks import ALONE, Ranks
+from learn.training.meter import EpochMeter
+from learn.training.ranks import ALONE, Ranks, share_loss
 from tasks.torchrun import process_count
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -49,6 +50,26 @@ def test_the_mean_of_weighted_shares_is_the_batch_s_loss(loss: nn.Module, monkey
     torch.testing.assert_close(torch.stack(found).mean(), criterion(logits, targets))
     assert ALONE.weight(criterion, targets, counts=True) is None
     assert Ranks(0, 3).weight(criterion, targets[:1], counts=False) == 0
+
+
+def test_a_share_without_weight_takes_part_with_loss_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its targets are all of a class that does not count; others of the batch are not."""
+    criterion = Criterion(nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1.0])), ("a", "b"))
+    logits, targets = torch.randn(4, 2, requires_grad=True), torch.tensor([0, 0, 1, 0])
+    whole = {"loss": torch.ones(()), "epoch": torch.tensor([[1.5], [2.0], [4.0], [1.0]])}
+    monkeypatch.setattr(Ranks, "sum", lambda self, values: whole["loss" if values.ndim == 0 else "epoch"])
+    ranks, meter = Ranks(0, 2), EpochMeter(criterion, Ranks(0, 2))
+    weight = ranks.weight(criterion, targets[:2], counts=True)
+    loss = share_loss(criterion, logits[:2], targets[:2], weight)
+    loss.backward()
+    assert (loss.item(), weight) == (0, 0)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    meter.add(criterion(logits[:2], targets[:2]).detach(), logits[:2], targets[:2])
+    assert meter.metrics("test") == {"test/loss": 1.5, "test/accuracy": 0.5}
+    whole["loss"] = torch.zeros(())
+    weight = ranks.weight(criterion, targets[:2], counts=True)
+    assert share_loss(criterion, logits[:2], targets[:2], weight).isnan(), "the whole batch has no weight"
 
 
 def test_there_must_be_as_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
