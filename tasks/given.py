@@ -14,6 +14,7 @@ from learn.data.source import Columns
 from learn.errors import DataError, did_you_mean, printable
 
 SEPARATORS = (",", ";", "\t", "|", " ", ":")
+IN_NAMES = (" ", ":")  # those that are likelier to be part of a column's name
 
 Cells = list[dict[str, str]]  # of each row, column → cell
 
@@ -56,7 +57,9 @@ def separator_of(path: Path, column: str) -> str | None:
             f"{path} has no column {column!r} in its first line; it has {printable(', '.join(names))[:500]}"
             f"{did_you_mean(column, names)}"
         )
-    return max(fitting, key=lambda separator: len(found[separator]))
+    return max(
+        fitting, key=lambda separator: (separator not in IN_NAMES and len(found[separator]) > 1, len(found[separator]))
+    )
 
 
 def table_rows(path: Path, columns: Columns) -> tuple[np.ndarray, Cells]:

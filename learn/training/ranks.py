@@ -119,10 +119,10 @@ def share_loss(
         targets: (b, ...).
         weight: What `Ranks.weight` returned.
     """
+    if weight is None:
+        return criterion(output, targets)
     may_be_none = isinstance(criterion.divisor(targets), torch.Tensor)  # otherwise a GPU is not waited for
-    if weight is not None and may_be_none and weight == 0:
-        return output.sum() * 0
-    return criterion(output, targets)
+    return output.sum() * 0 if may_be_none and weight == 0 else criterion(output, targets)
 
 
 class Averaged(DistributedDataParallel):

@@ -10,7 +10,7 @@ import pytest
 
 from learn.data.source import Columns
 from learn.errors import DataError
-from tasks.given import number_rows, refuse_to_replace, table_rows
+from tasks.given import number_rows, refuse_to_replace, separator_of, table_rows
 from tasks.predict import Prediction, as_csv, plot
 
 COLUMNS: Columns = {"area": "number", "zone": ("north", "south")}
@@ -45,6 +45,20 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, text: str, why: st
         DataError, match=r"there.csv is not there; the model takes CSV or Parquet with the columns area,"
     ):
         table_rows(tmp_path / "there.csv", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "separator"),
+    [
+        ("price of land,price", ","),
+        ("from: to;price", ";"),
+        ("area price", " "),
+        ("price", ","),
+        ("a b c\tprice", "\t"),
+    ],
+)
+def test_a_separator_is_no_part_of_a_name(tmp_path: Path, first_line: str, separator: str) -> None:
+    assert separator_of(written(tmp_path, first_line + "\n"), "price") == separator
 
 
 def test_numbers_come_from_the_command_line_or_from_lines_of_a_file(tmp_path: Path) -> None:
