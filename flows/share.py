@@ -37,10 +37,13 @@ def transfer(direction: str, remote: str | None) -> None:
     with Repo() as repo:
         try:
             repo.cloud.get_remote_odb(remote)
-        except (NoRemoteError, DvcException) as error:
+        except NoRemoteError as error:
             raise ServerError(
-                f"{' '.join(str(error).split())}; add one: dvc remote add --default NAME ADDRESS"
+                "there is no default DVC remote to share outputs through; add one, or name one with --remote: "
+                "dvc remote add --default NAME ADDRESS (docs/storing.md)"
             ) from error
+        except DvcException as error:
+            raise ServerError(" ".join(str(error).split())) from error
     command = [sys.executable, "-m", "dvc", direction, "--run-cache", *(["--remote", remote] if remote else [])]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
         raise ServerError(f"dvc {direction} failed, for the reason above; the same command goes on where it stopped")

@@ -40,6 +40,7 @@ class Assembled:
     splits: dict[str, Split]
     criterion: Criterion
     mirror: str | None  # a folder or an address where pretrained weights are looked for first
+    is_pretrained: bool = True  # False: a new model keeps random weights, for only its form matters
 
     @property
     def held_out(self) -> Split:
@@ -66,7 +67,7 @@ class Assembled:
 
         torch.manual_seed(self.experiment.seed)
         model = self._build_model()
-        if isinstance(model, Backbone) and model.weights:
+        if isinstance(model, Backbone) and model.weights and self.is_pretrained:
             from tasks.weights import bring_weights
 
             model.load_pretrained(bring_weights(self.name, model.weights, self.mirror))

@@ -214,7 +214,7 @@ def settings(records: Records, registered: Registered) -> str:
 
 
 def _as_text(value: Any) -> str:
-    return escaped(value if isinstance(value, str) else json.dumps(value))
+    return escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -72,13 +72,14 @@ def check_batches(assembled: Assembled, model: nn.Module) -> None:
         raise BatchError(f"experiments.{assembled.name}: {error}") from error
 
 
-def plan(params: Params, name: str, ranks: Ranks | None = None) -> Plan:
+def plan(params: Params, name: str, ranks: Ranks | None = None, *, is_pretrained: bool = True) -> Plan:
     """Assembles what an experiment is trained with, and checks a batch without data.
 
     Args:
         params: The parameters.
         name: The experiment's name.
         ranks: The processes that train together; None if this one trains alone.
+        is_pretrained: False to leave pretrained weights out, for what was trained already.
 
     Raises:
         DeviceError: The device is not available, or its memory is too small.
@@ -92,7 +93,8 @@ def plan(params: Params, name: str, ranks: Ranks | None = None) -> Plan:
     device = use_device(params.device, params.threads)
     with memory_told(f"train {name}: for the inputs", device, lambda: STREAM):
         assembled = assemble(params, name, "train", HELD_OUT)
-    assembled = replace(assembled, experiment=experiment.with_seed(experiment.trainings[0]))
+    first = experiment.with_seed(experiment.trainings[0])
+    assembled = replace(assembled, experiment=first, is_pretrained=is_pretrained)
     model = assembled.new_model()
     with memory_told(f"train {name}: for the model", device, lambda: _smaller(name)):
         model = assembled.on_device(model)

@@ -173,7 +173,7 @@ def as_csv(rows: list[Prediction]) -> bytes:
     writer = csv.DictWriter(text, [*dict.fromkeys(name for row in rows for name in row.cells), *added])
     writer.writeheader()
     for row in rows:
-        found = {f"probability of {name}": probability for name, probability in row.classes}
+        found = {f"probability of {name}": f"{probability:.6g}" for name, probability in row.classes}
         writer.writerow(row.cells | {PREDICTED: row.classes[0][0] if row.classes else row.value} | found)
     return text.getvalue().encode()
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from learn.errors import TrackingError
+from learn.errors import BatchError, DataError, DeviceError, TrackingError
 from learn.training.history import read_history
 from tasks.evaluate import Scores, measured
 from tasks.log_evaluation import log_evaluation
@@ -45,8 +45,12 @@ def relog(params: Params) -> None:
             if reason := why_not(f"evaluate@{name}"):
                 left_out.add(experiment.dataset)
                 print(f"relog {name}: left out, {reason}; next: dvc repro evaluate@{name}")
-            else:
+                continue
+            try:
                 print(f"relog {name}: {rebuild(params, params.tracking, name)}")
+            except (DataError, DeviceError, BatchError) as error:  # of this experiment; the others go on
+                left_out.add(experiment.dataset)
+                print(f"relog {name}: left out, {error}")
         for name in params.datasets:
             if name in left_out:
                 print(f"relog {name}: no champion without all its experiments; next: dvc repro register@{name}")
@@ -100,7 +104,7 @@ def rebuild(params: Params, uri: str, name: str) -> str:
     # On the CPU, because this machine may not have the device of the training.
     here = params.model_copy(update={"device": "cpu"})
     if "train" in missing:
-        planned = plan(here, name)
+        planned = plan(here, name, is_pretrained=False)
         write_run(uri, dataset, name, [*_messages(planned, params.device)])
     # Measured again for the figures and the model; the numbers come from DVC, since they may differ here in a last bit.
     found = measured(here, name)

@@ -29,6 +29,7 @@ from web.current import Current
 from web.metrics import Measured, Metrics
 from web.page import as_png, described, page
 
+NO_FORM = "there is no file in a form; send one photo as multipart/form-data: curl -F photo=@FILE"
 VERSION = "X-Model-Version"  # the header that says which version answered
 PHOTO = {  # what OpenAPI says of the body of /predict
     "requestBody": {
@@ -113,10 +114,12 @@ def _add_predictions(app: FastAPI, current: Current) -> None:
     async def predict(request: Request, response: Response) -> dict[str, Any]:
         """Predicts a photo (multipart/form-data, one file): JPEG, PNG, WebP, BMP or GIF."""
         served = current.model
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise HTTPException(400, NO_FORM)
         async with request.form(max_files=1, max_fields=1) as form:
             photo = next((value for value in form.values() if isinstance(value, UploadFile)), None)
             if photo is None:
-                raise HTTPException(400, "there is no file in the form; send one photo as multipart/form-data")
+                raise HTTPException(400, NO_FORM)
             found = await run_in_threadpool(_predicted, served, photo, room)
         response.headers[VERSION] = served.version
         return {"model": served.name, "version": served.version, **found}
@@ -133,7 +136,8 @@ def _add_predictions(app: FastAPI, current: Current) -> None:
 def _predicted(served: ServedModel, photo: UploadFile, room: Room) -> dict[str, Any]:
     """Returns what the model says of a photo, the likeliest class first, and how long it took."""
     if not takes_photos(served.about):
-        raise HTTPException(400, f"{served.name} takes numbers, not photos; send them to /invocations")
+        taken = "a table's columns" if served.about.columns else "numbers"
+        raise HTTPException(400, f"{served.name} takes {taken}, not photos; send such inputs to /invocations")
     start = time.perf_counter()
     with tempfile.NamedTemporaryFile(prefix="trackway-") as file:  # the transform stage's functions read files
         while chunk := photo.file.read(2**20):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app, in_project
-from learn.errors import printable
+from learn.errors import DataError, printable
 from tasks.params import load_params
 from tasks.workspace.files import write_result
 
@@ -24,6 +24,9 @@ def predict(
 ) -> None:
     """Predict with a registered model, such as food@champion: photos, rows of a table, or numbers."""
     there = in_project()
+    for option, file, ending in (("--out", out, ".csv"), ("--plot", plot, ".png")):
+        if file and file.suffix.lower() != ending:
+            raise DataError(f"{option} is {file}; its name must end in {ending}")
     print("loading the model", file=sys.stderr)
     from tasks import predict as prediction
     from tasks.given import refuse_to_replace
@@ -38,7 +41,7 @@ def predict(
         print(f"{printable(row.name)}: {classes or f'{row.value:.6g}'}")
     if out:
         write_result("--out", there / out, prediction.as_csv(found.rows))
-        print(f"written: {out}, with {len(found.rows):,} predictions")
+        print(f"written: {out}, with {len(found.rows):,} prediction{'s' * (len(found.rows) != 1)}")
     if plot:
         write_result("--plot", there / plot, prediction.plot(found.rows))
         print(f"written: {plot}")

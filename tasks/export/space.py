@@ -130,7 +130,8 @@ def _front_matter(graph: RegisteredGraph) -> str:
 def _check(graph: RegisteredGraph, folder: Path) -> None:
     """Lets the Space's code predict its examples in a process of its own, and raises ExportError if it differs."""
     files = sorted((folder / "examples").iterdir())
-    given = [str(file) if takes_photos(graph.about.shape) else file.read_text(encoding="utf-8") for file in files]
+    photos = takes_photos(graph.about.shape)
+    given = [str(file.relative_to(folder)) if photos else file.read_text(encoding="utf-8") for file in files]
     command = [sys.executable, "-B", "-m", "learn.portable", MODEL, *given]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from learn.data.photos.decode import Fit
 from learn.data.source import Columns
-from learn.errors import TrackingError
+from learn.errors import TrackingError, did_you_mean
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
 from tasks.tracking.runs import find_run
@@ -87,8 +87,11 @@ def registered(client: MlflowClient, name: str) -> ModelVersion:
     if asked and (version := if_there(lambda: client.get_model_version(model, number))):
         return version
     known = [f"{model.name}@{alias}" for model in models.values() for alias in model.aliases]
-    there = ", ".join(known or ["none yet: `dvc repro` registers the best of each dataset"])
-    raise TrackingError(f"{name} is no registered model; there is {there}")
+    there = f"there is {', '.join(known)}{did_you_mean(name, known)}" if known else "there is none yet"
+    raise TrackingError(
+        f"{name} is no registered model; {there}; `dvc repro` registers the best of each dataset, and `trackway relog` "
+        "rebuilds what MLflow's store lacks"
+    )
 
 
 def loaded(version: ModelVersion) -> tuple[LoadedModel | None, str]:

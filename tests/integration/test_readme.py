@@ -277,7 +277,7 @@ def test_outputs_reach_another_clone_through_a_remote(finished: Project, tmp_pat
     add, push, pull, relog = (shlex.split(line) for line in lines)
     done = finished.run(*TRACKWAY, *push[1:], check=False)
     assert done.returncode == 1
-    assert "no remote specified" in done.stdout
+    assert "error: there is no default DVC remote to share outputs through; add one" in done.stdout
     finished.run(*add[:-1], str(tmp_path / "store"))
     assert (
         "digits's champion, version 1 (digits-cnn): its state_dict is in the remote"

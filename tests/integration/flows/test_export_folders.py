@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -31,7 +32,7 @@ def export(project: Project, model: str, kind: str, out: Path, *, check: bool = 
 
 def test_a_space_says_of_a_photo_what_evaluate_predicted(by_flow: Project, tmp_path: Path) -> None:
     space = tmp_path / "space"
-    shown = export(by_flow, "digits@champion", "space", space)
+    shown = export(by_flow, "digits@champion", "space", Path(os.path.relpath(space, by_flow.folder)))
     assert "the app predicts what version 1 of digits predicts for the 4 examples" in shown
     card = SpaceCard.load(space / "README.md")
     assert (card.data.sdk, card.data.app_file, card.data.title) == ("gradio", "app.py", "digits")

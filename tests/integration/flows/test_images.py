@@ -144,10 +144,12 @@ def test_the_champion_predicts_photos_as_it_did_when_it_was_measured(food: Proje
         rows = list(csv.DictReader(stream))
     assert [row["photo"] for row in rows] == [f"{folder.parent}/a.jpg", f"{folder}/b.JPG"]
     assert {row["predicted"] for row in rows} == {predicted[0]}
-    assert sum(float(rows[0][f"probability of {name}"]) for name in ("pizza", "steak", "sushi")) == pytest.approx(1)
+    assert sum(float(rows[0][f"probability of {name}"]) for name in ("pizza", "steak", "sushi")) == pytest.approx(
+        1, abs=1e-5
+    )
 
     done = food.run(*TRACKWAY, "predict", "--model", "food@champion", "--plot", ".", photos[0], check=False)
-    assert "error: --plot is ., a folder; give the name of a file in it" in done.stdout
+    assert "error: --plot is .; its name must end in .png" in done.stdout
 
     done = food.run(*TRACKWAY, "predict", "--model", "fod@champion", photos[0], check=False)
     assert done.returncode == 1

@@ -177,7 +177,7 @@ def test_what_is_no_photo_gets_a_reason(address: str) -> None:
         assert answer.status_code == 400
         assert answer.json()["detail"].startswith(why)
     no_form = requests.post(f"{address}/predict", data=b"hello", timeout=60)
-    assert (no_form.status_code, no_form.json()["detail"][:27]) == (400, "there is no file in the for")
+    assert (no_form.status_code, no_form.json()["detail"][:29]) == (400, "there is no file in a form; s")
     assert requests.get(f"{address}/examples/99.png", timeout=60).status_code == 404
     assert sent(address, as_png(np.zeros((8, 8), np.uint8))).ok
 
@@ -241,7 +241,7 @@ def test_numbers_and_a_version_are_served_too(digits: Project) -> None:
         refused = requests.post(f"{address}/predict", files={"photo": as_png(np.zeros((8, 8), np.uint8))}, timeout=60)
         assert (refused.status_code, refused.json()["detail"]) == (
             400,
-            "line takes numbers, not photos; send them to /invocations",
+            "line takes numbers, not photos; send such inputs to /invocations",
         )
 
 

@@ -21,6 +21,7 @@ from learn.data.transformed import COLUMNS, FittedColumns
 from tasks.params import load_params
 from tasks.register import measured_anew
 from tasks.tracking.loading import load_model
+from tests.integration.test_readme import blocks
 from tests.support.browser import browser
 from tests.support.model_server import serving
 from tests.support.project import TRACKWAY, Project, make_project
@@ -129,6 +130,11 @@ def check_model(project: Project) -> None:
     assert np.isnan(raw[:, 0]).any()
     np.testing.assert_allclose(model.predict(table)["value"], expected, atol=0.02)
     model.predict(table.assign(zone=None))
+    (shown,) = blocks("python", "docs/tables.md")
+    row = {"area": 75.0, "rooms": 3.0, "zone": "north"}
+    assert str(row).replace("'", '"') in shown
+    own = {"area (m²)": 75.0, "zone": "north", "zone.copy": "north"}
+    assert "value" in project.python(shown.replace(str(row).replace("'", '"'), str(own))).stdout
     with pytest.raises(MlflowException, match=r"'east' is no category of the column 'zone'; it has"):
         model.predict(table.assign(zone="east"))
     with pytest.raises(MlflowException, match=r"a number of the column .area .m².. is missing, infinite or too large"):
@@ -211,3 +217,8 @@ def check_page(project: Project) -> None:
             timeout=60,
         )
         assert [row.keys() for row in answer.json()["predictions"]] == [{"value"}] * 2
+        records = {"dataframe_records": [{"area (m²)": 50, "zone": "north", "zone.copy": None}]}
+        found = requests.post(f"{address}/invocations", json=records, timeout=60).json()["predictions"]
+        assert found[0].keys() == {"value"}
+        refused = requests.post(f"{address}/predict", files={"photo": b"no photo"}, timeout=60).json()["detail"]
+        assert refused == "houses takes a table's columns, not photos; send such inputs to /invocations"

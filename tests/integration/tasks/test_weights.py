@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_the_stage_changes_no_frozen_tensor_by_a_bit(transfer: Project, mirror: 
             assert value.numpy().tobytes() == given[name].numpy().tobytes(), name
         else:
             assert value == 0, name
+
+
+def test_a_lost_store_is_rebuilt_without_the_weights(transfer: Project) -> None:
+    transfer.run("dvc", "repro", "--single-item", "evaluate@transfer-lite0", check=True)
+    shutil.rmtree(transfer.folder / "mlruns")
+    shutil.rmtree(transfer.folder / "data/raw/_weights")
+    told = transfer.run(*TRACKWAY, "relog", DATA_MIRROR="/nowhere").stdout
+    assert "relog transfer-lite0: rebuilt" in told
+    assert "relog transfer-tinyvgg: left out, " in told
 
 
 def test_other_weights_are_another_training(transfer: Project) -> None:
