@@ -307,11 +307,13 @@ def run_pipeline(
     if branch:
         check_publishable(params, graph, branch)
     # Publishing the results needs this import; meanwhile Prefect's server starts, which takes seconds, too.
-    Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True).start()
+    mlflow = Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True)
+    mlflow.start()
     # So it is ready when the server answers. In a large graph looking takes longer than that.
     changed = graph.changed() if len(stages) <= LARGE_GRAPH else set()
     with _warm_if_many(stages, graph, changed, lambda _: force, print):
         wait_for_server()
+        mlflow.join()  # a flow imports packages of MLflow's, such as FastAPI, and two threads must not do so at a time
         end_dead_runs(deployments=False)
         return pipeline(targets, workers, force, branch, return_state=True)
 
