@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from flows.edits.lock import read_lock
 from learn.errors import DataError, ServerError
 from tasks.params import Params, read_yaml
 from tasks.tracking.versions import ChampionRecord, champion_records
+from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import models_folder
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def check_champions(params: Params, remote: str | None) -> list[str]:
         return ["tracking is null in params.yaml, so there is no champion to look for"]
     told, missing = [], []
     with Repo() as repo:
-        there, cache = repo.cloud.get_remote_odb(remote), repo.cache.local
+        there = repo.cloud.get_remote_odb(remote)
         for champion in champion_records(params.tracking, list(params.datasets)):
             what = f"{champion.dataset}'s champion, version {champion.version} ({champion.experiment})"
-            files = next((md5s for digest, md5s in _kept(repo, champion, cache) if digest == champion.state_dict), None)
+            files = next((md5s for digest, md5s in _kept(repo, champion) if digest == champion.state_dict), None)
             if files is None:
                 missing.append(f"{what}: DVC's cache here does not have its state_dict; push where it was trained")
             elif lacking := [md5 for md5 in files if not there.exists(md5)]:
@@ -74,15 +74,14 @@ def check_champions(params: Params, remote: str | None) -> list[str]:
     return told
 
 
-def _kept(repo: Repo, champion: ChampionRecord, cache: HashFileDB) -> Iterator[tuple[str, list[str]]]:
+def _kept(repo: Repo, champion: ChampionRecord) -> Iterator[tuple[str, list[str]]]:
     """Yields sha256 and the files' md5 of each version of an experiment's state_dict in DVC's cache, latest first."""
-    folder = models_folder(champion.experiment).as_posix()
+    folder, cache = models_folder(champion.experiment).as_posix(), repo.cache.local
     runs = Path(repo.stage_cache.cache_dir).glob("*/*/*")
     stages = [*read_lock()["stages"].values(), *(read_yaml(file) for file in runs if folder in file.read_text())]
     for md5 in dict.fromkeys(out["md5"] for stage in stages for out in stage.get("outs", ()) if out["path"] == folder):
         if found := _state_dicts(cache, md5):
-            digests = [hashlib.sha256(Path(cache.oid_to_path(each)).read_bytes()).hexdigest() for each in found]
-            yield digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(), found
+            yield sha256_of([Path(cache.oid_to_path(each)) for each in found]), found
 
 
 def _state_dicts(cache: HashFileDB, folder: str) -> list[str]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from learn.data.source import Photos
-from learn.data.transformed import COLUMNS, RAW, FittedColumns
-from learn.errors import only_data
+from learn.data.transformed import COLUMNS, FittedColumns, read_raw
 from learn.evaluation.predictions import as_file
 from learn.training.history import read_history
 from tasks.figures import augmented, figures_of
@@ -104,9 +103,7 @@ def _with_columns(
     from learn.data.raw_columns import RawColumns
 
     fitted = FittedColumns.read(training_folder(dataset))
-    file = evaluation_folder(dataset) / RAW / "test.npy"
-    with only_data(file, f"transform@{dataset}"):
-        rows = np.load(file, mmap_mode="r")[places]
+    rows = read_raw(evaluation_folder(dataset), "test")[places]
     known = [
         {"name": each.name, "categories": each.categories and list(each.categories), "may_lack": each.may_lack}
         for each in fitted.columns

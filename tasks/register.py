@@ -19,7 +19,7 @@ import numpy as np
 from learn.comparison.gate import Candidate, Rule
 from learn.comparison.limits import Costs, Limits, why_never_champion
 from learn.comparison.ranking import metric_of, ranked
-from learn.errors import TrackingError, only_data
+from learn.errors import TrackingError
 from learn.evaluation.metrics import METRICS
 from learn.evaluation.predictions import Predictions, read
 from tasks.model_card import cards
@@ -230,7 +230,7 @@ def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> M
     """
     import torch
 
-    from learn.data.transformed import RAW, Info
+    from learn.data.transformed import Info, read_raw
     from learn.training.build import build_loss
     from learn.training.meter import EpochMeter
     from learn.training.splits import load_split
@@ -244,9 +244,7 @@ def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> M
     print(f"register {name}: the champion is measured anew on the {part} part, which is other data now")
     split = load_split(folder, part)
     if about.columns:
-        file = evaluation_folder(name) / RAW / f"{part}.npy"
-        with only_data(file, f"transform@{name}"):
-            split = replace(split, inputs=torch.from_numpy(np.load(file)))
+        split = replace(split, inputs=torch.from_numpy(read_raw(evaluation_folder(name), part)))
     criterion = build_loss(about.loss, about.loss_arguments or {}, about.classes)
     meter, found = EpochMeter(criterion), []
     with torch.inference_mode():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data.transformed import RAW
-from learn.errors import ExportError, only_data
+from learn.data.transformed import read_raw
+from learn.errors import ExportError
 from tasks.export.formats import Graph
 from tasks.tracking.graphs import RegisteredGraph
 from tasks.tracking.tags import TEST_DATA
@@ -46,9 +46,7 @@ def samples_for(graph: RegisteredGraph) -> Samples:
     split = load_split(folder, "test")
     inputs, targets = split.inputs, split.targets.numpy()
     if graph.about.columns:  # a table's own, of which the features are made
-        file = evaluation_folder(graph.name) / RAW / "test.npy"
-        with only_data(file, f"transform@{graph.name}"):
-            inputs = torch.from_numpy(np.load(file))
+        inputs = torch.from_numpy(read_raw(evaluation_folder(graph.name), "test"))
     return Samples(inputs, targets, f"the {len(split):,} samples of the test part", "")
 
 

@@ -16,7 +16,7 @@ from learn.data.transformed.arrays import (
     folder_of,
     resize,
 )
-from learn.data.transformed.columns import COLUMNS, RAW, FittedColumns, feature_count, fit_columns
+from learn.data.transformed.columns import COLUMNS, RAW, FittedColumns, feature_count, fit_columns, read_raw
 from learn.data.transformed.problems import IMBALANCE, Problem, class_counts, class_problems
 from learn.data.transformed.table_checks import table_problems
 from learn.data.transformed.yardsticks import YARDSTICKS, predict_yardsticks
@@ -46,6 +46,7 @@ __all__ = [
     "fit_columns",
     "folder_of",
     "predict_yardsticks",
+    "read_raw",
     "resize",
     "table_problems",
 ]

@@ -76,6 +76,21 @@ class FittedColumns:
             )
 
 
+def read_raw(folder: Path, part: str) -> np.ndarray:
+    """Returns a held-out split as the table's `read` returns it, (N, columns) float32, memory-mapped copy on write.
+
+    Args:
+        folder: `data/transformed/D/evaluation/`.
+        part: `validation` or `test`.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    file = folder / RAW / f"{part}.npy"
+    with only_data(file, f"transform@{folder.parent.name}"):
+        return np.load(file, mmap_mode="c")
+
+
 def feature_count(kinds: Columns) -> int:
     """Returns the number of features that one-hot columns have."""
     return sum(1 if kind == "number" else len(kind) for kind in kinds.values())
