@@ -18,10 +18,10 @@ import numpy as np
 
 from learn import portable
 from learn.data.photos.decode import PhotoError, open_photo, photo_names
-from learn.errors import DataError, TrackingError
+from learn.errors import DataError
 from learn.portable import PIXELS
 from tasks.given import Cells, is_there, number_rows, table_rows
-from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model
+from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model, store_of
 
 PHOTOS = 32  # photos that are read and predicted at a time; EfficientNet-B2 needs 20 MB for each
 ROWS = 256  # rows that are predicted at a time
@@ -60,9 +60,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
         TrackingError: There is no store, or no such model, or the model cannot be loaded.
         DataError: The model does not take what is given.
     """
-    if not uri:
-        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
-    loaded = load_model(uri, model)
+    loaded = load_model(store_of(uri), model)
     if takes_photos(loaded.about):
         return _predict_photos(loaded, {name: there / name for name in _photo_names(given, there)})
     if columns := loaded.about.columns:

@@ -8,8 +8,8 @@ import typer
 
 from flows.cli.app import app, in_project
 from flows.servers.access import LOCAL, is_loopback
-from learn.errors import TrackingError
 from tasks.params import load_params
+from tasks.tracking.loading import store_of
 
 
 @app.command()
@@ -21,9 +21,8 @@ def serve(
     """Serve a registered model: a page for photos, drawings or numbers, MLflow's REST API, and metrics."""
     in_project()
     params = load_params()
-    if not params.tracking:
-        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
+    store = store_of(params.tracking)
     print("loading the model", flush=True)
     from web.server import serve as start
 
-    start(params.tracking, model, host, port, threads=params.threads, local=is_loopback(host))
+    start(store, model, host, port, threads=params.threads, local=is_loopback(host))

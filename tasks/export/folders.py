@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from learn.errors import ExportError, TrackingError
+from learn.errors import ExportError
 from tasks.export.docker import write_docker
 from tasks.export.formats import INT8
 from tasks.export.one_file import Exported
 from tasks.export.space import write_space
 from tasks.params import Params
+from tasks.tracking.loading import store_of
 from tasks.workspace.files import atomic_folder
 
 
@@ -56,11 +57,10 @@ def export_folder(params: Params, model: str, kind: str, out: Path, *, int8: boo
     if int8:
         raise ExportError(f"--int8 does not go with --format {kind}; it goes with {', '.join(INT8)}")
     _refuse_place(out, kind)
-    if not params.tracking:
-        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
+    store = store_of(params.tracking)
     try:
         with atomic_folder(out) as folder:
-            compared = chosen.write(params.tracking, model, folder)
+            compared = chosen.write(store, model, folder)
     except ExportError as error:
         raise ExportError(f"{out} is not written, for {model} cannot be had as {kind}: {error}") from error
     except OSError as error:

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from learn.errors import ExportError, TrackingError, TrackwayError
+from learn.errors import ExportError, TrackwayError
 from tasks.export.check import Samples, difference, outputs_of, refuse_broken, refuse_unequal, samples_for
 from tasks.export.formats import FORMATS, INT8, Format
 from tasks.export.measure import Contender, Measured, measured, metric_for
 from tasks.params import Params
 from tasks.tracking.graphs import RegisteredGraph, load_graph
+from tasks.tracking.loading import store_of
 from tasks.workspace.files import scratch
 
 
@@ -39,12 +40,11 @@ def export_file(params: Params, model: str, kind: str, out: Path, *, int8: bool)
         TrackingError: There is no store, or no such model, or it cannot be loaded.
     """
     chosen = _chosen(kind, out, int8=int8)
-    if not params.tracking:
-        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
+    store = store_of(params.tracking)
     import torch
 
     torch.set_num_threads(params.threads)
-    graph = load_graph(params.tracking, model)
+    graph = load_graph(store, model)
     return write_checked(graph, chosen, out, samples_for(graph))
 
 

@@ -53,6 +53,17 @@ class LoadedModel:
         return self.graph(inputs if inputs.is_floating_point() else inputs.div(scale))
 
 
+def store_of(tracking: str | None) -> str:
+    """Returns the address of the store that models are taken from, `tracking` of params.yaml.
+
+    Raises:
+        TrackingError: It is null.
+    """
+    if not tracking:
+        raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
+    return tracking
+
+
 def load_model(uri: str, name: str) -> LoadedModel:
     """Loads a registered model as a function of stored inputs.
 
