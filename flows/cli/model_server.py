@@ -9,7 +9,6 @@ import typer
 from flows.cli.app import app, in_project
 from flows.servers.access import LOCAL, is_loopback
 from tasks.params import load_params
-from tasks.tracking.loading import store_of
 
 
 @app.command()
@@ -21,6 +20,8 @@ def serve(
     """Serve a registered model: a page for photos, drawings or numbers, MLflow's REST API, and metrics."""
     in_project()
     params = load_params()
+    from tasks.tracking.loading import store_of
+
     store = store_of(params.tracking)
     print("loading the model", flush=True)
     from web.server import serve as start
