@@ -26,6 +26,7 @@ from tests.support.project import PREFECT, ROOT, Project, free_port, wait_until
 COMPOSE = YAML(typ="safe").load(ROOT / "deploy/compose.yaml")
 SERVICES = COMPOSE["services"]
 VARIABLE = re.compile(r"\$\{(\w+):([?-])([^}]*)\}")
+IN_IMAGE = dict(re.findall(r"^(?:ENV|   ) (\w+)=(\S+)", (ROOT / "deploy/Dockerfile").read_text("utf-8"), re.MULTILINE))
 PORTS = {"s3": 3900, "mlflow": 5000, "prefect": 4200}
 HEALTH = {"mlflow": "health", "prefect": "api/health"}
 
@@ -99,13 +100,20 @@ class Team:
         else:
             command = [self.here(word) for word in SERVICES[name]["command"]]
             environment = {key: self.here(each) for key, each in SERVICES[name]["environment"].items()}
-        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {key: each for key, each in os.environ.items() if key not in PREFECT}
+        ours = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(folder),
+        }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, start_new_session=True,
-                env=kept | {"PATH": programs, "PREFECT_HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"} | environment,
-            )  # fmt: skip
+                command,
+                cwd=folder,
+                env=kept | IN_IMAGE | ours | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         return self.running[name]
 
     def wait_for(self, name: str) -> None:
@@ -191,7 +199,7 @@ class Overheard:
             thread.join()
 
     def _listen(self, ended: threading.Event) -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(0.5):
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
                     self.words.update(process.cmdline())
