@@ -56,7 +56,7 @@ lint: setup  ## ruff, mypy and hadolint
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@hadolint tasks/export/Dockerfile
+	@hadolint tasks/export/Dockerfile deploy/Dockerfile
 
 format: setup  ## ruff rewrites what it can
 	@ruff check --fix .

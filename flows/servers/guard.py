@@ -121,18 +121,23 @@ def opens_on_trainings(app: ASGIApp, file: Path) -> ASGIApp:
 
 
 def mlflow() -> ASGIApp:
-    """Returns MLflow's server, guarded, with the settings that `mlflow server` gives its workers."""
+    """Returns MLflow's server, guarded, with the settings that `mlflow server` gives its workers.
+
+    As with `mlflow server`, MLFLOW_ARTIFACTS_DESTINATION names where it keeps the artifacts that clients send.
+    """
     from mlflow.server import constants
 
     os.environ |= {
         constants.BACKEND_STORE_URI_ENV_VAR: os.environ["MLFLOW_BACKEND_STORE_URI"],
         constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
-        constants.ARTIFACTS_DESTINATION_ENV_VAR: "./mlartifacts",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", "./mlartifacts"),
     }
     from mlflow.server import app as flask
     from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
 
+    initialize_backend_stores(os.environ["MLFLOW_BACKEND_STORE_URI"])  # two first requests at once would both make it
     page = Path(str(flask.static_folder), "index.html")
     opened = opens_on_trainings(app, page) if page.is_file() else app
     return Guard(opened, os.environ[HOST], os.environ.get(PASSWORD))

@@ -26,6 +26,8 @@ LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_i
 TABLES = "test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks"
 EXPORT = "test_the_champion_as_onnx_predicts_as_its_state_dict"
 SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
+TEAM = "test_what_one_person_has_computed_the_other_has"
+WORKER = "test_a_worker_clones_the_project_and_publishes_what_it_made"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
     "make quickstart": MAKE,
@@ -41,6 +43,19 @@ RUN_BY = {
         "test_what_is_removed_leaves_nothing_and_comes_back_from_the_cache"
     ),
     "dvc remote add --default store /path/to/store": "test_outputs_reach_another_clone_through_a_remote",
+    "docker compose --file deploy/compose.yaml up --detach --build": TEAM,  # its services, as processes
+    "caddy run --config deploy/Caddyfile": "test_a_proxy_adds_tls",
+    "dvc remote add --default store s3://trackway/dvc": TEAM,
+    "trackway run": TEAM,
+    'git add --all && git commit -m "results" && git push': TEAM,
+    "git clone git@HOST:TEAM/PROJECT.git project && cd project": TEAM,
+    "source .venv/bin/activate": TEAM,
+    "dvc repro": TEAM,
+    "trackway results": TEAM,
+    "trackway predict --model line@champion 0.5": TEAM,
+    "prefect work-pool create containers --type process": WORKER,
+    "prefect deploy --name pipeline-in-containers": WORKER,
+    "prefect deployment run pipeline/pipeline-in-containers": WORKER,
     "trackway push": "test_outputs_reach_another_clone_through_a_remote",
     "trackway pull": "test_outputs_reach_another_clone_through_a_remote",
     "dvc exp run --queue -S 'experiments.digits-mlp.optimizer.lr=0.05,0.01'": (
@@ -72,7 +87,6 @@ RUN_BY = {
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
     "trackway predict --model houses@champion path/to/houses.csv --out found.csv": TABLES,
-    "trackway predict --model line@champion 0.5": "test_numbers_are_predicted_on_the_command_line",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
@@ -255,7 +269,7 @@ def test_the_table_of_course_numbers_is_the_golden_one() -> None:
 
 
 def test_its_prefect_commands_start_runs(served: Served) -> None:
-    commands = re.findall(r"^prefect deployment run .*$", "\n".join(blocks("sh")), re.MULTILINE)
+    commands = re.findall(r"^prefect deployment run .*$", "\n".join(blocks("sh", "docs/deployments.md")), re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         shown = served.run(*shlex.split(command)).stdout
