@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.liveness import is_dead
 from tasks.tracking.logged_model import log_model
 from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
@@ -18,6 +19,7 @@ from tasks.tracking.tags import (
     LATENCY_P95,
     NOTE,
     OUR_NOTE,
+    PROCESS,
     THROUGHPUT,
 )
 from tasks.workspace.paths import transformed_folder
@@ -92,7 +94,8 @@ def add_to_run(
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if model is not None and not whole_model(client, run):
             for model_id in models_of(client, run):
-                delete_model(client, model_id)
+                if not _is_being_logged(client, model_id):  # by another evaluation with the same state_dict
+                    delete_model(client, model_id)
             log_model(run, model, about, example)
 
 
@@ -158,6 +161,16 @@ def models_of(client: MlflowClient, run: Run) -> list[str]:
 def delete_model(client: MlflowClient, model_id: str) -> None:
     """Removes a logged model from MLflow's page; `mlflow gc` deletes its files."""
     if_there(lambda: client.delete_logged_model(model_id))
+
+
+def _is_being_logged(client: MlflowClient, model_id: str) -> bool:
+    """Returns whether a process that lives is about to make a model whole."""
+    from mlflow.entities import LoggedModelStatus
+
+    logged = if_there(lambda: client.get_logged_model(model_id))
+    if logged is None or logged.status != LoggedModelStatus.PENDING or PROCESS not in logged.tags:
+        return False
+    return not is_dead(logged.tags[PROCESS], logged.creation_timestamp)
 
 
 def whole_model(client: MlflowClient, run: Run) -> str | None:
