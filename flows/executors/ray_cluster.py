@@ -29,6 +29,7 @@ from learn.errors import ParamsError, ServerError, TrackwayError
 from tasks.params import PARAMS_FILE, Params
 from tasks.tracking.address import address, names_in
 from tasks.tracking.lineage import git_context
+from tasks.workspace.environment import PATIENCE
 from tasks.workspace.files import write_atomically
 from tasks.workspace.git import uncommitted
 from tasks.workspace.origin import Origin
@@ -36,7 +37,7 @@ from tasks.workspace.origin import Origin
 # What Ray must not take along, besides what .gitignore names: outputs, git, and what no stage needs.
 NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local", "/.prefect", "/.servers", "/dvc.lock",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
-PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_")  # beginnings of the names of variables with credentials
+PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
 LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
 SECONDS_TO_CONNECT, ATTEMPTS = 90, 2
 POLL_SECONDS = 1.0
@@ -116,7 +117,7 @@ class RayCluster:
         key, wanted = uuid.uuid4().hex, resources(self._params, stage)
         request = {
             "key": key,
-            "environment": of_flow() | _credentials(self._params),
+            "environment": of_flow() | _variables(self._params),
             "origin": self._origin.as_dict(),
             "libraries": self._libraries,
             "stage": {
@@ -232,7 +233,7 @@ def check_stores(params: Params, graph: Graph) -> None:
         raise ParamsError(problems)
 
 
-def _credentials(params: Params) -> dict[str, str]:
-    """Returns the environment variables with credentials: those that `tracking` names, and those of S3 and MLflow."""
+def _variables(params: Params) -> dict[str, str]:
+    """Returns the environment variables for all stages: those that `tracking` names, and those of S3 and MLflow."""
     named = names_in(params.tracking or "")
     return {name: value for name, value in os.environ.items() if name in named or name.startswith(PASSED_ON)}
