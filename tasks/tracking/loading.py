@@ -98,7 +98,7 @@ def registered(client: MlflowClient, store: Store, name: str) -> ModelVersion:
         store: The store.
         name: The version, by the dataset's own name.
     """
-    found = all_pages(client.search_registered_models)
+    found = all_pages(client.search_registered_models, max_results=1000)
     models = {store.dataset(model.name): model for model in found if store.owns(model.name)}
     model, _, alias = name.rpartition("@")
     number = str(models[model].aliases.get(alias, "")) if model in models else ""

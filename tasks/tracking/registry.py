@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
-from learn.evaluation.predictions import Predictions, read
+from learn.evaluation.predictions import Predictions
 from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.loading import LoadedModel, loaded
 from tasks.tracking.moves import RULE, finish_move, forget_move, move_champion
 from tasks.tracking.names import MlflowName, Store
 from tasks.tracking.runs import find_run
-from tasks.tracking.store import if_there, patiently, store_lock
+from tasks.tracking.store import patiently, store_lock
 from tasks.tracking.tags import (
     CHALLENGER,
     DATA_TAGS,
@@ -24,7 +22,6 @@ from tasks.tracking.tags import (
     EXPERIMENT,
     JUDGED,
     NO_MODEL,
-    PREDICTIONS,
     REFUSED,
     STAGE,
     STATE_DICT,
@@ -35,6 +32,7 @@ from tasks.tracking.versions import (
     describe_version,
     is_model_of,
     metrics_in,
+    predictions_of,
     set_tags,
     version_of,
     why_version_broken,
@@ -235,7 +233,7 @@ def _as_record(
         return champion
     if rule.require != "separable" and champion.value_for(best) is not None:
         return champion
-    champion = replace(champion, predicted=_predictions_of(client, version, best.split))
+    champion = replace(champion, predicted=predictions_of(client, version, best.split))
     if champion.value_for(best) is not None and champion.has_predicted(best):
         return champion
     model, _ = loaded(version)
@@ -244,15 +242,6 @@ def _as_record(
         return replace(champion, predicted=None)
     anew = {} if found.loss is None else {f"{best.split}/loss": found.loss}
     return replace(champion, metrics=anew, data={best.split: found.predicted.data}, predicted=found.predicted)
-
-
-def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
-    """Returns what a version's run says that it predicted; None if it does not say so."""
-    items = if_there(lambda: client.list_artifacts(version.run_id)) if version.run_id else None
-    if PREDICTIONS not in {item.path for item in items or ()}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)
 
 
 def _prefixed(facts: dict[str, str]) -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate
+from learn.evaluation.predictions import Predictions, read
 from tasks.tracking.models import whole_model, why_broken
 from tasks.tracking.names import MlflowName, Store, name_of
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import ALREADY_EXISTS, connect, if_there
-from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, STATE_DICT, prefixed
+from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, PREDICTIONS, STATE_DICT, prefixed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -130,6 +133,15 @@ def why_version_broken(client: MlflowClient, version: ModelVersion) -> str | Non
         return why_broken(client, model_id)
     there = if_there(lambda: Model.load(f"models:/{version.name}/{version.version}"))
     return None if there else "its files are not in the artifact store"
+
+
+def predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
+    """Returns what a version's run says that it predicted; None if it does not say so."""
+    items = if_there(lambda: client.list_artifacts(version.run_id)) if version.run_id else None
+    if PREDICTIONS not in {item.path for item in items or ()}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)
 
 
 def logged_model_of(version: ModelVersion) -> str | None:
