@@ -43,6 +43,13 @@ def test_params_yaml_names_the_project_or_none() -> None:
     assert store_in(parse_params(data | {"tracking": None, "project": "vision"}, SHIPPED)) is None
 
 
+def test_no_stage_depends_on_it() -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"].values()
+    keys = {key.partition(".")[0] for stage in stages for key in stage["do"].get("params", ())}
+    assert {"experiments", "datasets"} <= keys
+    assert not {"project", "tracking"} & keys
+
+
 def names(arguments: ast.arguments, body: ast.AST) -> Iterator[str]:
     """The variables of a function that hold a name in MLflow: by their type, or made by `store.name`."""
     yield from (each.arg for each in arguments.args if each.annotation and ast.unparse(each.annotation) == "MlflowName")
