@@ -7,6 +7,7 @@ The graph is read from DVC. A task runs `dvc repro --single-item STAGE`, and DVC
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -34,8 +35,9 @@ from flows.publish import check_publishable, publish_results
 from flows.reports.results import publish
 from flows.servers.temporary import start_temporary_server
 from flows.stage_tasks import TASKS, all_stopped_at_the_end, stages_run_by
-from learn.errors import ServerError, TrackingError, TrackwayError
+from learn.errors import ParamsError, ServerError, TrackingError, TrackwayError
 from tasks.params import Params
+from tasks.params.flow import RAY_ADDRESS
 from tasks.register import is_complete
 from tasks.stage import checked_params
 from tasks.tracking.address import address
@@ -178,7 +180,12 @@ def cluster_of(params: Params, on: str | None) -> str | None:
     Args:
         params: The content of params.yaml.
         on: The address that the user gave; None for that of params.yaml.
+
+    Raises:
+        ParamsError: It is no such address.
     """
+    if on and not re.match(RAY_ADDRESS, on):
+        raise ParamsError([f"--on is {on}; it must be the address of a Ray cluster, such as ray://HOST:10001"])
     return on or (params.flow.address if params.flow.executor == "ray" else None)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -39,7 +41,7 @@ NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
 PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
 LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
-SECONDS_TO_CONNECT, ATTEMPTS = 90, 2
+SECONDS_FOR_PORT, SECONDS_TO_CONNECT, ATTEMPTS = 10, 90, 2
 POLL_SECONDS = 1.0
 
 
@@ -70,7 +72,7 @@ class RayCluster:
         self._origin = Origin(git_context(), uncommitted())
         self._stages: dict[str, RemoteStage] = {}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module="ray.util.client")  # its errors say the same
         environment = {"working_dir": str(Path.cwd()), "excludes": list(NOT_SENT)}
         head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 
@@ -78,7 +80,7 @@ class RayCluster:
 
         @retry(stop=stop_after_attempt(ATTEMPTS), wait=wait_fixed(2), reraise=True)  # the cluster may just be starting
         def attempt() -> Any:
-            ray.init(place, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(place, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
             return Queue(actor_options=head)
 
         def connect() -> None:
@@ -87,8 +89,10 @@ class RayCluster:
             except Exception as error:
                 connected.set_exception(error)
 
-        threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
+        host, port = place.removeprefix("ray://").rsplit(":", 1)
         try:
+            socket.create_connection((host, int(port)), SECONDS_FOR_PORT).close()
+            threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
             self._messages = connected.result(SECONDS_TO_CONNECT)
             self._run = ray.remote(max_retries=0)(run_on_node)
         except Exception as error:

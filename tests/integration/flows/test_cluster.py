@@ -172,6 +172,8 @@ def test_mistakes_are_told_before_any_work(servers: Team, nodes: RayNodes, tmp_p
         "error: tracking is sqlite:///mlruns/mlflow.db, a file on this disk; on a cluster it must be a server" in said
     )
     assert "error: there is no DVC remote by which the nodes get data; add one: dvc remote add --default" in said
+    said = project.run(*TRACKWAY, "run", "--on", "10.0.0.1:10001", check=False).stdout
+    assert "error: --on is 10.0.0.1:10001; it must be the address of a Ray cluster, such as ray://HOST:10001" in said
     project.edit("params.yaml", "  notify: []", "  executor: ray\n  resources: {trian: {cpus: 2}}\n  notify: []")
     said = project.run(*TRACKWAY, "check", check=False).stdout
     assert "executor: ray needs address, such as ray://HOST:10001" in said
@@ -190,4 +192,4 @@ def test_a_lost_cluster_ends_the_flow_with_its_reason(servers: Team, nodes: RayN
     project.edit("params.yaml", "    epochs: 1000000\n", "    epochs: 1000\n")
     assert "download@line" in project.lock["stages"]
     said = project.run(*TRACKWAY, "run", "line", "--on", nodes.address, check=False).stdout
-    assert f"error: the Ray cluster at {nodes.address} cannot be used: " in said, said
+    assert f"error: the flow ended Failed\nthe Ray cluster at {nodes.address} cannot be used: " in said, said
