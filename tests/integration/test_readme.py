@@ -52,7 +52,6 @@ RUN_BY = {
     "source .venv/bin/activate": TEAM,
     "dvc repro": TEAM,
     "trackway results": TEAM,
-    "trackway predict --model line@champion 0.5": TEAM,
     "prefect work-pool create containers --type process": WORKER,
     "prefect deploy --name pipeline-in-containers": WORKER,
     "prefect deployment run pipeline/pipeline-in-containers": WORKER,
@@ -87,6 +86,7 @@ RUN_BY = {
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
     "trackway predict --model houses@champion path/to/houses.csv --out found.csv": TABLES,
+    "trackway predict --model line@champion 0.5": "test_numbers_are_predicted_on_the_command_line",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
