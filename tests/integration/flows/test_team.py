@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from socket import socket
 from typing import Any
 
+import boto3
 import mlflow
 import pytest
 import requests
@@ -181,15 +182,21 @@ def test_servers_killed_during_a_training_and_a_push_lose_nothing(
     assert "up to date" in other.run("dvc", "status").stdout
 
 
-def listens(address: str) -> bool:
-    with socket() as probe:
-        return probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) == 0
+def has_certificate(address: str) -> bool:
+    try:
+        ssl.get_server_certificate(("localhost", int(address.rpartition(":")[2])), timeout=5)
+    except OSError:
+        return False
+    return True
 
 
 def test_a_proxy_adds_tls(servers: Team, tmp_path: Path) -> None:
     """The Caddyfile, with the certificate of a local authority that Caddy has for `localhost`."""
-    names = {name: f"https://localhost:{free_port()}" for name in ("TRACKING_HOST", "FLOWS_HOST")}
-    ports = {"MLFLOW_PORT": str(servers.ports["mlflow"]), "PREFECT_PORT": str(servers.ports["prefect"])}
+    names = {name: f"https://localhost:{free_port()}" for name in ("TRACKING_HOST", "FLOWS_HOST", "STORE_HOST")}
+    ports = {
+        f"{name}_PORT": str(servers.ports[each])
+        for name, each in {"MLFLOW": "mlflow", "PREFECT": "prefect", "STORE": "s3"}.items()
+    }
     rest = (ROOT / "deploy/Caddyfile").read_text(encoding="utf-8")
     assert PROXY.strip() == "caddy run --config deploy/Caddyfile"
     here = "{\n\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n}\n"  # no port 80, no sudo
@@ -199,7 +206,7 @@ def test_a_proxy_adds_tls(servers: Team, tmp_path: Path) -> None:
     with user.start(*command, **names, **ports, XDG_DATA_HOME=str(tmp_path)) as caddy:
         try:
             authority = tmp_path / "caddy/pki/authorities/local/root.crt"
-            wait_until(lambda: all(listens(address) for address in names.values()), 30)
+            wait_until(lambda: authority.exists() and all(map(has_certificate, names.values())), 30)
             login = ("trackway", servers.variables["TRACKWAY_PASSWORD"])
 
             def status(name: str, path: str, **asked: Any) -> int:
@@ -211,6 +218,12 @@ def test_a_proxy_adds_tls(servers: Team, tmp_path: Path) -> None:
                 assert status(name, path, auth=login) == 200
                 assert status(name, path, auth=login, headers={"Origin": names[name]}) == 200
                 assert status(name, path, auth=login, headers={"Origin": "https://evil.example"}) == 403
+            key = {
+                f"aws_{name}": servers.variables[f"AWS_{name.upper()}"]
+                for name in ("access_key_id", "secret_access_key")
+            }
+            store = boto3.client("s3", endpoint_url=names["STORE_HOST"], verify=str(authority), **key)
+            store.head_bucket(Bucket="trackway")  # its signature holds for the Host header that it has sent
         finally:
             caddy.kill()
 
