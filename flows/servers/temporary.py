@@ -111,8 +111,8 @@ def _check_other() -> None:
         requests.get(f"{api}/health", timeout=20)
     except requests.RequestException as error:
         raise ServerError(
-            f"Prefect's server at {api} does not answer ({type(error).__name__}); start it, unset {API} so that each flow "
-            "has a server of its own, or run dvc repro, which needs none"
+            f"Prefect's server at {api} does not answer ({type(error).__name__}); start it, unset {API} so that each "
+            "flow has a server of its own, or run dvc repro, which needs none"
         ) from error
 
 

@@ -320,16 +320,6 @@ def test_dvc_writes_its_lock_whole_after_the_command_shown(project: Project, tmp
     assert "tasks.atomic_dvc" in written.read_text(encoding="utf-8")
 
 
-def test_its_deployment_for_containers_can_be_deployed(served: Served) -> None:
-    served.run("prefect", "work-pool", "create", "containers", "--type", "docker")
-    shown = served.run("prefect", "--no-prompt", "deploy", "--name", "pipeline-in-containers").stdout
-    assert "successfully created" in shown
-    found = served.ask("deployments/name/pipeline/pipeline-in-containers")
-    steps = [next(iter(step)).rpartition(".")[2] for step in found["pull_steps"]]
-    assert steps == ["git_clone", "run_shell_script", "run_shell_script"]
-    assert found["pull_steps"][-1]["prefect.deployments.steps.run_shell_script"]["script"].startswith("dvc pull")
-
-
 def test_an_environment_that_was_moved_is_made_again(project: Project) -> None:
     """Only what make would do: it takes minutes."""
     (project.folder / ".venv").mkdir()
