@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
 import networkx as nx
@@ -14,18 +16,23 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from dvc.stage.loader import StageLoader
+from dvc.utils.serialize import load_yaml
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
 from ruamel.yaml import YAML
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
-from learn.errors import GraphError, ParamsError, did_you_mean
-from tasks.atomic_dvc import parse_once
+from flows.executors.transfers import fetch, push
+from learn.errors import DataError, GraphError, ParamsError, ServerError, did_you_mean
+from tasks.atomic_dvc import mend
 from tasks.params import PARAMS_FILE, Params, read_yaml
+from tasks.tracking.address import redacted
 
-parse_once()
+mend()
+logging.getLogger("dvc").setLevel(logging.WARNING)  # it would write to the log of each flow that dvc.lock is written
 
 T = TypeVar("T")
-DVC_FILE = Path("dvc.yaml")
+DVC_FILE, DVC_LOCK = Path("dvc.yaml"), Path("dvc.lock")
 FLOW_LOCK = Path(".dvc/tmp/flow.lock")  # the lock by which one flow at a time works in a folder
 SHIPPED = "`git diff dvc.yaml` shows what was changed"
 KINDS = {  # kind of stage → the section of params.yaml for whose entries it exists
@@ -57,6 +64,8 @@ class Graph:
         except DvcException as error:
             raise GraphError(f"DVC cannot read the stages: {error}".expandtabs(2)) from error
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in stages}
+        self._sent: set[str] = set()  # stages whose outputs are in the remote
+        self._one_thread = RLock()  # DVC's objects are for one thread
 
     def check(self, params: Params) -> None:
         """Raises GraphError unless dvc.yaml has exactly the stages of these datasets and experiments."""
@@ -89,7 +98,7 @@ class Graph:
         """
         busy = retry_if_exception_type(LockError)
         for attempt in Retrying(retry=busy, wait=wait_fixed(1), before_sleep=_say_waiting):
-            with attempt, self.repo.lock:
+            with attempt, self._one_thread, self.repo.lock:
                 return {name: question(self.stages[name]) for name in names}
         raise AssertionError("tenacity tries without end")
 
@@ -130,6 +139,61 @@ class Graph:
             raise GraphError(f"DVC cannot bring back what {', '.join(gone)} had made: {error}") from error
         return gone
 
+    def send(self, needs: dict[str, list[str]]) -> None:
+        """Pushes outputs to the remote, those of each stage once.
+
+        Args:
+            needs: Name of a stage → the paths of its outputs.
+
+        Raises:
+            ServerError: DVC failed.
+        """
+        with self._one_thread:
+            outs = [out for name in needs if name not in self._sent for out in self._loaded(name).outs]
+            with _dvc_told("what the next stages read could not be pushed"):
+                push(self.repo, outs)
+            self._sent.update(needs)
+
+    def take_over(self, name: str, entry: dict[str, Any]) -> None:
+        """Takes over a stage that has run on another machine, which has pushed its outputs: outputs, then dvc.lock.
+
+        Args:
+            name: The stage.
+            entry: Its entry of dvc.lock there.
+
+        Raises:
+            ServerError: DVC failed; dvc.lock is as before.
+        """
+        busy = retry_if_exception_type(LockError)
+        for attempt in Retrying(retry=busy, wait=wait_fixed(1), before_sleep=_say_waiting):
+            with attempt, self._one_thread, self.repo.lock, _dvc_told(f"what {name} has made could not be fetched"):
+                stage = self.stages[name]
+                StageLoader.fill_from_lock(stage, entry)
+                fetch(self.repo, stage.outs)
+                stage.dump(update_pipeline=False)
+                self._sent.add(name)
+
+    def entries(self, names: Iterable[str]) -> dict[str, Any]:
+        """Returns the entries of dvc.lock of those stages that have one."""
+        with self._one_thread:
+            lock = load_yaml(DVC_LOCK)["stages"] if DVC_LOCK.is_file() else {}
+        return {name: lock[name] for name in names if name in lock}
+
+    def remote_config(self) -> dict[str, Any]:
+        """Returns the part of DVC's configuration by which another machine reaches the default remote."""
+        name = self.repo.config["core"]["remote"]
+        remote = {
+            key: value if isinstance(value, int | float | bool) else str(value)
+            for key, value in self.repo.config["remote"][name].items()
+        }
+        return {"core": {"remote": name}, "remote": {name: remote}}
+
+    def _loaded(self, name: str) -> PipelineStage:
+        """Returns a stage as dvc.lock has it now."""
+        stage = self.stages[name]
+        StageLoader.fill_from_lock(stage, self.entries([name]).get(name))
+        return stage
+
     def remove_outputs(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Removes those outputs of stages that DVC's cache has, too.
 
@@ -147,6 +211,19 @@ class Graph:
                     with suppress(OSError):  # another output is still in the folder
                         folder.rmdir()
         return gone, kept
+
+    def reads(self, name: str) -> dict[str, list[str]]:
+        """Returns name of a stage → the paths of those of its outputs that are, or are in, dependencies of a stage."""
+        paths = [Path(dep.fs_path) for dep in self.stages[name].deps if not isinstance(dep, ParamsDependency)]
+        found = {
+            need: [out.def_path for out in self.stages[need].outs if _is_within(Path(out.fs_path), paths)]
+            for need in self.needs(name)
+        }
+        return {need: outs for need, outs in found.items() if outs}
+
+    def outputs(self, name: str) -> dict[str, list[str]]:
+        """Returns the name of a stage → the paths of all its outputs."""
+        return {name: [out.def_path for out in self.stages[name].outs]}
 
     def needs(self, name: str) -> list[str]:
         """Returns the names of the stages that a stage needs directly."""
@@ -192,6 +269,19 @@ class Graph:
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted
         ]
+
+
+@contextmanager
+def _dvc_told(what: str) -> Iterator[None]:
+    """Turns the errors of DVC and of its remote into a ServerError."""
+    try:
+        yield
+    except (DvcException, DataError, OSError) as error:
+        raise ServerError(f"{what}: {redacted(' '.join(str(error).split()))}") from error
+
+
+def _is_within(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path == folder or folder in path.parents for folder in folders)
 
 
 def _say_waiting(attempts: RetryCallState) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
 from flows.reports.results import publish
 from flows.servers.temporary import start_temporary_server
-from flows.stage_tasks import TASKS, all_stopped_at_the_end
+from flows.stage_tasks import TASKS, all_stopped_at_the_end, stages_run_by
 from learn.errors import TrackingError, TrackwayError
 from tasks.params import Params
 from tasks.register import is_complete
@@ -40,6 +40,7 @@ from tasks.stage import checked_params
 from tasks.tracking.address import address
 from tasks.workspace.locks import one_at_a_time
 
+ON_CLUSTER = 64  # largest number of stages that a cluster is given at a time; it decides how many it has room for
 LARGE_GRAPH = 100  # stages; in a larger graph those that are up to date have no task: Prefect takes 25 ms for each
 
 
@@ -59,7 +60,11 @@ def _tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
     on_crashed=[_tell_failure],
 )
 def pipeline(
-    targets: list[str] | None = None, workers: int | None = None, force: bool = False, publish: str | None = None
+    targets: list[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    publish: str | None = None,
+    on: str | None = None,
 ) -> State[Any]:
     """Brings everything in params.yaml up to date, or the targets and what they need.
 
@@ -69,8 +74,10 @@ def pipeline(
             and a container's quota count).
         force: Run stages that are up to date, too.
         publish: A branch of git's origin; afterwards outputs are pushed to DVC's remote, and dvc.lock to this branch.
+        on: The address of a Ray cluster whose nodes run the stages, such as ray://HOST:10001; by default what `flow` in
+            params.yaml says.
     """
-    return _bring_up_to_date(targets, workers, lambda stage: force, publish)
+    return _bring_up_to_date(targets, workers, lambda stage: force, publish, on)
 
 
 @flow(
@@ -93,13 +100,17 @@ def retrain(dataset: str, workers: int | None = None) -> State[Any]:
 
 
 def _bring_up_to_date(
-    targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None = None
+    targets: list[str] | None,
+    workers: int | None,
+    force: Callable[[str], bool],
+    branch: str | None = None,
+    on: str | None = None,
 ) -> State[Any]:
     """Runs the stages and, however that ends, stops those still running and restores missing outputs from the cache."""
     hold(UUID(runtime.flow_run.id))
     try:
         with _alone_in_this_folder(), _restored_unless_completed() as outcome, all_stopped_at_the_end():
-            outcome.append(_walk(targets, workers, force, branch))
+            outcome.append(_walk(targets, workers, force, branch, on))
             return outcome[0]
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C")
@@ -126,7 +137,7 @@ def _restored_unless_completed() -> Iterator[list[State[Any]]]:
 
 
 def _walk(
-    targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None
+    targets: list[str] | None, workers: int | None, force: Callable[[str], bool], branch: str | None, on: str | None
 ) -> State[Any]:
     """Runs the stages and publishes what they made."""
     params = checked_params()
@@ -137,10 +148,16 @@ def _walk(
     if branch:
         check_publishable(params, graph, branch)
     changed = graph.changed()
-    workers = workers or max(1, cpu_count() // params.threads)
+    cluster = cluster_of(params, on)
+    workers = workers or (ON_CLUSTER if cluster else max(1, cpu_count() // params.threads))
     waiting = graph.order(targets)
-    get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time")
-    with _warm_if_many(waiting, graph, changed, force, get_run_logger().info):
+    where = f" on {cluster}" if cluster else ""
+    get_run_logger().info(f"{len(waiting)} stages, up to {workers} at a time{where}")
+    with (
+        _on_cluster(cluster, params, graph)
+        if cluster
+        else _warm_if_many(waiting, graph, changed, force, get_run_logger().info)
+    ):
         states = _run_stages(waiting, workers, graph, changed, force, params)
     try:
         publish(params)
@@ -149,6 +166,30 @@ def _walk(
     if branch:
         publish_results(branch)
     return _final_state(states)
+
+
+def cluster_of(params: Params, on: str | None) -> str | None:
+    """Returns the address of the Ray cluster that runs the stages; None if they run on this machine.
+
+    Args:
+        params: The content of params.yaml.
+        on: The address that the user gave; None for that of params.yaml.
+    """
+    return on or (params.flow.address if params.flow.executor == "ray" else None)
+
+
+@contextmanager
+def _on_cluster(place: str, params: Params, graph: Graph) -> Iterator[None]:
+    """Lets the nodes of a Ray cluster run the stages in the block."""
+    from flows.executors.ray_cluster import RayCluster
+
+    get_run_logger().info(f"connecting to the Ray cluster at {place}")
+    cluster = RayCluster(place, params, graph)
+    try:
+        with stages_run_by(cluster):
+            yield
+    finally:
+        cluster.close()
 
 
 @contextmanager
@@ -283,6 +324,7 @@ def run_pipeline(
     workers: int | None = None,
     force: bool = False,
     branch: str | None = None,
+    on: str | None = None,
     wait_for_server: Callable[[], None] = lambda: None,
 ) -> State[Any]:
     """Runs the flow `pipeline` from a terminal, and returns its final state.
@@ -292,6 +334,7 @@ def run_pipeline(
         workers: Number of stages at a time; None for the default.
         force: Run stages that are up to date, too.
         branch: A branch of git's origin to publish to; None for none.
+        on: The address of a Ray cluster; None for what params.yaml says.
         wait_for_server: Returns when Prefect's server answers.
 
     Raises:
@@ -311,11 +354,11 @@ def run_pipeline(
     mlflow.start()
     # So it is ready when the server answers. In a large graph looking takes longer than that.
     changed = graph.changed() if len(stages) <= LARGE_GRAPH else set()
-    with _warm_if_many(stages, graph, changed, lambda _: force, print):
+    with nullcontext() if cluster_of(params, on) else _warm_if_many(stages, graph, changed, lambda _: force, print):
         wait_for_server()
         mlflow.join()  # a flow imports packages of MLflow's, such as FastAPI, and two threads must not do so at a time
         end_dead_runs(deployments=False)
-        return pipeline(targets, workers, force, branch, return_state=True)
+        return pipeline(targets, workers, force, branch, on, return_state=True)
 
 
 if __name__ == "__main__":

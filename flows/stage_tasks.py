@@ -7,39 +7,34 @@ input closes (tasks/lifeline.py).
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-import psutil
 from prefect import Task, get_run_logger, runtime
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Cancelled, Completed, Failed
 from prefect.tasks import exponential_backoff
-from prefect.utilities.urls import url_for
 
+from flows.executors.local import Local
+from flows.executors.running import ClusterLost, Executor, NodeLost, Running
 from flows.notify import notify
 from learn.errors import DeviceError, NetworkError, NotFiniteError
-from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL, LIFELINE, OUTCOME, WAITING
-from tasks.workspace.outcome import Outcome, told
+from tasks.workspace.outcome import Outcome
 
 LAST_LINES = 40  # number of lines at the end of a stage's output in which its error is looked for
+LOST_NODES = 3  # number of times that a stage is tried again because its node is gone
 DECISIVE_ERRORS = {
     error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)
 }  # names of the errors that decide whether a stage is tried again
-SECONDS_TO_END = 5.0  # time that a stage has to end after SIGTERM; then it is killed
 
-_running: set[subprocess.Popen[str]] = set()
+_executor: Executor = Local()
+_running: set[Running] = set()
 _stopping = threading.Event()
 
 
@@ -59,20 +54,16 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
     if up_to_date:
         return Completed(name="Cached", message="up to date")
     log = get_run_logger()
-    options = ["--quiet", "--single-item", *(["--force"] if force else [])]
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _process("--wait-for-lock", "repro", *options, name, folder=Path(folder)) as process,
-        _ended_after(timeout, process, Path(folder)) as too_long,
-    ):
-        assert process.stdout
-        for line in process.stdout:
-            if line := line.rstrip():
-                last.append(line)
-                log.info(line)
-        code = process.wait()
-        outcome = told(Path(folder) / "outcome.json")
+    try:
+        with _executor.start(name, force) as stage, _ended_with_flow(stage), _ended_after(timeout, stage) as too_long:
+            for line in stage.lines():
+                if line := line.rstrip():
+                    last.append(line)
+                    log.info(line)
+            code, outcome = stage.wait()
+    except (NodeLost, ClusterLost) as error:
+        return Failed(name=type(error).__name__, message=f"{name}: {error}")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():
@@ -86,10 +77,21 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
 
 
 @contextmanager
-def _ended_after(timeout: int | None, process: subprocess.Popen[str], folder: Path) -> Iterator[threading.Event]:
-    """Ends a stage's processes after so many seconds, without those in which it waits for another stage.
+def stages_run_by(executor: Executor) -> Iterator[None]:
+    """Lets an executor run the stages in the block; before and after it they run on this machine."""
+    global _executor
+    before, _executor = _executor, executor
+    try:
+        yield
+    finally:
+        _executor = before
 
-    Yields an event that is set if that happens. folder: where the stage says that it waits.
+
+@contextmanager
+def _ended_after(timeout: int | None, stage: Running) -> Iterator[threading.Event]:
+    """Ends a stage after so many seconds, without those in which it waits for another stage.
+
+    Yields an event that is set if that happens.
     """
     done, too_long = threading.Event(), threading.Event()
 
@@ -98,9 +100,9 @@ def _ended_after(timeout: int | None, process: subprocess.Popen[str], folder: Pa
             before = time.monotonic()
             if done.wait(min(left, 1)):
                 return
-            left -= 0 if (folder / "waiting").exists() else time.monotonic() - before
+            left -= 0 if stage.waits else time.monotonic() - before
         too_long.set()
-        _end([process])
+        stage.end()
 
     if timeout:
         threading.Thread(target=watch, args=[timeout], daemon=True).start()
@@ -154,39 +156,15 @@ logging.getLogger("prefect.task_runs").addFilter(_SaysIt())
 
 
 @contextmanager
-def _process(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Starts DVC with a stage below it, in a session of its own, so that Ctrl-C in the terminal reaches only the flow.
-
-    Args:
-        arguments: Arguments of the `dvc` command.
-        folder: A folder for the stage's outcome, and for a file that exists while the stage waits for another one.
-    """
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml calls `python`
-        "PYTHONUNBUFFERED": "1",
-        LIFELINE: "stdin",
-        WAITING: str(folder / "waiting"),
-        OUTCOME: str(folder / "outcome.json"),
-        FLOW_RUN: str(runtime.flow_run.id),
-        FLOW_RUN_URL: url_for("flow-run", runtime.flow_run.id) or "",  # a temporary server has no page
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "tasks.warm", "dvc", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        _running.add(process)
-        if _stopping.is_set():
-            _end([process])
-        try:
-            yield process
-        finally:
-            _running.discard(process)
+def _ended_with_flow(stage: Running) -> Iterator[None]:
+    """Ends a stage if the flow stops while the block runs, or has stopped before."""
+    _running.add(stage)
+    if _stopping.is_set():
+        stage.end()
+    try:
+        yield
+    finally:
+        _running.discard(stage)
 
 
 @contextmanager
@@ -197,21 +175,9 @@ def all_stopped_at_the_end() -> Iterator[None]:
         yield
     finally:
         _stopping.set()
-        _end(list(_running))
-
-
-def _end(processes: list[subprocess.Popen[str]]) -> None:
-    """Ends processes and all below them by SIGTERM, and kills those that are left after SECONDS_TO_END."""
-    family: list[psutil.Process] = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            dvc = psutil.Process(process.pid)
-            family += [dvc, *dvc.children(recursive=True)]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                member.send_signal(number)
-        _, family = psutil.wait_procs(family, timeout=SECONDS_TO_END)
+        if stages := list(_running):
+            with ThreadPoolExecutor(len(stages)) as pool:
+                list(pool.map(lambda stage: stage.end(), stages))
 
 
 def failed_by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -221,17 +187,39 @@ def failed_by_network(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
 
 def may_succeed_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Returns whether another try may succeed: not after a timeout, a loss that became NaN, or a device's error."""
-    return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__)
+    return state.name not in ("TimedOut", DeviceError.__name__, NotFiniteError.__name__, ClusterLost.__name__)
 
 
-def _task(kind: str, **policy: Any) -> Task[..., State[Any]]:
-    """Returns the Prefect task of a kind of stage; Prefect's cache is off, since DVC decides what runs."""
+def _or_node_lost(condition: Callable[..., bool] | None, tries: int) -> Callable[..., bool]:
+    """Returns a condition for another try: the node is gone, or, up to `tries` times, another condition holds."""
+
+    def again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+        if state.name == NodeLost.__name__:
+            return True
+        return condition is not None and run.run_count <= tries and condition(task, run, state)
+
+    return again
+
+
+def _task(
+    kind: str, tries: int = 0, condition: Callable[..., bool] | None = None, **policy: Any
+) -> Task[..., State[Any]]:
+    """Returns the Prefect task of a kind of stage; Prefect's cache is off, since DVC decides what runs.
+
+    Args:
+        kind: The kind of stage.
+        tries: Number of further tries while the condition holds. A stage whose node is gone has LOST_NODES of them.
+        condition: Whether another try may succeed.
+        policy: Further arguments of the task.
+    """
     return Task(
         run_stage,
         name=kind,
         task_run_name=lambda: runtime.task_run.parameters["name"].replace("@", " "),
         cache_policy=NO_CACHE,
         persist_result=False,
+        retries=max(tries, LOST_NODES),
+        retry_condition_fn=_or_node_lost(condition, tries),
         **policy,
     )
 
@@ -240,14 +228,14 @@ TASKS = {
     "group": _task("group"),
     "download": _task(
         "download",
-        retries=3,
+        tries=3,
+        condition=failed_by_network,
         retry_delay_seconds=exponential_backoff(2),  # 2, 4, 8 seconds, each up to doubled at random
         retry_jitter_factor=1,
-        retry_condition_fn=failed_by_network,
     ),
     "split": _task("split"),
     "transform": _task("transform"),
-    "train": _task("train", retries=1, retry_condition_fn=may_succeed_again),
+    "train": _task("train", tries=1, condition=may_succeed_again),
     "evaluate": _task("evaluate"),
     "register": _task("register"),
 }

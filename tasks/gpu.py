@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from learn.errors import DeviceError
 from tasks.torchrun import is_rank
+from tasks.workspace.environment import SHARED_GPU
 from tasks.workspace.locks import not_counted
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def alone_on_gpu(stage: str, device: torch.device) -> Iterator[None]:
     Raises:
         DeviceError: The lock's file cannot be opened.
     """
-    if device.type == "cpu" or is_rank():  # the process that started the ranks holds the locks of their GPUs
+    # The process that started the ranks holds the locks of their GPUs; a cluster may place several stages on one GPU.
+    if device.type == "cpu" or is_rank() or SHARED_GPU in os.environ:
         yield
         return
     import torch

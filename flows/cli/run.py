@@ -63,6 +63,10 @@ def run(
         str | None,
         typer.Option(metavar="BRANCH", help="then push outputs to DVC's remote, dvc.lock to this branch"),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="run the stages on a Ray cluster, such as ray://HOST:10001"),
+    ] = None,
 ) -> None:
     """Run the flow: what `dvc repro` would do, in parallel and watched by Prefect. Ends with the results."""
     in_project()
@@ -80,7 +84,7 @@ def run(
                 _renew_prefect()
                 from flows.pipeline import run_pipeline
 
-            final = run_pipeline(targets, workers, force, publish, server.wait)
+            final = run_pipeline(targets, workers, force, publish, on, server.wait)
         if final.is_cancelled():
             raise KeyboardInterrupt
     _print_results()  # its result is ignored: the run has succeeded even if MLflow does not answer now

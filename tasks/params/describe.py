@@ -18,7 +18,7 @@ from learn.data.datasets import DATASETS
 from learn.evaluation.metrics import METRICS
 from tasks.params.dataset import ChampionConfig, DatasetConfig, SplitConfig, TransformConfig
 from tasks.params.experiment import EarlyStoppingConfig, ExperimentConfig, OptimizerConfig, SchedulerConfig
-from tasks.params.flow import FlowConfig, ScheduleConfig, TimeoutsConfig
+from tasks.params.flow import FlowConfig, ResourcesConfig, ScheduleConfig, TimeoutsConfig
 from tasks.params.load import Params
 from tasks.params.section import Named, Section
 
@@ -40,6 +40,7 @@ MAPPINGS: dict[str, type[Section]] = {
     "`flow`": FlowConfig,
     "`flow.timeouts`": TimeoutsConfig,
     "`flow.schedules`, each entry": ScheduleConfig,
+    "`flow.resources`, each entry": ResourcesConfig,
     "`datasets.NAME`": DatasetConfig,
     "`datasets.NAME.split`": SplitConfig,
     "`datasets.NAME.transform`": TransformConfig,

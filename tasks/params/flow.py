@@ -33,8 +33,8 @@ class ScheduleConfig(Section):
     timezone: str = "UTC"
     """Time zone of the cron line, such as `Europe/Berlin`."""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the deployment: `targets`, `workers` and `force` for `pipeline`; `dataset` (required) and `workers`
-    for `retrain`."""
+    """Parameters of the deployment: `targets`, `workers`, `force` and `on` for `pipeline`; `dataset` (required) and
+    `workers` for `retrain`."""
     paused: bool = False
     """True: nothing starts by itself until the schedule is switched on, here or on Prefect's page."""
 
@@ -42,7 +42,9 @@ class ScheduleConfig(Section):
     def _agrees(self) -> ScheduleConfig:
         if (self.cron is None) == (self.interval is None):
             raise ValueError("it must have either cron or interval")
-        allowed = {"pipeline": {"targets", "workers", "force"}, "retrain": {"dataset", "workers"}}[self.deployment]
+        allowed = {"pipeline": {"targets", "workers", "force", "on"}, "retrain": {"dataset", "workers"}}[
+            self.deployment
+        ]
         if unknown := set(self.parameters) - allowed:
             raise ValueError(
                 f"parameters.{min(unknown)} is not a parameter of {self.deployment}; "
@@ -51,6 +53,24 @@ class ScheduleConfig(Section):
         if self.deployment == "retrain" and "dataset" not in self.parameters:
             raise ValueError("parameters.dataset is missing: retrain must be told which")
         return self
+
+
+class ResourcesConfig(Section):
+    """What a stage needs of a node of a cluster. A key that is left out is that of the stage's kind, or the default."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    """Number of CPUs; the default is `threads`."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """Number of GPUs, or a fraction of one, such as 0.5. Without it a stage sees no GPU."""
+    memory: Annotated[str, Field(pattern=r"^[0-9]+(MiB|GiB)$")] | None = None
+    """Main memory, such as `8GiB`; null for no demand."""
+    accelerator: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    """Ray's name of a kind of GPU, such as `A100`; null for any."""
+
+
+def bytes_of(memory: str) -> int:
+    """Returns the number of bytes of a text such as `8GiB`."""
+    return int(memory[:-3]) * {"MiB": 2**20, "GiB": 2**30}[memory[-3:]]
 
 
 class FlowConfig(Section):
@@ -63,3 +83,16 @@ class FlowConfig(Section):
     (Slack, mail, ...). `$NAME` is taken from the environment."""
     schedules: list[ScheduleConfig]
     """When deployments start by themselves while `trackway up` runs."""
+    executor: Literal["local", "ray"] = "local"
+    """Where stages run: on this machine, or on the nodes of a Ray cluster (docs/cluster.md)."""
+    address: Annotated[str, Field(pattern=r"^ray://[^/\s:]+:[0-9]+$")] | None = None
+    """The cluster's address, such as `ray://HOST:10001`."""
+    resources: dict[str, ResourcesConfig] = Field(default_factory=dict)
+    """What stages need of a node: an entry for a kind of stage (`train`), a dataset or an experiment, or a stage
+    (`train@digits-mlp`), which goes before the others."""
+
+    @model_validator(mode="after")
+    def _has_address(self) -> FlowConfig:
+        if self.executor == "ray" and not self.address:
+            raise ValueError("executor: ray needs address, such as ray://HOST:10001")
+        return self

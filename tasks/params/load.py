@@ -19,6 +19,7 @@ from tasks.params.experiment import PLATEAU, ExperimentConfig
 from tasks.params.flow import FlowConfig
 from tasks.params.messages import explain
 from tasks.params.section import Section
+from tasks.warm import STAGES
 
 PARAMS_FILE = Path("params.yaml")
 MOST_VALUES = 1_000_000  # largest number of values in the file, with each alias (*name) replaced by what it stands for
@@ -145,6 +146,14 @@ def parse_params(data: Any, path: Path) -> Params:
             for name, e in params.experiments.items()
             if e.scheduler and e.scheduler.name == PLATEAU and e.dataset in params.datasets
             if not params.datasets[e.dataset].split.validation
+        ]
+        known = {*STAGES, *params.datasets, *params.experiments}
+        problems += [
+            f"flow.resources.{key} is of nothing that there is; it must be a kind of stage ({', '.join(STAGES)}), a "
+            f"dataset, an experiment, or a stage such as train@{next(iter(params.experiments), 'NAME')}"
+            f"{did_you_mean(key, known)}"
+            for key in params.flow.resources
+            if not set(key.split("@", 1)) <= known
         ]
     except ValidationError as error:
         problems = [explain(detail, Params) for detail in error.errors()]

@@ -88,6 +88,11 @@ def address(tracking: str) -> Address:
     return Address(uri, shown)
 
 
+def names_in(tracking: str) -> set[str]:
+    """Returns the names of the environment variables in `tracking`."""
+    return {match[1] or match[2] for match in NAME.finditer(tracking)}
+
+
 def project_folder() -> Path:
     """Returns the project's folder: DVC_ROOT in one of the copies that DVC makes in .dvc/tmp/exps, else this folder."""
     root = Path(os.environ.get("DVC_ROOT", "")).resolve()

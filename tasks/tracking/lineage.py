@@ -6,8 +6,9 @@ import json
 import os
 from dataclasses import dataclass
 
-from tasks.tracking.tags import CODE_MD5, DATA_MD5, DVC_ERROR, DVC_EXPERIMENT, FLOW_RUN_ID, STAGE
+from tasks.tracking.tags import CODE_MD5, DATA_MD5, DVC_ERROR, DVC_EXPERIMENT, FLOW_RUN_ID, NODE, RESOURCES, STAGE
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
+from tasks.workspace.origin import origin
 from tasks.workspace.paths import training_folder
 
 
@@ -62,7 +63,9 @@ def _dependencies(stage_name: str) -> dict[str, str]:
 
 
 def git_context() -> dict[str, str]:
-    """Returns MLflow's own tags, which name the user and git's commit."""
+    """Returns MLflow's own tags, which name the user and git's commit, and on a cluster the node and what it gave."""
+    if there := origin():
+        return {**there.context, NODE: there.node, RESOURCES: there.resources}
     from mlflow.tracking.context.registry import resolve_tags
 
     return resolve_tags({})

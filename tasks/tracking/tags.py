@@ -44,6 +44,7 @@ DVC_EXPERIMENT = {
     "DVC_EXP_BASELINE_REV": "trackway.dvc.exp.baseline_rev",
 }  # environment variable that `dvc exp run` sets → the tag with its value
 FLOW_RUN_ID = "trackway.prefect.flow_run"
+NODE, RESOURCES = "trackway.node", "trackway.resources"  # tags of a run that was trained on a cluster: where, with what
 COMMIT, USER = "mlflow.source.git.commit", "mlflow.user"
 SOURCE_NAME = "mlflow.source.name"  # what MLflow's page shows as the source of a run
 CARD, CARD_FILE = "trackway.card", "model_card.md"  # a version's tag with the sha256 of its card, and an artifact

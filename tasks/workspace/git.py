@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from tasks.workspace.origin import origin
+
 # The files that can change a run; not dvc.lock, which each run changes.
 PATHS = ("*.py", "params.yaml", "dvc.yaml", ":(exclude)tests", ":(exclude)bench")
 COMMITS = 20  # largest number of commits that are looked at
@@ -21,8 +23,11 @@ MOST = 1_000_000  # largest number of characters of the patch
 def uncommitted() -> str | None:
     """Returns a patch against the last commit, with files that git does not know yet; "" if nothing changed.
 
-    Returns None without git, without a repository, or before the first commit.
+    Returns None without git, without a repository, or before the first commit. On a node of a cluster it is the patch
+    of the folder from which the code came.
     """
+    if there := origin():
+        return there.uncommitted
     try:
         with tempfile.TemporaryDirectory() as folder:
             index = Path(folder) / "index"  # a copy of git's index, to which new files can be added

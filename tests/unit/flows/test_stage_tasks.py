@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,7 +55,25 @@ def test_the_kind_of_error_decides_on_another_try(
 
 
 def test_who_is_tried_again() -> None:
-    assert {kind: task.retries for kind, task in TASKS.items() if task.retries} == {"download": 3, "train": 1}
+    def tries(state: str) -> dict[str, int]:
+        """Kind of stage → the number of its further tries, if each ends in this state."""
+        found = {}
+        for kind, task in TASKS.items():
+            again: Any = task.retry_condition_fn
+            runs = (run for run in range(1, 10) if run > (task.retries or 0) or not again(task, ran(run), named(state)))
+            found[kind] = next(runs) - 1
+        return {kind: number for kind, number in found.items() if number}
+
+    def ran(times: int) -> Any:
+        return SimpleNamespace(run_count=times)
+
+    def named(state: str) -> Any:
+        return SimpleNamespace(name=state)
+
+    assert tries("NetworkError") == {"download": 3, "train": 1}
+    assert tries("Failed") == {"train": 1}
+    assert tries("ClusterLost") == {}
+    assert tries("NodeLost") == dict.fromkeys(TASKS, 3)
 
 
 def test_stages_start_once_their_needs_are_done_and_a_worker_is_free() -> None:

@@ -1,0 +1,238 @@
+"""Runs a stage on a node of a Ray cluster; Ray calls `run_on_node` in one of its workers there.
+
+A node needs Python and this package's environment. The flow's code comes from Ray, which unpacks it once for each
+content; what a stage reads comes from DVC's remote. Below TRACKWAY_NODE_FOLDER (default: ~/.cache/trackway) the node
+keeps DVC's cache, and work folders: a stage has one for itself, and the next stage with the same code takes it over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.warm import READ_EARLY
+from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
+from tasks.workspace.outcome import Outcome, told
+
+KEPT_DAYS = 7.0  # days after which the work folders of other code are removed
+OUTPUTS = ("data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
+WEIGHTS = "_weights"  # the folder below data/raw that is no stage's output and stays
+OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
+SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
+
+_warm: list[subprocess.Popen[bytes]] = []  # this worker's warm processes; they end with it
+
+
+class Messages(Protocol):
+    """The queue of `ray.util.queue` by which nodes talk to the flow."""
+
+    def put(self, item: tuple[str, str, Any]) -> None:
+        """Sends a message: the stage's key, the kind of message, and its content."""
+
+
+def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
+    """Runs one stage in a work folder of its own.
+
+    Args:
+        request: What `RayCluster` sends: the stage, what it reads, and the environment variables of the flow.
+        messages: Where its lines go, as (key, kind, content): `began`, `lines`, and `end`, which comes last.
+
+    Returns:
+        `code`, the exit code of DVC; `outcome`, what the stage left for its flow, or None; `entry`, its entry of
+        dvc.lock, or None; `undelivered`, name → text of the runs that MLflow did not take; `fetched` and `pushed`,
+        the bytes moved.
+    """
+    folder = Path(os.environ.get(NODE_FOLDER) or Path.home() / ".cache/trackway").expanduser().absolute()
+    resources = _resources()
+    messages.put((request["key"], "began", {"node": socket.gethostname(), "resources": resources}))
+    with _work_folder(folder, Path.cwd()) as work:
+        environment = _environment(request["environment"])
+        environment[WARM] = _warm_socket(folder, work, environment)
+        request["origin"] |= {"node": socket.gethostname(), "resources": resources}
+        try:
+            return _run(request, work, environment, messages)
+        finally:
+            messages.put((request["key"], "end", None))
+
+
+def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messages: Messages) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=work / ".dvc/tmp") as name:
+        scratch = Path(name)
+        (scratch / "origin.json").write_text(json.dumps(request["origin"]), encoding="utf-8")
+        (scratch / "request.json").touch(mode=0o600)  # it may have a remote's credentials
+        (scratch / "request.json").write_text(json.dumps(request["stage"]), encoding="utf-8")
+        environment |= {OUTCOME: str(scratch / "outcome.json"), ORIGIN: str(scratch / "origin.json")}
+        with subprocess.Popen(
+            [sys.executable, "-m", "tasks.warm", "flows.executors.node_stage", name],
+            cwd=work,
+            stdin=subprocess.PIPE,  # closes if this worker is killed: then the stage ends
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            _send_lines(process, request["key"], messages)
+            code = process.wait()
+        outcome: Outcome | None = told(scratch / "outcome.json")
+        left = sorted((work / "mlruns/undelivered").glob("*.jsonl"))
+        undelivered = {file.name: file.read_text(encoding="utf-8") for file in left}
+        for file in left:
+            file.unlink()
+        made = scratch / "made.json"
+        return {
+            "code": code,
+            "outcome": outcome and vars(outcome),
+            "undelivered": undelivered,
+            **(json.loads(made.read_bytes()) if made.is_file() else {"entry": None, "fetched": 0, "pushed": 0}),
+        }
+
+
+def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) -> None:
+    """Sends a process's lines to the flow, those of a short time together, until it ends."""
+    assert process.stdout
+    lines: list[str] = []
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(SECONDS_BETWEEN) or lines:
+            if lines:
+                batch = lines[:]
+                del lines[: len(batch)]
+                with suppress(Exception):  # the flow may be gone; then Ray ends this worker
+                    messages.put((key, "lines", batch))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+    finally:
+        ended.set()
+        sender.join()
+
+
+def _resources() -> str:
+    """Returns what Ray has assigned to this task, such as `2 CPU, 0.5 GPU`."""
+    import ray
+
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(assigned.items()) if not name.startswith("node:"))
+
+
+def _environment(of_flow: dict[str, str]) -> dict[str, str]:
+    """Returns a stage's environment variables: the node's own, then the flow's; only an assigned GPU is visible."""
+    import ray
+
+    own = {name: value for name, value in os.environ.items() if not name.startswith(OF_RAY)}
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    gpus = assigned.get("GPU", 0)
+    return (
+        own
+        | {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""}
+        | ({SHARED_GPU: "1"} if 0 < gpus < 1 else {})
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # dvc.yaml calls `python`
+            "PYTHONUNBUFFERED": "1",
+            LIFELINE: "stdin",
+        }
+        | of_flow
+    )
+
+
+@contextmanager
+def _work_folder(folder: Path, code: Path) -> Iterator[Path]:
+    """Yields a work folder with the flow's code that no other stage uses; outputs of stages before are removed.
+
+    Args:
+        folder: The node's folder.
+        code: Where Ray has unpacked the flow's code; its name depends on its content.
+    """
+    place = folder / "work" / code.name
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_old(place)
+    for number in count():
+        work, lock = place / str(number), (place / f"{number}.lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            os.utime(place)
+            if not work.is_dir():
+                _copy_code(code, work, folder / "cache")
+            _remove_outputs(work)
+            yield work
+            return
+
+
+def _copy_code(code: Path, work: Path, cache: Path) -> None:
+    partial = work.with_name(f".{work.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(code, partial, symlinks=True)
+    (partial / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
+    config = f"[core]\n    no_scm = true\n    site_cache_dir = {work}/.dvc/site\n"
+    config += f'[cache]\n    dir = {cache}\n    type = "reflink,hardlink,symlink,copy"\n'
+    (partial / ".dvc/config.local").write_text(config, encoding="utf-8")
+    partial.rename(work)
+
+
+def _remove_outputs(work: Path) -> None:
+    for name in OUTPUTS:
+        with suppress(FileNotFoundError):
+            for path in (work / name).iterdir():
+                if path.is_dir() and not path.is_symlink() and path.name != WEIGHTS:
+                    shutil.rmtree(path)
+                elif not path.is_dir():
+                    path.unlink()
+
+
+def _remove_old(place: Path) -> None:
+    """Removes the work folders of other code that no stage has used for KEPT_DAYS."""
+    for other in place.parent.iterdir():
+        if other != place and time.time() - other.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _warm_socket(folder: Path, work: Path, environment: dict[str, str]) -> str:
+    """Returns the socket of this node's warm process for an environment; starts the process if there is none."""
+    early = sorted((name, value) for name, value in environment.items() if name.startswith(READ_EARLY))
+    digest = sha256(json.dumps([early, work.parent.name, str(folder)]).encode()).hexdigest()[:16]
+    place = Path(tempfile.gettempdir()) / f"trackway-{os.getuid()}" / f"node-{digest}.sock"
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    lock = place.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # another worker has started it, and holds the lock as long as it lives
+        lock.close()
+        return str(place)
+    place.unlink(missing_ok=True)  # a warm process that was killed may have left it
+    with (folder / f"{place.stem}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.executors.warm", str(place)],
+            cwd=work,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],  # the lock is free again once that process has ended
+        )
+    lock.close()
+    _warm.append(process)
+    return str(place)

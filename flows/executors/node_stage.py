@@ -1,0 +1,73 @@
+"""Brings what a stage reads from DVC's remote, runs the stage, and pushes what it made; it runs in a work folder.
+
+    python -m flows.executors.node_stage FOLDER
+
+FOLDER has request.json, from the flow; made.json, for the flow, is written into it if the stage succeeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn.errors import DataError
+from tasks.lifeline import end_with_starter
+from tasks.workspace.files import write_atomically
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+
+LOCK = Path("dvc.lock")
+
+
+def main() -> int:
+    """Returns the exit code of DVC; 1 if the remote fails."""
+    end_with_starter()
+    folder = Path(sys.argv[1])
+    request = json.loads((folder / "request.json").read_bytes())
+    (folder / "request.json").unlink()
+    from dvc.cli import main as dvc
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.utils.serialize import dumps_yaml, load_yaml
+
+    from flows.executors.transfers import fetch, push
+    from tasks.atomic_dvc import mend
+
+    mend()
+    name, config = request["stage"], request["config"]
+    LOCK.write_text(dumps_yaml({"schema": "2.0", "stages": request["lock"]}), encoding="utf-8")
+    try:
+        with Repo(config=config) as repo:
+            fetched = fetch(repo, list(_needed(repo, request["needs"])))
+        if code := dvc(["repro", "--quiet", "--single-item", *(["--force"] if request["force"] else []), name]):
+            return code
+        with Repo(config=config) as repo:
+            pushed = push(repo, repo.stage.load_one("dvc.yaml", name=name).outs)
+    except (DvcException, DataError) as error:
+        print(f"error: {name}: {' '.join(str(error).split())} (DVC's remote)")
+        return 1
+    made = {"entry": load_yaml(LOCK)["stages"][name], "fetched": fetched, "pushed": pushed}
+    write_atomically(folder / "made.json", json.dumps(made).encode())
+    return 0
+
+
+def _needed(repo: Repo, needs: dict[str, list[str]]) -> Iterable[Output]:
+    """Yields outputs of other stages.
+
+    Args:
+        repo: The work folder's.
+        needs: Name of a stage → the paths of its outputs that are needed.
+    """
+    for name, paths in needs.items():
+        for out in repo.stage.load_one("dvc.yaml", name=name).outs:
+            if out.def_path in paths:
+                yield out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

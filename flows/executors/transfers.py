@@ -1,0 +1,61 @@
+"""Moves the outputs of single stages between a folder, DVC's cache and DVC's remote, without looking at the others.
+
+`dvc fetch` and `dvc push` look at all stages of the graph first, which takes a second if there are many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from learn.errors import DataError
+
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+
+def fetch(repo: Repo, outs: Iterable[Output]) -> int:
+    """Brings outputs, as dvc.lock has them, from the remote into the folder; DVC's cache keeps them.
+
+    Returns:
+        The number of bytes that came from the remote; what the cache has does not come again.
+
+    Raises:
+        DataError: The remote lacks some of them.
+        DvcException: The remote does not answer, or refuses.
+    """
+    outs = list(outs)
+    moved = repo.cloud.pull(_objects(outs))
+    if moved.failed:
+        raise DataError(f"the remote lacks {len(moved.failed)} files of {', '.join(out.def_path for out in outs)}")
+    for out in outs:
+        out.checkout(force=True)
+    return _size(repo, moved.transferred)
+
+
+def push(repo: Repo, outs: Iterable[Output]) -> int:
+    """Pushes outputs to the remote, without what it has.
+
+    Returns:
+        The number of bytes moved.
+
+    Raises:
+        DataError: Some could not be pushed.
+        DvcException: The remote does not answer, or refuses.
+    """
+    moved = repo.cloud.push(_objects(outs))
+    if moved.failed:
+        raise DataError(f"{len(moved.failed)} files could not be pushed to the remote")
+    return _size(repo, moved.transferred)
+
+
+def _objects(outs: Iterable[Output]) -> set[HashInfo]:
+    return {info for out in outs for infos in out.get_used_objs().values() for info in infos}
+
+
+def _size(repo: Repo, infos: Iterable[HashInfo]) -> int:
+    files = (Path(repo.cache.local.oid_to_path(info.value)) for info in infos)
+    return sum(file.stat().st_size for file in files if file.exists())
