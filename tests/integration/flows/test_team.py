@@ -16,6 +16,10 @@ import requests
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from flows.graph import Graph
+from flows.publish import check_publishable
+from learn.errors import ParamsError
+from tasks.params import load_params
 from tasks.tracking.runs import experiment_id_of
 from tasks.tracking.tags import EXPERIMENT
 from tasks.tracking.versions import _create_registered_model
@@ -180,11 +184,6 @@ def test_stores_killed_during_a_training_and_a_push_lose_nothing(
         push.communicate(timeout=120)
     servers.start_again("s3")
     assert f"{champion(servers).split()[0]}): its state_dict is in the remote" in do(user, "trackway push")
-    user.commit("more epochs")
-    user.run("git", "push", "--quiet")
-    other = clone(servers, origin, tmp_path / "other")
-    other.run(*TRACKWAY, "pull")
-    assert "up to date" in other.run("dvc", "status").stdout
 
 
 def has_certificate(address: str) -> bool:
@@ -269,9 +268,22 @@ def test_a_worker_clones_the_project_and_publishes_what_it_made(
     assert other.lock != first.lock
     assert not any(secret in servers.log("worker") for secret in servers.secrets)
 
-    other.edit("params.yaml", "lr: 0.02", "lr: 0.03")
-    shown = other.run(*TRACKWAY, "run", "--publish", BRANCH, check=False).stdout
-    assert "error: not committed: params.yaml; dvc.lock would be published without it: commit and push it" in shown
-    other.commit("not pushed")
-    shown = other.run(*TRACKWAY, "run", "--publish", BRANCH, check=False).stdout
-    assert f"error: the last commit here is not in {BRANCH} of git's origin, and would be published with " in shown
+
+def test_only_what_is_committed_and_pushed_is_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = make_project(tmp_path / "project")
+    project.run("git", "branch", "--move", BRANCH)
+    project.run("git", "clone", "--quiet", "--bare", ".", str(tmp_path / "origin.git"))
+    project.run("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    project.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", "tracking: http://127.0.0.1:1")
+    project.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(
+        ParamsError, match=r"not committed: .*params.yaml; dvc.lock would be published without it: commit"
+    ):
+        check_publishable(load_params(), Graph(project.folder), BRANCH)
+    project.commit("not pushed")
+    with pytest.raises(
+        ParamsError, match=f"the last commit here is not in {BRANCH} of git's origin, and would be published"
+    ):
+        check_publishable(load_params(), Graph(project.folder), BRANCH)
