@@ -37,7 +37,12 @@ class TemporaryServer:
     log: Path = Path()
 
     def wait(self) -> None:
-        """Returns when it answers. Raises ServerError, with the end of its log, if it does not come up."""
+        """Returns when it answers. Raises ServerError, with the end of its log, if it does not come up.
+
+        Of another server it asks only whether it is there.
+        """
+        if not self.process:
+            _check_other()
         deadline = time.monotonic() + SECONDS_UNTIL_UP
         while self.process and not _answers(self.api):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -95,6 +100,20 @@ def _is_told(home: Path) -> bool:
     from prefect.settings import Settings
 
     return bool(Settings().api.url)  # as they are now; a fork of the warm process has those of its start
+
+
+def _check_other() -> None:
+    """Raises ServerError if nothing answers where Prefect's settings say."""
+    from prefect.settings import Settings
+
+    api = Settings().api.url
+    try:
+        requests.get(f"{api}/health", timeout=20)
+    except requests.RequestException as error:
+        raise ServerError(
+            f"Prefect's server at {api} does not answer ({type(error).__name__}); start it, unset {API} so that each "
+            "flow has a server of its own, or run dvc repro, which needs none"
+        ) from error
 
 
 def _answers(api: str) -> bool:

@@ -53,7 +53,6 @@ RUN_BY = {
     "source .venv/bin/activate": TEAM,
     "dvc repro": TEAM,
     "trackway results": TEAM,
-    "trackway predict --model line@champion 0.5": TEAM,
     "ray start --head --num-cpus 0 --ray-client-server-port 10001": CLUSTER,
     "ray start --address HEAD:6379": CLUSTER,
     "trackway run --on ray://HEAD:10001": CLUSTER,
@@ -91,6 +90,7 @@ RUN_BY = {
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
     "trackway predict --model houses@champion path/to/houses.csv --out found.csv": TABLES,
+    "trackway predict --model line@champion 0.5": "test_numbers_are_predicted_on_the_command_line",
     "trackway predict --model food@champion --plot prediction.png photo.jpg": (
         "test_the_champion_predicts_photos_as_it_did_when_it_was_measured"
     ),
@@ -322,16 +322,6 @@ def test_dvc_writes_its_lock_whole_after_the_command_shown(project: Project, tmp
     project.run(str(tmp_path / "venv/bin/python"), "-m", "tasks.atomic_dvc")
     (written,) = (tmp_path / "venv").rglob("trackway.pth")
     assert "tasks.atomic_dvc" in written.read_text(encoding="utf-8")
-
-
-def test_its_deployment_for_containers_can_be_deployed(served: Served) -> None:
-    served.run("prefect", "work-pool", "create", "containers", "--type", "docker")
-    shown = served.run("prefect", "--no-prompt", "deploy", "--name", "pipeline-in-containers").stdout
-    assert "successfully created" in shown
-    found = served.ask("deployments/name/pipeline/pipeline-in-containers")
-    steps = [next(iter(step)).rpartition(".")[2] for step in found["pull_steps"]]
-    assert steps == ["git_clone", "run_shell_script", "run_shell_script"]
-    assert found["pull_steps"][-1]["prefect.deployments.steps.run_shell_script"]["script"].startswith("dvc pull")
 
 
 def test_an_environment_that_was_moved_is_made_again(project: Project) -> None:

@@ -106,6 +106,7 @@ class Team:
         ours = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(folder),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(

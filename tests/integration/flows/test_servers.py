@@ -15,7 +15,6 @@ import mlflow
 import psutil
 import pytest
 import requests
-from ruamel.yaml import YAML
 from websockets import InvalidStatus, Origin
 from websockets.sync.client import connect
 
@@ -252,63 +251,6 @@ def answers(project: Served) -> bool:
         return bool(requests.get(f"{project.prefect}/api/health", timeout=2).ok)
     except requests.RequestException:
         return False
-
-
-def test_a_worker_elsewhere_clones_the_project_and_publishes_what_it_made(
-    served: Served, finished: Project, mlflow_server: MlflowServer, tmp_path: Path
-) -> None:
-    """`prefect.yaml` as it is, but for the address, the container and the installation in it."""
-    branch = finished.run("git", "branch", "--show-current").stdout.strip()
-    refused = finished.run(*TRACKWAY, "run", "--publish", branch, check=False)
-    assert refused.returncode == 1
-    assert "error: tracking is sqlite:///mlruns/mlflow.db, a file on this disk; with --publish" in refused.stdout
-    assert "error: there is no DVC remote to publish to; add one: dvc remote add --default" in refused.stdout
-
-    finished.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    finished.run("dvc", "push")
-    finished.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", f"tracking: {mlflow_server.address}")
-    finished.edit("params.yaml", "optimizer: {name: SGD, lr: 0.01}", "optimizer: {name: SGD, lr: 0.02}")
-    finished.commit("results, and another learning rate")
-    origin = str(tmp_path / "origin.git")
-    finished.run("git", "clone", "--quiet", "--bare", ".", origin)
-    described = YAML().load(finished.read("prefect.yaml"))
-    clone, install, pull = (next(iter(step.values())) for step in described["pull"])
-    assert (clone["id"], install["id"], pull["id"]) == ("clone", "install", "pull-data")
-    clone["repository"] = f"file://{origin}"
-    clone["branch"] = branch
-    del described["pull"][1]
-    (deployment,) = described["deployments"]
-    assert deployment["parameters"] == {"publish": "main"}
-    deployment["parameters"]["publish"] = branch
-    with (tmp_path / "prefect.yaml").open("w") as stream:
-        YAML().dump(described, stream)
-    name, pool = deployment["name"], deployment["work_pool"]["name"]
-
-    served.run("prefect", "work-pool", "create", pool, "--type", "process")
-    served.run("prefect", "--no-prompt", "deploy", "--name", name, "--prefect-file", str(tmp_path / "prefect.yaml"))
-    made = served.ask(f"deployments/name/pipeline/{name}")
-    run = served.ask(f"deployments/{made['id']}/create_flow_run", {})["id"]
-    log = served.run("prefect", "worker", "start", "--pool", pool, "--run-once").stdout
-    for path in (f"work_pools/{pool}", f"deployments/{made['id']}"):
-        requests.delete(f"{served.prefect}/api/{path}", timeout=30).raise_for_status()
-    assert served.ask(f"flow_runs/{run}")["state"]["name"] == "Completed", log
-    tasks = served.tasks(run)
-    assert len(tasks) == 31
-    assert [name for name, state in tasks.items() if "train" in name and state != "Cached"] == ["train line-parameters"]
-
-    finished.run("git", "clone", "--quiet", "--branch", branch, origin, str(tmp_path / "elsewhere"))
-    elsewhere = Project(tmp_path / "elsewhere")
-    assert "Results of the flow run pipeline: everything" in elsewhere.run("git", "log", "-1").stdout
-    elsewhere.run("dvc", "pull", "--quiet")
-    assert "up to date" in elsewhere.run("dvc", "status").stdout
-    assert elsewhere.lock != finished.lock
-
-    elsewhere.edit("params.yaml", "optimizer: {name: SGD, lr: 0.02}", "optimizer: {name: SGD, lr: 0.03}")
-    shown = elsewhere.run(*TRACKWAY, "run", "--publish", branch, check=False).stdout
-    assert "error: not committed: params.yaml; dvc.lock would be published without it: commit and push it" in shown
-    elsewhere.commit("not pushed")
-    shown = elsewhere.run(*TRACKWAY, "run", "--publish", branch, check=False).stdout
-    assert f"error: the last commit here is not in {branch} of git's origin, and would be published with " in shown
 
 
 def test_a_failure_is_told_to_a_webhook(edited: Served, webhook: Webhook) -> None:
