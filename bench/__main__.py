@@ -25,6 +25,8 @@ BENCHMARKS = (
     "compiled",
     "features",
     "serving",
+    "cluster",
+    "scale",
 )
 
 if __name__ == "__main__":
