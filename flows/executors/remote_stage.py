@@ -48,7 +48,7 @@ class RemoteStage:
         if kind == "began":
             self._node = f"{content['node']} ({content['resources']})"
             self._began.set()
-            self._lines.put(f"{self.name} runs on {self._node}")
+            self.say(f"{self.name} runs on {self._node}")
         for line in content if kind == "lines" else []:
             self._lines.put(line)
         if kind == "end":
