@@ -105,6 +105,7 @@ class Team:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(folder),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "AWS_MAX_ATTEMPTS": "1",  # of MLflow's server to reach a lost S3 store; five by default
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
