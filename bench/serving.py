@@ -159,9 +159,10 @@ def show_latency(subject: Subject, port: int) -> None:
     import torch
 
     from tasks.tracking.loading import load_model
+    from tasks.tracking.names import Store
 
     torch.set_num_threads(1)
-    graph, inputs = load_model(subject.store, subject.name).graph, subject.inputs
+    graph, inputs = load_model(Store(subject.store), subject.name).graph, subject.inputs
     rows = []
     for request in (subject.photo, subject.numbers):
         with connected(port) as client, torch.inference_mode():

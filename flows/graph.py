@@ -188,6 +188,10 @@ class Graph:
         }
         return {"core": {"remote": name}, "remote": {name: remote}}
 
+    def remote_address(self) -> str:
+        """Returns the address of the default remote."""
+        return str(self.remote_config()["remote"][self.repo.config["core"]["remote"]]["url"])
+
     def _loaded(self, name: str) -> PipelineStage:
         """Returns a stage as dvc.lock has it now."""
         stage = self.stages[name]
@@ -213,10 +217,10 @@ class Graph:
         return gone, kept
 
     def reads(self, name: str) -> dict[str, list[str]]:
-        """Returns name of a stage → the paths of those of its outputs that are, or are in, dependencies of a stage."""
+        """Returns name of a stage → the paths of those of its outputs that a stage depends on, as a whole or a part."""
         paths = [Path(dep.fs_path) for dep in self.stages[name].deps if not isinstance(dep, ParamsDependency)]
         found = {
-            need: [out.def_path for out in self.stages[need].outs if _is_within(Path(out.fs_path), paths)]
+            need: [out.def_path for out in self.stages[need].outs if _overlaps(Path(out.fs_path), paths)]
             for need in self.needs(name)
         }
         return {need: outs for need, outs in found.items() if outs}
@@ -280,8 +284,9 @@ def _dvc_told(what: str) -> Iterator[None]:
         raise ServerError(f"{what}: {redacted(' '.join(str(error).split()))}") from error
 
 
-def _is_within(path: Path, folders: Iterable[Path]) -> bool:
-    return any(path == folder or folder in path.parents for folder in folders)
+def _overlaps(path: Path, others: Iterable[Path]) -> bool:
+    """Returns whether a path is one of others, or one of them is below the other."""
+    return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
 def _say_waiting(attempts: RetryCallState) -> None:

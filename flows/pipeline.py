@@ -7,6 +7,7 @@ The graph is read from DVC. A task runs `dvc repro --single-item STAGE`, and DVC
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -27,14 +28,16 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.alive import end_dead_runs, hold
 from flows.executors import MIN_STAGES_FOR_WARM, PRELOADING, preloaded
+from flows.executors.ray_cluster import RayCluster, check_stores
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
 from flows.reports.results import publish
 from flows.servers.temporary import start_temporary_server
 from flows.stage_tasks import TASKS, all_stopped_at_the_end, stages_run_by
-from learn.errors import TrackingError, TrackwayError
+from learn.errors import ParamsError, ServerError, TrackingError, TrackwayError
 from tasks.params import Params
+from tasks.params.flow import RAY_ADDRESS
 from tasks.register import is_complete
 from tasks.stage import checked_params
 from tasks.tracking.address import address
@@ -112,6 +115,8 @@ def _bring_up_to_date(
         with _alone_in_this_folder(), _restored_unless_completed() as outcome, all_stopped_at_the_end():
             outcome.append(_walk(targets, workers, force, branch, on))
             return outcome[0]
+    except ServerError as error:
+        return Failed(message=str(error))
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C")
 
@@ -148,7 +153,8 @@ def _walk(
     if branch:
         check_publishable(params, graph, branch)
     changed = graph.changed()
-    cluster = cluster_of(params, on)
+    if cluster := cluster_of(params, on):
+        check_stores(params, graph)
     workers = workers or (ON_CLUSTER if cluster else max(1, cpu_count() // params.threads))
     waiting = graph.order(targets)
     where = f" on {cluster}" if cluster else ""
@@ -174,15 +180,18 @@ def cluster_of(params: Params, on: str | None) -> str | None:
     Args:
         params: The content of params.yaml.
         on: The address that the user gave; None for that of params.yaml.
+
+    Raises:
+        ParamsError: It is no such address.
     """
+    if on and not re.match(RAY_ADDRESS, on):
+        raise ParamsError([f"--on is {on}; it must be the address of a Ray cluster, such as ray://HOST:10001"])
     return on or (params.flow.address if params.flow.executor == "ray" else None)
 
 
 @contextmanager
 def _on_cluster(place: str, params: Params, graph: Graph) -> Iterator[None]:
     """Lets the nodes of a Ray cluster run the stages in the block."""
-    from flows.executors.ray_cluster import RayCluster
-
     get_run_logger().info(f"connecting to the Ray cluster at {place}")
     cluster = RayCluster(place, params, graph)
     try:
@@ -349,6 +358,8 @@ def run_pipeline(
         address(params.tracking)  # reports an environment variable that is not set before any work
     if branch:
         check_publishable(params, graph, branch)
+    if cluster_of(params, on):
+        check_stores(params, graph)
     # Publishing the results needs this import; meanwhile Prefect's server starts, which takes seconds, too.
     mlflow = Thread(target=import_module, args=["mlflow.store.tracking.sqlalchemy_store"], daemon=True)
     mlflow.start()

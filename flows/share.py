@@ -16,6 +16,7 @@ from dvc.repo import Repo
 from flows.edits.lock import read_lock
 from learn.errors import DataError, ServerError
 from tasks.params import Params, read_yaml
+from tasks.tracking.names import store_in
 from tasks.tracking.versions import ChampionRecord, champion_records
 from tasks.workspace.files import sha256_of
 from tasks.workspace.paths import models_folder
@@ -55,12 +56,12 @@ def check_champions(params: Params, remote: str | None) -> list[str]:
     Raises:
         DataError: One is not there; the text names all.
     """
-    if not params.tracking:
+    if not (store := store_in(params)):
         return ["tracking is null in params.yaml, so there is no champion to look for"]
     told, missing = [], []
     with Repo() as repo:
         there = repo.cloud.get_remote_odb(remote)
-        for champion in champion_records(params.tracking, list(params.datasets)):
+        for champion in champion_records(store, list(params.datasets)):
             what = f"{champion.dataset}'s champion, version {champion.version} ({champion.experiment})"
             files = next((md5s for digest, md5s in _kept(repo, champion) if digest == champion.state_dict), None)
             if files is None:

@@ -8,6 +8,7 @@ from tasks.model_card import cards
 from tasks.params import Params
 from tasks.register import candidates, compared, reports_of
 from tasks.tracking.by_hand import promote_by_hand, roll_back
+from tasks.tracking.names import Store, store_in
 
 
 def rollback(params: Params, dataset: str) -> str:
@@ -58,7 +59,7 @@ def _evaluated(params: Params, dataset: str) -> list[Candidate]:
         raise TrackingError(f"{error.filename} is not there; next: dvc repro register@{dataset}") from error
 
 
-def _store(params: Params) -> str:
-    if not params.tracking:
+def _store(params: Params) -> Store:
+    if not (store := store_in(params)):
         raise TrackingError("tracking is null in params.yaml: there is no store with champions")
-    return params.tracking
+    return store

@@ -14,6 +14,7 @@ from learn.training.history import read_history
 from tasks.figures import augmented, figures_of
 from tasks.params import Params
 from tasks.tracking.models import add_to_run, log_seeds
+from tasks.tracking.names import store_in
 from tasks.tracking.page import evaluation_note
 from tasks.tracking.tags import DATA_TAGS, DIAGNOSIS, NO_MODEL, PREDICTIONS
 from tasks.workspace.files import sha256
@@ -54,13 +55,13 @@ def log_evaluation(params: Params, name: str, found: Evaluation) -> None:
         for seed, scores in found.by_seed.items()
     }
     data = {DATA_TAGS[split]: found.report[key] for split, key in DATA_KEYS.items() if key in found.report}
-    log_seeds(params.tracking, experiment.dataset, name, for_seeds, data)
+    log_seeds(store_in(params), experiment.dataset, name, for_seeds, data)
     if found.by_seed:  # all means: if seeds stopped early, the last point of a mean curve is not theirs
         metrics = _full_names(found.metrics) | {f"{name}.sd": value for name, value in _full_names(found.sd).items()}
     else:
         metrics = _not_in_curves(found.metrics, history_file(name))
     add_to_run(
-        params.tracking,
+        store_in(params),
         experiment.dataset,
         metrics=metrics,
         latency=found.latency,

@@ -25,6 +25,7 @@ from tasks.card_parts import (
 )
 from tasks.params import Params
 from tasks.tracking.cards import DECIDED, FENCE, Cards, Registered, escaped
+from tasks.tracking.names import store_in
 from tasks.tracking.queries import models_judged
 from tasks.workspace.paths import (
     REPORT,
@@ -39,9 +40,10 @@ from tasks.workspace.report import DATA_KEYS
 
 def cards(params: Params, dataset: str, candidates: Sequence[Candidate]) -> Cards:
     """Returns the model cards of a dataset's experiments; without the transformed data or a store there are none."""
-    if not (params.tracking and candidates and (training_folder(dataset) / INFO).is_file()):
+    store = store_in(params)
+    if not (store and candidates and (training_folder(dataset) / INFO).is_file()):
         return {}
-    judged = models_judged(params.tracking, dataset, candidates[0].data["test"])
+    judged = models_judged(store, dataset, candidates[0].data["test"])
     return {
         (each.experiment, each.state_dict): partial(card_of, params, dataset, each.experiment, judged)
         for each in candidates
@@ -88,12 +90,13 @@ def model_card(records: Records, registered: Registered) -> str:
         per_class(records),
         settings(records, registered),
     ]
-    return front_matter(records, registered) + "\n" + "\n\n".join(filter(None, parts)) + "\n"
+    return front_matter(records) + "\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
-def front_matter(records: Records, registered: Registered) -> str:
+def front_matter(records: Records) -> str:
     """Returns the YAML between two lines `---`; each value is JSON, which YAML contains."""
-    model, dataset = records.params.experiment(records.experiment).model.name, registered.model
+    experiment = records.params.experiment(records.experiment)
+    model, dataset = experiment.model.name, experiment.dataset
     results = []
     for part in records.parts:
         of = {"name": dataset, "type": dataset, "split": part, "revision": records.report.get(DATA_KEYS[part], "")}

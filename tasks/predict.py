@@ -21,6 +21,7 @@ from learn.data.photos.decode import PhotoError, open_photo, photo_names
 from learn.errors import DataError
 from learn.portable import PIXELS
 from tasks.given import Cells, is_there, number_rows, table_rows
+from tasks.params import Params
 from tasks.tracking.loading import LoadedModel, ModelMetadata, load_model, store_of
 
 PHOTOS = 32  # photos that are read and predicted at a time; EfficientNet-B2 needs 20 MB for each
@@ -47,11 +48,11 @@ class Predicted:
     unreadable: dict[str, str] = field(default_factory=dict)  # photo → why it cannot be read
 
 
-def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Path()) -> Predicted:
+def predict(params: Params, model: str, given: Sequence[str], there: Path = Path()) -> Predicted:
     """Predicts what is given: photos and folders of photos, tables, or numbers, whatever the model takes.
 
     Args:
-        uri: Address of the MLflow store; None raises TrackingError.
+        params: The parameters.
         model: NAME@ALIAS or NAME/VERSION.
         given: Names of files and folders, or numbers.
         there: The folder to which these names are relative.
@@ -60,7 +61,7 @@ def predict(uri: str | None, model: str, given: Sequence[str], there: Path = Pat
         TrackingError: There is no store, or no such model, or the model cannot be loaded.
         DataError: The model does not take what is given.
     """
-    loaded = load_model(store_of(uri), model)
+    loaded = load_model(store_of(params), model)
     if takes_photos(loaded.about):
         return _predict_photos(loaded, {name: there / name for name in _photo_names(given, there)})
     if columns := loaded.about.columns:

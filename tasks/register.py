@@ -27,6 +27,7 @@ from tasks.params import Params
 from tasks.params.flatten import flatten
 from tasks.stage import run_stage
 from tasks.tracking.loading import LoadedModel, lacks_champion, why_champion_broken
+from tasks.tracking.names import Store, store_in
 from tasks.tracking.page import describe_dataset
 from tasks.tracking.queries import MeasuredLatency, latencies, missing_parts, models_judged
 from tasks.tracking.registry import Measured, Verdict, register_champion
@@ -58,10 +59,10 @@ def register(params: Params, name: str) -> Outcome:
             file.unlink()
     rows, reports = compared(params, name), reports_of(params, name)
     write_atomically(comparison_file(name), _as_csv(rows))
-    if params.tracking:
-        if broken := why_champion_broken(params.tracking, name):
+    if store := store_in(params):
+        if broken := why_champion_broken(store, name):
             print(f"register {name}: the champion cannot be loaded: {broken}")
-        complete(params, params.tracking, name, reports)
+        complete(params, store, name, reports)
     verdict = register_best(params, name, rows, reports)
     try:
         _describe(params, name, verdict.text, reports)
@@ -78,28 +79,29 @@ def _describe(params: Params, name: str, verdict: str, reports: Reports) -> None
     split, metric = dataset.split.held_out, dataset.champion.metric
     sizes = ", ".join(f"{size:,} for {part}" for part, size in dataset.sizes.items() if size)
     text = f"Samples: {sizes}. {metric} on the {split} split decides who is champion.\n\n{verdict}"
-    if params.tracking and (judged := _models_judged(params, params.tracking, name, reports)):
+    store = store_in(params)
+    if store and (judged := _models_judged(params, store, name, reports)):
         print(f"register {name}: {judged}")
         text += f"\n\n{judged[0].upper()}{judged[1:]}."
-    describe_dataset(params.tracking, name, split, metric, METRICS[metric].better == "higher", text, verdict)
+    describe_dataset(store, name, split, metric, METRICS[metric].better == "higher", text, verdict)
 
 
-def _models_judged(params: Params, uri: str, name: str, reports: Reports) -> str:
+def _models_judged(params: Params, store: Store, name: str, reports: Reports) -> str:
     """Returns a text that says how many models the test split has measured; "" if it is fresh."""
     if not reports:
         return ""
-    judged = models_judged(uri, name, next(iter(reports.values()))[TEST_DATA_KEY])
+    judged = models_judged(store, name, next(iter(reports.values()))[TEST_DATA_KEY])
     lucky = "" if params.dataset(name).split.held_out == "validation" else "; the best result may be luck"
     return f"the test split has measured {judged} models{lucky}" if judged > 1 else ""
 
 
-def complete(params: Params, uri: str, name: str, reports: Reports) -> None:
+def complete(params: Params, store: Store, name: str, reports: Reports) -> None:
     """Adds to MLflow what it lacks of a dataset's experiments, from DVC's outputs.
 
     MLflow lacks something if a process was killed, or if DVC restored an experiment from its cache instead of running
     it.
     """
-    for experiment in missing_parts(uri, name, _state_dicts(reports)):
+    for experiment in missing_parts(store, name, _state_dicts(reports)):
         files, evaluated = state_dict_files(models_folder(experiment)), reports[experiment][STATE_DICT_KEY]
         if not all(file.is_file() for file in files) or sha256_of(files) != evaluated:
             print(
@@ -110,7 +112,7 @@ def complete(params: Params, uri: str, name: str, reports: Reports) -> None:
         from tasks.relog import rebuild  # here, because tasks/relog.py imports this module
 
         print(f"register {name}: MLflow lacks {experiment}; it is rebuilt from DVC's outputs")
-        print(f"register {name}: {experiment}: {rebuild(params, uri, experiment)}")
+        print(f"register {name}: {experiment}: {rebuild(params, store, experiment)}")
 
 
 def is_complete(params: Params, name: str) -> bool:
@@ -120,15 +122,15 @@ def is_complete(params: Params, name: str) -> bool:
     torch.
     """
     files = [path(name, e) for e in params.experiments_of(name) for path in (metrics_file, report_file)]
-    if not params.tracking or not all(file.is_file() for file in files):
+    if not (store := store_in(params)) or not all(file.is_file() for file in files):
         return True
     reports = reports_of(params, name)
     state_dicts = _state_dicts(reports)
-    if missing_parts(params.tracking, name, state_dicts):
+    if missing_parts(store, name, state_dicts):
         return False
     rows, known = compared(params, name), _latencies(params, name, reports)
     best = next((row["experiment"] for row in rows if not why_not(params, name, row, reports, known)), None)
-    return best is None or not lacks_champion(params.tracking, name, best, state_dicts[best])
+    return best is None or not lacks_champion(store, name, best, state_dicts[best])
 
 
 def _state_dicts(reports: Reports) -> dict[str, str]:
@@ -180,7 +182,7 @@ def register_best(params: Params, name: str, rows: list[dict[str, Any]], reports
             print(f"register {name}: {each.experiment} cannot be champion: {each.barred}")
     champion = dataset.champion
     return register_champion(
-        params.tracking,
+        store_in(params),
         name,
         found,
         params.experiments_of(name),
@@ -260,9 +262,9 @@ def measured_anew(params: Params, name: str, part: str, model: LoadedModel) -> M
 
 def _latencies(params: Params, name: str, reports: Reports) -> dict[str, MeasuredLatency]:
     """Returns experiment → the latency that MLflow has, as far as it has one; nothing if no limit asks for it."""
-    if not params.tracking or params.dataset(name).champion.max_latency_ms is None:
+    if not (store := store_in(params)) or params.dataset(name).champion.max_latency_ms is None:
         return {}
-    return latencies(params.tracking, name, _state_dicts(reports))
+    return latencies(store, name, _state_dicts(reports))
 
 
 def why_not(

@@ -22,6 +22,7 @@ from tasks.tracking.delivery import write_run
 from tasks.tracking.liveness import now_ms
 from tasks.tracking.loading import why_champion_broken
 from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message
+from tasks.tracking.names import Store, store_in
 from tasks.tracking.queries import missing_parts
 from tasks.tracking.tags import REBUILT
 from tasks.workspace.files import sha256_of
@@ -34,12 +35,12 @@ def relog(params: Params) -> None:
     Raises:
         TrackingError: `tracking` is null, the store cannot be used, or DVC cannot tell what is up to date.
     """
-    if not params.tracking:
+    if not (store := store_in(params)):
         raise TrackingError("tracking is null in params.yaml: name the store there that runs are to be rebuilt in")
     left_out = set()
     with _dvc() as why_not:
         for name in params.datasets:
-            if broken := why_champion_broken(params.tracking, name, load=True):
+            if broken := why_champion_broken(store, name, load=True):
                 print(f"relog {name}: the champion cannot be loaded and is logged again: {broken}")
         for name, experiment in params.experiments.items():
             if reason := why_not(f"evaluate@{name}"):
@@ -47,7 +48,7 @@ def relog(params: Params) -> None:
                 print(f"relog {name}: left out, {reason}; next: dvc repro evaluate@{name}")
                 continue
             try:
-                print(f"relog {name}: {rebuild(params, params.tracking, name)}")
+                print(f"relog {name}: {rebuild(params, store, name)}")
             except (DataError, DeviceError, BatchError) as error:  # of this experiment; the others go on
                 left_out.add(experiment.dataset)
                 print(f"relog {name}: left out, {error}")
@@ -94,18 +95,18 @@ def _dvc() -> Iterator[Callable[[str], str | None]]:
         raise TrackingError(f"DVC cannot say what is up to date: {error}") from error
 
 
-def rebuild(params: Params, uri: str, name: str) -> str:
+def rebuild(params: Params, store: Store, name: str) -> str:
     """Adds to MLflow what it lacks of an experiment, and returns a text that says what that was."""
     dataset = params.experiment(name).dataset
     digest = sha256_of(state_dict_files(models_folder(name)))
-    missing = missing_parts(uri, dataset, {name: digest}).get(name, set())
+    missing = missing_parts(store, dataset, {name: digest}).get(name, set())
     if not missing:
         return "MLflow has its run"
     # On the CPU, because this machine may not have the device of the training.
     here = params.model_copy(update={"device": "cpu"})
     if "train" in missing:
         planned = plan(here, name, is_pretrained=False)
-        write_run(uri, dataset, name, [*_messages(planned, params.device)])
+        write_run(store, dataset, name, [*_messages(planned, params.device)])
     # Measured again for the figures and the model; the numbers come from DVC, since they may differ here in a last bit.
     found = measured(here, name)
     numbers = json.loads(metrics_file(dataset, name).read_bytes())

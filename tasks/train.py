@@ -23,6 +23,7 @@ from tasks.plan import Plan, plan, what_fits
 from tasks.stage import run_stage
 from tasks.torchrun import is_first, is_rank, joined, process_count, run_ranks
 from tasks.tracking.liveness import now_ms
+from tasks.tracking.names import store_in
 from tasks.tracking.run import TrainingRun
 from tasks.tracking.tags import REBUILT
 from tasks.workspace.files import atomic_folder, write_atomically
@@ -39,8 +40,8 @@ def train(params: Params, name: str) -> str:
     experiment = params.experiment(name)
     if experiment.devices != 1 and not is_rank():
         _train_on_devices(params, name)
-    tracking = params.tracking if is_first() else None
-    with TrainingRun(tracking, experiment.dataset, name) as run, ExitStack() as stack:
+    store = store_in(params) if is_first() else None
+    with TrainingRun(store, experiment.dataset, name) as run, ExitStack() as stack:
         print(f"train {name}: loading PyTorch")
         import torch
         import torchinfo

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 from learn.errors import TrackingError
+from tasks.tracking.names import Store
 from tasks.tracking.serving import ServedModel, WrapGraph, load_served, served_version
 
 SECONDS = 1.0  # between two looks at the store
@@ -16,7 +17,7 @@ class Current:
     """Holds the served version. A request reads `model` once, so that all of its answer is from one version.
 
     Args:
-        uri: Address of the MLflow store.
+        store: The store.
         name: NAME@ALIAS or NAME/VERSION.
         wrap: What the model's graph is wrapped in, such as a Batcher.
 
@@ -24,9 +25,9 @@ class Current:
         TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
     """
 
-    def __init__(self, uri: str, name: str, wrap: WrapGraph) -> None:
-        self._uri, self.name, self._wrap = uri, name, wrap
-        self.model: ServedModel = load_served(uri, name, wrap)
+    def __init__(self, store: Store, name: str, wrap: WrapGraph) -> None:
+        self._store, self.name, self._wrap = store, name, wrap
+        self.model: ServedModel = load_served(store, name, wrap)
         self._refused = ""  # the number of a version that could not be loaded
         self._ended = threading.Event()
 
@@ -40,13 +41,13 @@ class Current:
 
     def look(self) -> None:
         """Takes another version up if the alias has moved to one that can be loaded; raises TrackingError if not."""
-        number, card = served_version(self._uri, self.name)
+        number, card = served_version(self._store, self.name)
         if number == self.model.version and card != self.model.card:  # written after the alias moved
             self.model = replace(self.model, card=card)
         if number in (self.model.version, self._refused):
             return
         try:
-            self.model = load_served(self._uri, self.name, self._wrap)
+            self.model = load_served(self._store, self.name, self._wrap)
         except TrackingError:
             self._refused = number
             raise

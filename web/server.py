@@ -8,17 +8,21 @@ import platform
 import socket
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from learn.errors import ServerError
+
+if TYPE_CHECKING:
+    from tasks.tracking.names import Store
 
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
-def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: bool) -> None:
+def serve(store: Store, name: str, host: str, port: int, *, threads: int, local: bool) -> None:
     """Serves a registered model until Ctrl-C or SIGTERM.
 
     Args:
-        uri: Address of the MLflow store.
+        store: The store.
         name: NAME@ALIAS or NAME/VERSION.
         host: Where to listen.
         port: The port.
@@ -42,7 +46,7 @@ def serve(uri: str, name: str, host: str, port: int, *, threads: int, local: boo
     torch.set_num_threads(threads)
     _share_heaps()
     metrics = Metrics()
-    current = Current(uri, name, partial(Batcher, tell=metrics.computed))
+    current = Current(store, name, partial(Batcher, tell=metrics.computed))
     app = create_app(current, metrics, LOOPBACK if local else ["*"])
     config = uvicorn.Config(app, http=Protocol, ws="none", log_level="warning", timeout_graceful_shutdown=5)
     shown = f"[{host}]" if ":" in host else host

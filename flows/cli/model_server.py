@@ -22,7 +22,7 @@ def serve(
     params = load_params()
     from tasks.tracking.loading import store_of
 
-    store = store_of(params.tracking)
+    store = store_of(params)
     print("loading the model", flush=True)
     from web.server import serve as start
 

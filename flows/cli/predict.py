@@ -31,7 +31,7 @@ def predict(
     from tasks import predict as prediction
     from tasks.given import refuse_to_replace
 
-    found = prediction.predict(load_params().tracking, model, given, there)
+    found = prediction.predict(load_params(), model, given, there)
     files = [there / name for name in given] + [row.photo for row in found.rows if row.photo]
     for option, file in (("--out", out), ("--plot", plot)):
         if file:

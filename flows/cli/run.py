@@ -79,7 +79,9 @@ def run(
         with ExitStack() as meanwhile:
             with _ended_by_ctrl_c():
                 server = start_temporary_server()
-                if not Path("dvc.lock").exists() and meanwhile.enter_context(preloaded()):  # everything must run
+                if not (on or Path("dvc.lock").exists()) and meanwhile.enter_context(
+                    preloaded()
+                ):  # everything must run
                     print(PRELOADING)
                 _renew_prefect()
                 from flows.pipeline import run_pipeline

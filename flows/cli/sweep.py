@@ -188,11 +188,12 @@ def _search(asked: Asked, params: Params, found: Sweep, settings: dict[str, Any]
     from tasks.sweep.record import Recorder, best_first
     from tasks.sweep.search import search
     from tasks.sweep.trial import data_of
+    from tasks.tracking.names import store_in
 
     dataset = params.experiment(asked.experiment).dataset
     if asked.prune:
         found.prune(settings["epochs"])
-    recorder = Recorder(params.tracking, found, dataset, data_of(dataset)[1])
+    recorder = Recorder(store_in(params), found, dataset, data_of(dataset)[1])
     done, name = len(found.results()), asked.experiment
     bar = tqdm(total=max(_total(found, asked), done), initial=done, desc=f"sweep {name}", unit="trial", disable=None)
 

@@ -30,6 +30,7 @@ from tasks.params import PARAMS_FILE, Params, load_params
 from tasks.stage import checked_params
 from tasks.sweep.storage import no_sweep_at_work, rename_sweeps
 from tasks.tracking.address import address
+from tasks.tracking.names import store_in
 from tasks.tracking.rename import rename_dataset, rename_run, rename_sweep_runs
 from tasks.workspace.files import write_atomically
 
@@ -120,16 +121,16 @@ def rename(key: str, new: str) -> str:
 
 def _rename_in_mlflow(params: Params, section: str, old: str, new: str, digests: list[str]) -> None:
     """Renames a dataset's runs, or an experiment's; raises TrackingError if MLflow's store does not answer."""
-    if not params.tracking:
+    if not (store := store_in(params)):
         return
     try:
         if section == "datasets":
-            rename_dataset(params.tracking, old, new)
+            rename_dataset(store, old, new)
         else:
             dataset = params.experiments[old].dataset
-            rename_sweep_runs(params.tracking, dataset, old, new)
+            rename_sweep_runs(store, dataset, old, new)
             if digests:
-                rename_run(params.tracking, dataset, old, new, digests[0])
+                rename_run(store, dataset, old, new, digests[0])
     except TrackingError as error:
         raise TrackingError(
             f"{old} is {new} now, but not in MLflow: {error}; next: dvc repro, which logs it there anew"

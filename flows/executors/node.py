@@ -29,7 +29,7 @@ from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, 
 from tasks.workspace.outcome import Outcome, told
 
 KEPT_DAYS = 7.0  # days after which the work folders of other code are removed
-OUTPUTS = ("data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
+OUTPUTS = ("data/experiments", "data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
 WEIGHTS = "_weights"  # the folder below data/raw that is no stage's output and stays
 OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
 SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
@@ -61,7 +61,7 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     messages.put((request["key"], "began", {"node": socket.gethostname(), "resources": resources}))
     with _work_folder(folder, Path.cwd()) as work:
         environment = _environment(request["environment"])
-        environment[WARM] = _warm_socket(folder, work, environment)
+        environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
         try:
             return _run(request, work, environment, messages)
@@ -209,10 +209,18 @@ def _remove_old(place: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _warm_socket(folder: Path, work: Path, environment: dict[str, str]) -> str:
-    """Returns the socket of this node's warm process for an environment; starts the process if there is none."""
+def _warm_socket(folder: Path, work: Path, environment: dict[str, str], libraries: list[str]) -> str:
+    """Returns the socket of this node's warm process for an environment; starts the process if there is none.
+
+    Args:
+        folder: The node's folder.
+        work: The stage's work folder.
+        environment: The stage's environment.
+        libraries: What the process imports besides the libraries that all stages need.
+    """
     early = sorted((name, value) for name, value in environment.items() if name.startswith(READ_EARLY))
-    digest = sha256(json.dumps([early, work.parent.name, str(folder)]).encode()).hexdigest()[:16]
+    code = [(work / file).read_text(encoding="utf-8") for file in ("flows/executors/warm.py", "tasks/warm.py")]
+    digest = sha256(json.dumps([early, code, libraries, str(folder)]).encode()).hexdigest()[:16]
     place = Path(tempfile.gettempdir()) / f"trackway-{os.getuid()}" / f"node-{digest}.sock"
     place.parent.mkdir(mode=0o700, exist_ok=True)
     lock = place.with_suffix(".lock").open("w")
@@ -224,7 +232,7 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str]) -> str:
     place.unlink(missing_ok=True)  # a warm process that was killed may have left it
     with (folder / f"{place.stem}.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.executors.warm", str(place)],
+            [sys.executable, "-m", "flows.executors.warm", str(place), *libraries],
             cwd=work,
             env=environment,
             stdin=subprocess.PIPE,

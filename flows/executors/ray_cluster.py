@@ -8,39 +8,40 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
+import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
+from tenacity import retry, stop_after_attempt, wait_fixed
 
+from flows.executors.demands import resources, why_waiting
 from flows.executors.local import Local, of_flow
 from flows.executors.node import run_on_node
+from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
 from flows.graph import Graph
 from learn.errors import ParamsError, ServerError, TrackwayError
 from tasks.params import PARAMS_FILE, Params
-from tasks.params.flow import bytes_of
 from tasks.tracking.address import address, names_in
 from tasks.tracking.lineage import git_context
+from tasks.workspace.environment import PATIENCE
 from tasks.workspace.files import write_atomically
 from tasks.workspace.git import uncommitted
 from tasks.workspace.origin import Origin
-from tasks.workspace.outcome import Outcome
 
 # What Ray must not take along, besides what .gitignore names: outputs, git, and what no stage needs.
 NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local", "/.prefect", "/.servers", "/dvc.lock",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
-PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_")  # beginnings of the names of variables with credentials
-SECONDS_UNTIL_TOLD = 10.0  # seconds after which a stage says that it waits for room
-SECONDS_FOR_LINES = 2.0  # seconds to wait for a stage's last lines once its result is there
-SECONDS_TO_CONNECT = 90
+PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
+LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
+SECONDS_FOR_PORT, SECONDS_TO_CONNECT, ATTEMPTS = 10, 90, 2
 POLL_SECONDS = 1.0
 
 
@@ -59,7 +60,7 @@ class RayCluster:
             ParamsError: The nodes could not reach the stores.
             ServerError: Ray is not installed, or no cluster answers.
         """
-        _check(params, graph)
+        check_stores(params, graph)
         try:
             import ray
             from ray.util.queue import Queue
@@ -67,24 +68,31 @@ class RayCluster:
             raise ServerError(f"stages on a cluster need Ray: pip install 'trackway[ray]' ({error})") from error
         self._ray, self._params, self._graph = ray, params, graph
         self.place = place
+        self._libraries = list(LIBRARIES.get(graph.remote_address().partition("://")[0], ()))
         self._origin = Origin(git_context(), uncommitted())
         self._stages: dict[str, RemoteStage] = {}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module="ray.util.client")  # its errors say the same
         environment = {"working_dir": str(Path.cwd()), "excludes": list(NOT_SENT)}
         head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 
         connected: Future[Any] = Future()
 
+        @retry(stop=stop_after_attempt(ATTEMPTS), wait=wait_fixed(2), reraise=True)  # the cluster may just be starting
+        def attempt() -> Any:
+            ray.init(place, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
+            return Queue(actor_options=head)
+
         def connect() -> None:
             try:
-                ray.init(place, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
-                connected.set_result(Queue(actor_options=head))
+                connected.set_result(attempt())
             except Exception as error:
                 connected.set_exception(error)
 
-        threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
+        host, port = place.removeprefix("ray://").rsplit(":", 1)
         try:
+            socket.create_connection((host, int(port)), SECONDS_FOR_PORT).close()
+            threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
             self._messages = connected.result(SECONDS_TO_CONNECT)
             self._run = ray.remote(max_retries=0)(run_on_node)
         except Exception as error:
@@ -95,6 +103,7 @@ class RayCluster:
 
     def close(self) -> None:
         """Ends the connection, and with it whatever still runs for this flow."""
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # it reports the end of its channels as an error
         with suppress(Exception):
             self._ray.shutdown()
 
@@ -112,8 +121,9 @@ class RayCluster:
         key, wanted = uuid.uuid4().hex, resources(self._params, stage)
         request = {
             "key": key,
-            "environment": of_flow() | _credentials(self._params),
+            "environment": of_flow() | _variables(self._params),
             "origin": self._origin.as_dict(),
+            "libraries": self._libraries,
             "stage": {
                 "stage": stage,
                 "force": force,
@@ -139,19 +149,10 @@ class RayCluster:
         if made["entry"]:
             self._graph.take_over(stage, made["entry"])
 
-    def why_waiting(self, stage: str, wanted: dict[str, Any]) -> str:
+    def why_waiting(self, stage: str, options: dict[str, Any]) -> str:
         """Returns a line that says what a stage waits for."""
-        asked = {"CPU": wanted["num_cpus"], "GPU": wanted["num_gpus"], "memory": wanted.get("memory", 0)}
-        if kind := wanted.get("accelerator_type"):
-            asked[f"accelerator_type:{kind}"] = 0.001
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        has_room = any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes)
-        text = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
-        if has_room:
-            return f"{stage} waits for a node with room for it: {text}"
-        return (
-            f"{stage} waits, for no node of the cluster has {text}; it starts when such a node joins (flow.resources)"
-        )
+        return why_waiting(stage, options, nodes)
 
     def result(self, reference: Any) -> dict[str, Any]:
         """Waits for a stage's end, and returns what `run_on_node` returns."""
@@ -219,95 +220,7 @@ class RayCluster:
                 self._stages[key].hear(kind, content)
 
 
-@dataclass(eq=False)
-class RemoteStage:
-    """A stage that runs on a node."""
-
-    cluster: RayCluster
-    name: str
-    wanted: dict[str, Any]  # Ray's options
-    say: Callable[[str], None]  # writes a line to the task's log
-    _lines: queue.Queue[str | None] = field(default_factory=queue.Queue)
-    _began: threading.Event = field(default_factory=threading.Event)
-    _printed_all: threading.Event = field(default_factory=threading.Event)
-    _ended: threading.Event = field(default_factory=threading.Event)  # set by the flow
-    _reference: Any = None
-    _made: dict[str, Any] | Exception | None = None
-    _node: str = "node"
-
-    def submit(self, task: Any, request: dict[str, Any], messages: Any) -> None:
-        """Gives the stage to Ray."""
-        self._reference = task.remote(request, messages)
-        threading.Thread(target=self._follow, daemon=True).start()
-
-    @property
-    def waits(self) -> bool:
-        """Whether it still waits for a node with room."""
-        return not self._began.is_set()
-
-    def hear(self, kind: str, content: Any) -> None:
-        """Takes a message from the node."""
-        if kind == "began":
-            self._node = f"{content['node']} ({content['resources']})"
-            self._began.set()
-            self._lines.put(f"{self.name} runs on {self._node}")
-        for line in content if kind == "lines" else []:
-            self._lines.put(line)
-        if kind == "end":
-            self._printed_all.set()
-
-    def lines(self) -> Iterator[str]:
-        """Yields what the stage prints."""
-        while (line := self._lines.get()) is not None:
-            yield line
-
-    def wait(self) -> tuple[int, Outcome | None]:
-        """Takes over what the stage has made, and returns its exit code and outcome."""
-        if isinstance(self._made, Exception):
-            if self._ended.is_set():
-                return -1, None
-            raise self.cluster.explained(self._made, self._node) from self._made
-        assert self._made
-        self.cluster.take_over(self.name, self._made)
-        moved = [f"{what} {self._made[what]:,} bytes" for what in ("fetched", "pushed") if self._made[what]]
-        if moved:
-            self.say(f"{self.name}: {self._node} {' and '.join(moved)}")
-        told = self._made["outcome"]
-        return self._made["code"], Outcome(**told) if told else None
-
-    def end(self) -> None:
-        """Ends the stage: Ray kills its worker, and the stage sees that (tasks/lifeline.py)."""
-        self._ended.set()
-        self.cluster.cancel(self._reference)
-
-    def _follow(self) -> None:
-        """Waits for the stage's end, and then ends `lines`."""
-        try:
-            if not self._began.wait(SECONDS_UNTIL_TOLD) and not self._ended.is_set():
-                self._lines.put(self.cluster.why_waiting(self.name, self.wanted))
-            self._made = self.cluster.result(self._reference)
-            self._printed_all.wait(SECONDS_FOR_LINES)
-        except Exception as error:
-            self._made = error
-        self._lines.put(None)
-
-
-def resources(params: Params, stage: str) -> dict[str, Any]:
-    """Returns Ray's options for a stage, from `flow.resources`: of its kind, then of its name, then of itself."""
-    kind, _, name = stage.partition("@")
-    said: dict[str, Any] = {"cpus": params.threads}
-    for key in (kind, name, stage):
-        if entry := params.flow.resources.get(key):
-            said |= entry.model_dump(exclude_unset=True)
-    options: dict[str, Any] = {"num_cpus": said["cpus"], "num_gpus": said.get("gpus", 0)}
-    if memory := said.get("memory"):
-        options["memory"] = bytes_of(memory)
-    if accelerator := said.get("accelerator"):
-        options["accelerator_type"] = accelerator
-    return options
-
-
-def _check(params: Params, graph: Graph) -> None:
+def check_stores(params: Params, graph: Graph) -> None:
     """Raises ParamsError unless nodes without a common disk can reach the data and the runs."""
     problems = []
     if params.tracking and (store := address(params.tracking)).file:
@@ -324,7 +237,7 @@ def _check(params: Params, graph: Graph) -> None:
         raise ParamsError(problems)
 
 
-def _credentials(params: Params) -> dict[str, str]:
-    """Returns the environment variables with credentials: those that `tracking` names, and those of S3 and MLflow."""
+def _variables(params: Params) -> dict[str, str]:
+    """Returns the environment variables for all stages: those that `tracking` names, and those of S3 and MLflow."""
     named = names_in(params.tracking or "")
     return {name: value for name, value in os.environ.items() if name in named or name.startswith(PASSED_ON)}

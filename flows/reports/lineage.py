@@ -17,6 +17,7 @@ from flows.reports.data_versions import outputs_below, version_at, version_with
 from flows.reports.origins import line, of_data, of_lost_data, of_runs, of_version
 from learn.errors import ParamsError, TrackingError, did_you_mean
 from tasks.params import Params
+from tasks.tracking.names import store_in
 from tasks.tracking.provenance import Provenance, asked
 from tasks.workspace.files import sha256, sha256_of
 from tasks.workspace.paths import models_folder, report_file, state_dict_files, training_folder
@@ -43,8 +44,8 @@ def lineage(params: Params, target: str, there: Path = Path()) -> str:
         ParamsError: It is none of these.
         TrackingError: Only MLflow's store can tell, and there is none, it cannot be used, or it does not know.
     """
-    if params.tracking:
-        return asked(params.tracking, lambda known: _answer(params, known, target, there))
+    if store := store_in(params):
+        return asked(store, lambda known: _answer(params, known, target, there))
     return _answer(params, None, target, there)
 
 

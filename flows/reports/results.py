@@ -15,6 +15,7 @@ from learn.errors import TrackingError
 from tasks.params import Params
 from tasks.tracking.address import address
 from tasks.tracking.cards import escaped
+from tasks.tracking.names import Store, store_in
 from tasks.tracking.page import VIEW_KEY
 from tasks.tracking.queries import RunSummary, run_summaries
 from tasks.workspace.files import write_atomically
@@ -60,10 +61,10 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
                     STATE_DICT_KEY: report[STATE_DICT_KEY],
                 }
             )
-    if params.tracking and rows:
+    if rows and (store := store_in(params)):
         digests = {(row["dataset"], row["experiment"]): row[STATE_DICT_KEY] for row in rows}
         try:
-            known = _tracked(params.tracking, digests)
+            known = _tracked(store, digests)
         except TrackingError as error:
             known, why = {}, f"the table is without champions and seconds, for MLflow could not be asked: {error}"
         for row in rows:
@@ -76,25 +77,25 @@ def results(params: Params) -> tuple[list[dict[str, Any]], str]:
     return found, why
 
 
-def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
+def _tracked(store: Store, digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
     """Returns what `run_summaries` returns.
 
     Importing MLflow takes two seconds, so the answer of a SQLite store is kept as long as none of its files changes.
 
     Args:
-        tracking: `tracking` in params.yaml.
+        store: The store.
         digests: (dataset, experiment) → sha256 of the state_dict.
 
     Raises:
         TrackingError: The store cannot be used.
     """
-    database = address(tracking).file
+    database = address(store.uri).file
     if not database:
-        return run_summaries(tracking, digests)
+        return run_summaries(store, digests)
     files = [file.stat() for file in sorted(database.parent.glob(f"{database.name}*"))]
     asked = [
         [str(database.absolute()), *([file.st_mtime_ns, file.st_size] for file in files)],
-        [[*key, digest] for key, digest in digests.items()],
+        [[store.name(dataset), name, digest] for (dataset, name), digest in digests.items()],
         [field.name for field in fields(RunSummary)],  # another version of Trackway asked for others
     ]
     try:
@@ -103,7 +104,7 @@ def _tracked(tracking: str, digests: dict[tuple[str, str], str]) -> dict[tuple[s
             return {(dataset, name): RunSummary(**found) for dataset, name, found in remembered["known"]}
     except (OSError, ValueError, TypeError, KeyError):
         pass  # nothing was kept, or another version of Trackway wrote it
-    known = run_summaries(tracking, digests)
+    known = run_summaries(store, digests)
     if files:
         kept = {"asked": asked, "known": [[*key, asdict(found)] for key, found in known.items()]}
         write_atomically(REMEMBERED, json.dumps(kept).encode())

@@ -13,6 +13,7 @@ from tasks.export.one_file import Exported
 from tasks.export.space import write_space
 from tasks.params import Params
 from tasks.tracking.loading import store_of
+from tasks.tracking.names import Store
 from tasks.workspace.files import atomic_folder
 
 
@@ -20,7 +21,7 @@ from tasks.workspace.files import atomic_folder
 class FolderFormat:
     """How a registered model is written as a folder."""
 
-    write: Callable[[str, str, Path], str]  # from the store's address and the model's name; returns what was compared
+    write: Callable[[Store, str, Path], str]  # from the store and the model's name; returns what was compared
     names: frozenset[str]  # what lies in such a folder
     remark: str  # what to do with it
 
@@ -57,7 +58,7 @@ def export_folder(params: Params, model: str, kind: str, out: Path, *, int8: boo
     if int8:
         raise ExportError(f"--int8 does not go with --format {kind}; it goes with {', '.join(INT8)}")
     _refuse_place(out, kind)
-    store = store_of(params.tracking)
+    store = store_of(params)
     try:
         with atomic_folder(out) as folder:
             compared = chosen.write(store, model, folder)

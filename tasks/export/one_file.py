@@ -40,7 +40,7 @@ def export_file(params: Params, model: str, kind: str, out: Path, *, int8: bool)
         TrackingError: There is no store, or no such model, or it cannot be loaded.
     """
     chosen = _chosen(kind, out, int8=int8)
-    store = store_of(params.tracking)
+    store = store_of(params)
     import torch
 
     torch.set_num_threads(params.threads)

@@ -20,6 +20,7 @@ from tasks.export.formats import write_pt2
 from tasks.tracking.cards import FENCE, read_card
 from tasks.tracking.graphs import RegisteredGraph, load_graph
 from tasks.tracking.loading import ModelMetadata
+from tasks.tracking.names import Store
 
 APP = Path(__file__).with_name("app.py")
 CODE = (
@@ -35,11 +36,11 @@ GRADIO, PILLOW = "6.31.0", "12.3.0"  # the versions that the tests pass with; Gr
 WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
 
 
-def write_space(uri: str, model: str, folder: Path) -> str:
+def write_space(store: Store, model: str, folder: Path) -> str:
     """Writes the files of a Space and checks that its code predicts what the registered graph predicts.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         model: NAME@ALIAS or NAME/VERSION.
         folder: A new folder.
 
@@ -50,13 +51,13 @@ def write_space(uri: str, model: str, folder: Path) -> str:
         ExportError: The model takes neither photos nor a row of numbers or cells, or the Space predicts something else.
         TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
     """
-    graph = load_graph(uri, model)
+    graph = load_graph(store, model)
     _refuse_other_inputs(graph.about)
     write_pt2(graph, folder / MODEL)
     _copy_code(folder)
     _write_examples(graph, folder / "examples")
     (folder / "requirements.txt").write_text(requirements(), encoding="utf-8")
-    card = read_card(uri, f"{graph.name}/{graph.version}")
+    card = read_card(store, f"{graph.name}/{graph.version}")
     (folder / "README.md").write_text(_front_matter(graph) + (card or f"# {graph.name}") + "\n", encoding="utf-8")
     _check(graph, folder)
     return f"the app predicts what {graph.title} predicts for the {len(graph.example)} examples"

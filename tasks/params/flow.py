@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tasks.params.section import Section
 
+RAY_ADDRESS = r"^ray://[^/\s:]+:[0-9]+$"
 Seconds = Annotated[int, Field(ge=1)]
 
 
@@ -85,7 +86,7 @@ class FlowConfig(Section):
     """When deployments start by themselves while `trackway up` runs."""
     executor: Literal["local", "ray"] = "local"
     """Where stages run: on this machine, or on the nodes of a Ray cluster (docs/cluster.md)."""
-    address: Annotated[str, Field(pattern=r"^ray://[^/\s:]+:[0-9]+$")] | None = None
+    address: Annotated[str, Field(pattern=RAY_ADDRESS)] | None = None
     """The cluster's address, such as `ray://HOST:10001`."""
     resources: dict[str, ResourcesConfig] = Field(default_factory=dict)
     """What stages need of a node: an entry for a kind of stage (`train`), a dataset or an experiment, or a stage

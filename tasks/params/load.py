@@ -65,6 +65,10 @@ class Params(Section):
     tracking: Annotated[str | None, AfterValidator(_tracking), WithJsonSchema(STORE_SCHEMA)]
     """Address of the MLflow store: `sqlite:///FILE`, a server (`http://HOST:5000`) or a database; `$NAME` is taken from
     the environment. null: train without MLflow."""
+    project: Name | None = None
+    """Name of this project in a store that others use too: the dataset `digits` is then called `PROJECT.digits` in
+    MLflow, as an experiment and as a registered model. By default it is called `digits`. No stage depends on it; after
+    a change `trackway relog` or `trackway run` rebuilds runs and champions under the new names."""
     flow: FlowConfig
     """Settings of the Prefect flows (`trackway run` and `trackway up`)."""
     datasets: dict[Name, DatasetConfig]

@@ -33,7 +33,8 @@ def explain(detail: ErrorDetails, whole: type[BaseModel]) -> str:
         name = detail["input"]["name"]
         return f"{key}.name is {name}; it must be one of {', '.join(DATASETS)}{did_you_mean(str(name), DATASETS)}"
     if detail["type"] == "string_pattern_mismatch":
-        return f"{'.'.join(location[:-1])}: a name must be letters, digits, - and _; not {detail['input']!r}"
+        key = ".".join(part for part in location if part != "[key]")
+        return f"{key}: a name must be letters, digits, - and _; not {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
     for long, short in (
         ("Input should be greater than or equal to", "it must be >="),

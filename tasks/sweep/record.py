@@ -11,6 +11,7 @@ from learn.errors import TrackingError
 from tasks.sweep.space import as_text
 from tasks.sweep.study import Result, Sweep
 from tasks.sweep.trial import COMPLETE, DIVERGED, FAILED, PRUNED
+from tasks.tracking.names import Store
 from tasks.tracking.sweeps import SweepRecord, TrialRecord, write_sweep
 from tasks.tracking.tags import DATA_TAGS, STATE_DICT
 
@@ -22,14 +23,14 @@ class Recorder:
     """Writes the trials that have ended to MLflow.
 
     Args:
-        uri: Address of the store; None writes nothing.
+        store: The store; None writes nothing.
         sweep: The sweep.
         dataset: Name of the dataset.
         md5: md5 of the samples of the split that decides.
     """
 
-    def __init__(self, uri: str | None, sweep: Sweep, dataset: str, md5: str) -> None:
-        self._uri, self._sweep, self._dataset, self._md5 = uri, sweep, dataset, md5
+    def __init__(self, store: Store | None, sweep: Sweep, dataset: str, md5: str) -> None:
+        self._store, self._sweep, self._dataset, self._md5 = store, sweep, dataset, md5
         self._new: list[Result] = []
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -37,7 +38,7 @@ class Recorder:
     def add(self, result: Result) -> None:
         """Adds a trial; it is written now, later if others are being written, or at the end if MLflow failed."""
         self._new.append(result)
-        if self._uri and (self._writing is None or (self._writing.done() and not self._writing.exception())):
+        if self._store and (self._writing is None or (self._writing.done() and not self._writing.exception())):
             self._writing = self._thread.submit(self._write, self._new, self._sweep.results(), "RUNNING")
             self._new = []
 
@@ -51,7 +52,7 @@ class Recorder:
 
         self._thread.shutdown()
         results = self._sweep.results()
-        if not (self._uri and results):
+        if not (self._store and results):
             return
         identity = self._sweep.identity
         try:
@@ -64,7 +65,8 @@ class Recorder:
     ) -> None:
         record = sweep_record(self._sweep, results, self._dataset)
         trials = [trial_record(self._sweep, result, self._md5) for result in new]
-        write_sweep(self._uri or "", record, trials, status, drawn)
+        assert self._store
+        write_sweep(self._store, record, trials, status, drawn)
 
 
 def best_first(sweep: Sweep, results: list[Result]) -> list[Result]:

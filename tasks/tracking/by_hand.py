@@ -10,6 +10,7 @@ from learn.errors import TrackingError
 from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.moves import BY_HAND, ROLLBACK, finish_move, forget_move, move_champion
+from tasks.tracking.names import MlflowName, Store, name_of
 from tasks.tracking.store import patiently, store_lock
 from tasks.tracking.tags import CHALLENGER, CHAMPION, DECISION, EXPERIMENT, PREVIOUS, REFUSED, STATE_DICT
 from tasks.tracking.versions import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def promote_by_hand(
-    uri: str,
+    store: Store,
     dataset: str,
     candidates: Sequence[Candidate],
     experiments: Collection[str],
@@ -39,7 +40,7 @@ def promote_by_hand(
     """Gives an experiment's model the alias `champion`, and keeps the reason and the models that it was preferred to.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         candidates: All experiments of the dataset.
         experiments: Their names.
@@ -53,33 +54,34 @@ def promote_by_hand(
     (chosen,) = (each for each in candidates if each.experiment == experiment)
 
     @patiently
-    def promoted(uri: str) -> str:
-        with open_store(uri) as client, store_lock(uri):
-            version = version_of(client, dataset, chosen, experiments)
+    def promoted(store: Store) -> str:
+        with open_store(store.uri) as client, store_lock(store.uri):
+            model = store.name(dataset)
+            version = version_of(client, model, chosen, experiments)
             if version is None:
                 raise TrackingError(
                     f"MLflow has no model of {experiment}; next: trackway relog, which says why or logs it"
                 )
             describe_version(client, version, chosen)
-            finish_move(client, dataset)  # of a command that was killed
+            finish_move(client, model)  # of a command that was killed
             text = f"{experiment} is champion (version {version.version}, {chosen.result}), chosen by hand: {because}"
-            _move_by_hand(client, BY_HAND, champion_of(client, dataset), version, candidates, text)
-            _take_challenger(client, dataset)
-            forget_move(client, dataset)
+            _move_by_hand(client, BY_HAND, champion_of(client, model), version, candidates, text)
+            _take_challenger(client, model)
+            forget_move(client, model)
             return text
 
-    text = promoted(uri)
-    update_cards(uri, dataset, cards, "promote")
+    text = promoted(store)
+    update_cards(store, dataset, cards, "promote")
     return text
 
 
 def roll_back(
-    uri: str, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], cards: Cards
+    store: Store, dataset: str, candidates: Sequence[Candidate], experiments: Collection[str], cards: Cards
 ) -> str:
     """Exchanges the aliases `champion` and `previous-champion`, or ends an exchange that was killed.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         candidates: The experiments of the dataset that were evaluated.
         experiments: Names of all experiments of the dataset.
@@ -90,33 +92,35 @@ def roll_back(
     """
 
     @patiently
-    def exchanged(uri: str) -> str:
-        with open_store(uri) as client, store_lock(uri):
-            if finish_move(client, dataset) != ROLLBACK:
-                current, version = champion_of(client, dataset), _champion_before(client, dataset, experiments)
+    def exchanged(store: Store) -> str:
+        with open_store(store.uri) as client, store_lock(store.uri):
+            model = store.name(dataset)
+            if finish_move(client, model) != ROLLBACK:
+                current, version = champion_of(client, model), _champion_before(client, store, dataset, experiments)
                 was = f"; version {current.version} was, and was rolled back" if current else ""
                 name = version.tags.get(EXPERIMENT, "a model registered by hand")
                 text = f"{name} (version {version.version}) is champion of {dataset} again{was}"
                 _move_by_hand(client, ROLLBACK, current, version, candidates, text)
-            _take_challenger(client, dataset)
-            now = champion_of(client, dataset)
+            _take_challenger(client, model)
+            now = champion_of(client, model)
             return now.tags.get(DECISION, "") if now else ""
 
-    text = exchanged(uri)
-    _forget(uri, dataset)  # by itself, for an exchange that is repeated after it goes back
-    update_cards(uri, dataset, cards, "rollback")
+    text = exchanged(store)
+    _forget(store, dataset)  # by itself, for an exchange that is repeated after it goes back
+    update_cards(store, dataset, cards, "rollback")
     return text
 
 
 @patiently
-def _forget(uri: str, dataset: str) -> None:
-    with open_store(uri) as client, store_lock(uri):
-        forget_move(client, dataset)
+def _forget(store: Store, dataset: str) -> None:
+    with open_store(store.uri) as client, store_lock(store.uri):
+        forget_move(client, store.name(dataset))
 
 
-def _champion_before(client: MlflowClient, dataset: str, experiments: Collection[str]) -> ModelVersion:
+def _champion_before(client: MlflowClient, store: Store, dataset: str, experiments: Collection[str]) -> ModelVersion:
     """Returns the version that was champion before the present one; raises TrackingError if there is none."""
-    current, version = champion_of(client, dataset), version_with(client, dataset, PREVIOUS)
+    model = store.name(dataset)
+    current, version = champion_of(client, model), version_with(client, model, PREVIOUS)
     if version is None or (current and current.version == version.version):
         raise TrackingError(
             f"{dataset} has no champion before the present one; next: trackway promote {dataset} EXPERIMENT "
@@ -152,10 +156,10 @@ def _move_by_hand(
             refused |= set(current.tags.get(REFUSED, "").split())
     refused -= {"", version.tags.get(STATE_DICT, "")}
     set_tags(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused))})
-    move_champion(client, version.name, by, version.version, current.version if current else None)
+    move_champion(client, name_of(version), by, version.version, current.version if current else None)
 
 
-def _take_challenger(client: MlflowClient, dataset: str) -> None:
+def _take_challenger(client: MlflowClient, dataset: MlflowName) -> None:
     """Takes the alias `challenger` from the champion."""
     aliases = aliases_of(client, dataset)
     if CHALLENGER in aliases and aliases[CHALLENGER] == aliases.get(CHAMPION):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from learn.errors import TrackingError
 from tasks.tracking.delivery import open_store
 from tasks.tracking.loading import registered
+from tasks.tracking.names import Store
 from tasks.tracking.store import connect, if_there, patiently, store_lock
 from tasks.tracking.tags import CARD, CARD_FILE, DECISION, EXPERIMENT, STATE_DICT
 from tasks.tracking.versions import versions_with_alias
@@ -34,7 +35,7 @@ CUT = f"\n\nParts are left out here; the whole card is the artifact `{CARD_FILE}
 class Registered:
     """What only MLflow knows of a registered version."""
 
-    model: str
+    model: str  # MLflow's name of the registered model
     version: str
     decision: str  # why it became champion or did not
     tags: dict[str, str]  # of its run
@@ -44,27 +45,27 @@ Card = Callable[[Registered], str]  # makes the text of a model card
 Cards = Mapping[tuple[str, str], Card]  # (experiment, sha256 of its state_dict) → its card
 
 
-def update_cards(uri: str, dataset: str, cards: Cards, command: str) -> None:
+def update_cards(store: Store, dataset: str, cards: Cards, command: str) -> None:
     """Writes the cards of a dataset's champion and challenger, or prints why the store does not take them.
 
     What was decided is kept and told in any case; the next register stage writes the cards.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         cards: The model cards of its experiments.
         command: Who says so, such as `register`.
     """
     try:
-        _update(uri, dataset, cards)
+        _update(store, dataset, cards)
     except TrackingError as error:
         print(f"{command} {dataset}: MLflow does not have the model cards yet: {error}")
 
 
 @patiently
-def _update(uri: str, dataset: str, cards: Cards) -> None:
-    with open_store(uri) as client, store_lock(uri):
-        write_cards(client, versions_with_alias(client, dataset), cards)
+def _update(store: Store, dataset: str, cards: Cards) -> None:
+    with open_store(store.uri) as client, store_lock(store.uri):
+        write_cards(client, versions_with_alias(client, store.name(dataset)), cards)
 
 
 def write_cards(client: MlflowClient, versions: Iterable[ModelVersion], cards: Cards) -> None:
@@ -105,20 +106,20 @@ def _written(client: MlflowClient, version: ModelVersion) -> str:
         return Path(client.download_artifacts(version.run_id, CARD_FILE, folder)).read_text(encoding="utf-8")
 
 
-def read_card(uri: str, name: str) -> str:
+def read_card(store: Store, name: str) -> str:
     """Returns the card of the version that NAME@ALIAS or NAME/VERSION means, without front matter.
 
     It is the whole card, or if a user wrote the version's description, that; "" if there is neither.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         name: The version.
 
     Raises:
         TrackingError: There is no such version.
     """
-    with connect(uri) as client:
-        version = registered(client, name)
+    with connect(store.uri) as client:
+        version = registered(client, store, name)
         card = (if_there(partial(_written, client, version)) if version.run_id else None) or ""
         shown = version.description or ""
         return _body(card) if shown == description(card) else shown

@@ -10,6 +10,7 @@ from typing import Any
 
 from learn.errors import TrackingError
 from tasks.tracking.loading import registered
+from tasks.tracking.names import Store
 from tasks.tracking.store import connect
 
 
@@ -22,25 +23,25 @@ class Copied:
     samples: int  # number of samples for which the copy predicts what the version predicts
 
 
-def copy_model(uri: str, name: str, folder: Path) -> Copied:
+def copy_model(store: Store, name: str, folder: Path) -> Copied:
     """Copies the files of the version that NAME@ALIAS or NAME/VERSION means, and checks the copy.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         name: The version.
         folder: A new folder for the files.
 
     Raises:
         TrackingError: There is no such model, it cannot be loaded, or the copy predicts something else.
     """
-    with connect(uri) as client:
+    with connect(store.uri) as client:
         import mlflow.artifacts
         import mlflow.pyfunc
         from mlflow.models import Model
         from mlflow.models.model import MLMODEL_FILE_NAME
 
-        version = registered(client, name)
-        title, address = f"version {version.version} of {version.name}", f"models:/{version.name}/{version.version}"
+        version = registered(client, store, name)
+        title, address = store.title(version), f"models:/{version.name}/{version.version}"
         try:
             mlflow.artifacts.download_artifacts(address, dst_path=str(folder))
             saved = Model.load(str(folder))

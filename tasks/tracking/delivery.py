@@ -20,6 +20,7 @@ from tasks.tracking.lineage import git_context, lineage_of
 from tasks.tracking.liveness import HEARTBEAT_SECONDS, mark_killed_runs, now_ms, this_process
 from tasks.tracking.logged_run import LoggedRun
 from tasks.tracking.messages import End, Message, RunHeader
+from tasks.tracking.names import Store
 from tasks.tracking.old_tags import rename_old_tags
 from tasks.tracking.runs import stage_tag
 from tasks.tracking.store import connect, is_silence
@@ -30,24 +31,24 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def write_run(tracking: str, dataset: str, experiment: str, messages: Iterable[Message]) -> None:
+def write_run(store: Store, dataset: str, experiment: str, messages: Iterable[Message]) -> None:
     """Writes a whole run from the messages that TrainingRun would send."""
-    with open_store(tracking) as client:
+    with open_store(store.uri) as client:
         mark_killed_runs(client)
-        delivery = Delivery(tracking, run_header(tracking, dataset, experiment))
+        delivery = Delivery(store.uri, run_header(store, dataset, experiment))
         with delivery.marked_if_it_fails(client):
             for message in messages:
                 delivery.take(client, message)
             delivery.end(client, now_ms())
 
 
-def run_header(tracking: str, dataset: str, experiment: str) -> RunHeader:
+def run_header(store: Store, dataset: str, experiment: str) -> RunHeader:
     """Returns what is known of a run before it begins."""
     here, project = Path.cwd(), project_folder()
     git = uncommitted()
     return RunHeader(
         key=uuid.uuid4().hex,
-        store=address(tracking).shown,
+        store=address(store.uri).shown,
         folder=here.relative_to(project).as_posix() if project.is_absolute() else "",
         dataset=dataset,
         experiment=experiment,
@@ -55,7 +56,8 @@ def run_header(tracking: str, dataset: str, experiment: str) -> RunHeader:
         process=this_process(),
         lineage=lineage_of(stage_tag(experiment), dataset),
         context=git_context() | ({DIRTY: json.dumps(bool(git))} if git is not None else {}),
-        diff=address(tracking).redacted(git) if git else "",
+        diff=address(store.uri).redacted(git) if git else "",
+        project=store.project,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from learn.errors import TrackingError
 from tasks.tracking.loading import ModelMetadata, metadata_of, registered
+from tasks.tracking.names import Store
 from tasks.tracking.store import connect, if_there
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MODEL = "model."  # begins the names of the model's parameters and of its weight
 class RegisteredGraph:
     """The graph of one version of a registered model."""
 
-    name: str
+    name: str  # of the dataset, or of a model that a user registered
     version: str
     about: ModelMetadata
     program: ExportedProgram  # maps inputs (N, *shape) to a dict of tensors, as RawInputs does
@@ -48,35 +49,37 @@ class RegisteredGraph:
         return f"version {self.version} of {self.name}"
 
 
-def load_graph(uri: str, name: str) -> RegisteredGraph:
+def load_graph(store: Store, name: str) -> RegisteredGraph:
     """Loads the graph of the version that NAME@ALIAS or NAME/VERSION means.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         name: The model.
 
     Raises:
         TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
     """
-    with connect(uri) as client, tempfile.TemporaryDirectory() as folder:
-        version = registered(client, name)
-        what = f"{name} is version {version.version} of {version.name}"
+    with connect(store.uri) as client, tempfile.TemporaryDirectory() as folder:
+        version = registered(client, store, name)
+        what = f"{name} is {store.title(version)}"
         try:
-            about, program, size = _downloaded(version, folder)
+            about, program, size = _downloaded(version, store.title(version), folder)
         except TrackingError:
             raise
         except Exception as error:  # MLflow and torch raise many kinds for a damaged model
             reason = " ".join(str(error).split())[:300]
             raise TrackingError(f"{what}, which cannot be loaded: {reason}; next: trackway relog") from error
         architecture = _architecture(client, version)
-    return RegisteredGraph(version.name, str(version.version), about, program, dict(version.tags), architecture, size)
+    dataset, number, tags = store.dataset(version.name), str(version.version), dict(version.tags)
+    return RegisteredGraph(dataset, number, about, program, tags, architecture, size)
 
 
-def _downloaded(version: ModelVersion, folder: str) -> tuple[ModelMetadata, ExportedProgram, int]:
+def _downloaded(version: ModelVersion, title: str, folder: str) -> tuple[ModelMetadata, ExportedProgram, int]:
     """Returns what is stored with a version, its graph, and the size of the graph's file in bytes.
 
     Args:
         version: The version.
+        title: The version in words.
         folder: An empty folder for its files.
 
     Raises:
@@ -91,8 +94,8 @@ def _downloaded(version: ModelVersion, folder: str) -> tuple[ModelMetadata, Expo
     about = metadata_of(mlflow.models.get_model_info(uri))
     if about.scale is None:
         raise TrackingError(
-            f"version {version.version} of {version.name} does not take raw inputs: an older Trackway registered it, "
-            "or another program; next: train its experiment again"
+            f"{title} does not take raw inputs: an older Trackway registered it, or another program; next: train its "
+            "experiment again"
         )
     local = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
     mlflow.pytorch.load_model(local)  # refuses a file that holds a pickle, which the next but one line would run

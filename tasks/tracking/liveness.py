@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.tracking.tags import HEARTBEAT, PROCESS, STAGE, STATE_DICT, TEST_DATA
+from tasks.tracking.tags import HEARTBEAT, PROCESS, STAGE, STATE_DICT, TEST_DATA, USER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,17 +48,20 @@ def _machine() -> str:
     return " ".join(names)
 
 
-def _is_dead(run: Run) -> bool:
-    """Returns whether the process that wrote a run is gone.
+def is_dead(process: str, last_seen: int) -> bool:
+    """Returns whether a process is gone.
 
-    On this machine it looks for the process; on another one it checks whether the heartbeat has stopped.
+    On this machine it is looked for; on another one it is gone if nothing was seen of it for DEAD_AFTER_SECONDS.
+
+    Args:
+        process: What `this_process` returned in it.
+        last_seen: When it last gave a sign of life, in milliseconds since 1970.
     """
     import psutil
 
-    machine, pid, created = json.loads(run.data.tags[PROCESS])
+    machine, pid, created = json.loads(process)
     if machine != _machine():
-        beat = int(run.data.tags.get(HEARTBEAT, run.info.start_time))
-        return now_ms() - beat > DEAD_AFTER_SECONDS * 1000
+        return now_ms() - last_seen > DEAD_AFTER_SECONDS * 1000
     try:
         found = psutil.Process(pid)
         if found.status() == psutil.STATUS_ZOMBIE:
@@ -66,6 +69,12 @@ def _is_dead(run: Run) -> bool:
         return found.create_time() > created + CLOCK_TOLERANCE_SECONDS  # True if another process got the same pid
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_dead(run: Run) -> bool:
+    """Returns whether the process that wrote a run is gone."""
+    tags = run.data.tags
+    return is_dead(tags[PROCESS], int(tags.get(HEARTBEAT, run.info.start_time)))
 
 
 def mark_killed_runs(client: MlflowClient) -> None:
@@ -80,8 +89,8 @@ def mark_killed_runs(client: MlflowClient) -> None:
 def is_latest(client: MlflowClient, run: Run) -> bool:
     """Returns whether no later training with the same result has finished.
 
-    Earlier ones that finished but were never evaluated are marked KILLED: DVC cannot have recorded them (it was killed,
-    or its disk was full), since otherwise it would not have trained again.
+    Earlier ones of the same user that finished but were never evaluated are marked KILLED: DVC cannot have recorded
+    them (it was killed, or its disk was full), since otherwise it would not have trained again.
     """
     tags = run.data.tags
     for other in client.search_runs(
@@ -91,6 +100,7 @@ def is_latest(client: MlflowClient, run: Run) -> bool:
     ):
         if other.info.start_time > run.info.start_time:
             return False
-        if other.info.run_id != run.info.run_id and TEST_DATA not in other.data.tags:
+        same_user = other.data.tags.get(USER) == tags.get(USER)
+        if other.info.run_id != run.info.run_id and TEST_DATA not in other.data.tags and same_user:
             client.set_terminated(other.info.run_id, "KILLED", end_time=other.info.end_time)
     return True

@@ -10,14 +10,17 @@ from learn.data.source import Columns
 from learn.errors import TrackingError, did_you_mean
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
+from tasks.tracking.names import Store, store_in
 from tasks.tracking.runs import find_run
-from tasks.tracking.store import if_there, patiently
+from tasks.tracking.store import all_pages, if_there, patiently
 from tasks.tracking.versions import champion_of, logged_model_of, why_version_broken
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from tasks.params import Params
 
 
 @dataclass(frozen=True)
@@ -53,51 +56,58 @@ class LoadedModel:
         return self.graph(inputs if inputs.is_floating_point() else inputs.div(scale))
 
 
-def store_of(tracking: str | None) -> str:
-    """Returns the address of the store that models are taken from, `tracking` of params.yaml.
+def store_of(params: Params) -> Store:
+    """Returns the store that models are taken from.
 
     Raises:
-        TrackingError: It is null.
+        TrackingError: `tracking` is null.
     """
-    if not tracking:
+    if not (store := store_in(params)):
         raise TrackingError("tracking is null in params.yaml: there is no store to take a model from")
-    return tracking
+    return store
 
 
-def load_model(uri: str, name: str) -> LoadedModel:
+def load_model(store: Store, name: str) -> LoadedModel:
     """Loads a registered model as a function of stored inputs.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         name: NAME@ALIAS or NAME/VERSION.
 
     Raises:
         TrackingError: There is no such model (the text lists those that exist), or it cannot be loaded.
     """
-    with open_store(uri) as client:
-        version = registered(client, name)
+    with open_store(store.uri) as client:
+        version = registered(client, store, name)
         broken = why_version_broken(client, version)
         if not broken:
             model, broken = loaded(version)
         if broken or not model:
             raise TrackingError(
-                f"{name} is version {version.version} of {version.name}, which cannot be loaded: {broken}; "
-                "next: trackway relog, which logs the champion again"
+                f"{name} is {store.title(version)}, which cannot be loaded: {broken}; next: trackway relog, which logs "
+                "the champion again"
             )
     return model
 
 
-def registered(client: MlflowClient, name: str) -> ModelVersion:
-    """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if there is none."""
-    models = {model.name: model for model in client.search_registered_models(max_results=1000)}
+def registered(client: MlflowClient, store: Store, name: str) -> ModelVersion:
+    """Returns the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError if the project has none.
+
+    Args:
+        client: A client of the store.
+        store: The store.
+        name: The version, by the dataset's own name.
+    """
+    found = all_pages(client.search_registered_models, max_results=1000)
+    models = {store.dataset(model.name): model for model in found if store.owns(model.name)}
     model, _, alias = name.rpartition("@")
     number = str(models[model].aliases.get(alias, "")) if model in models else ""
     if not number:
         model, _, number = name.rpartition("/")
     asked = model in models and number.isdecimal()
-    if asked and (version := if_there(lambda: client.get_model_version(model, number))):
+    if asked and (version := if_there(lambda: client.get_model_version(store.name(model), number))):
         return version
-    known = [f"{model.name}@{alias}" for model in models.values() for alias in model.aliases]
+    known = [f"{dataset}@{alias}" for dataset, model in models.items() for alias in model.aliases]
     there = f"there is {', '.join(known)}{did_you_mean(name, known)}" if known else "there is none yet"
     raise TrackingError(
         f"{name} is no registered model; {there}; `dvc repro` registers the best of each dataset, and `trackway relog` "
@@ -142,16 +152,16 @@ def metadata_of(info: Any) -> ModelMetadata:
 
 
 @patiently
-def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | None:
+def why_champion_broken(store: Store, dataset: str, *, load: bool = False) -> str | None:
     """Returns why the champion cannot be loaded, as far as the store can tell; None if it can, or if there is none.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         load: Also try to load it; if that fails, mark its model as FAILED, so that it is logged again.
     """
-    with open_store(uri) as client:
-        version = champion_of(client, dataset)
+    with open_store(store.uri) as client:
+        version = champion_of(client, store.name(dataset))
         if version is None:
             return None
         if not (why := why_version_broken(client, version)) and load:
@@ -161,18 +171,18 @@ def why_champion_broken(uri: str, dataset: str, *, load: bool = False) -> str | 
         return why
 
 
-def lacks_champion(uri: str, dataset: str, experiment: str, digest: str) -> bool:
+def lacks_champion(store: Store, dataset: str, experiment: str, digest: str) -> bool:
     """Returns whether no champion can be loaded although MLflow has the model of an experiment.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         experiment: Name of the experiment.
         digest: sha256 of its state_dict.
     """
-    with open_store(uri) as client:
-        version = champion_of(client, dataset)
+    with open_store(store.uri) as client:
+        version = champion_of(client, store.name(dataset))
         if version and not why_version_broken(client, version):
             return False
-        run = find_run(client, dataset, experiment, digest)
+        run = find_run(client, store.name(dataset), experiment, digest)
         return run is not None and whole_model(client, run) is not None

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.tracking.tags import SOURCE_NAME
+from tasks.tracking.liveness import this_process
+from tasks.tracking.tags import PROCESS, SOURCE_NAME
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -43,7 +44,7 @@ def log_model(run: Run, model: Any, about: dict[str, Any], example: Any) -> None
             name="model",
             flavor=_Flavors,
             run_id=run.info.run_id,
-            tags={SOURCE_NAME: "tasks/evaluate.py"},  # by default it is the absolute path
+            tags={SOURCE_NAME: "tasks/evaluate.py", PROCESS: this_process()},  # the first is by default a full path
             python_model=str(Path(__file__).with_name("raw_input_model.py")),
             artifacts={"graph": str(graph)},
             signature=ModelSignature(_inputs_schema(shown), _outputs_schema(about["classes"])),

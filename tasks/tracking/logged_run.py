@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.tracking.address import project_folder
 from tasks.tracking.liveness import is_latest, now_ms
 from tasks.tracking.messages import Begin, End, Epochs, Files, Message, RunHeader
+from tasks.tracking.names import Store
 from tasks.tracking.runs import LONGEST_NAME, experiment_id_of, log_datasets, run_name, stage_tag
 from tasks.tracking.store import store_lock
 from tasks.tracking.tags import (
@@ -130,7 +131,8 @@ class LoggedRun:
         """Returns the id of the run, and creates the run unless an earlier attempt has."""
         header = self.header
         with store_lock(self.tracking):
-            experiment_id = experiment_id_of(client, self.tracking, header.dataset)
+            dataset = Store(self.tracking, header.project).name(header.dataset)
+            experiment_id = experiment_id_of(client, self.tracking, dataset)
             found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._key}'", max_results=1)
             if found:
                 return str(found[0].info.run_id)

@@ -26,6 +26,7 @@ class RunHeader:
     lineage: Lineage
     context: dict[str, str]  # tags that name the user and git's commit
     diff: str  # a patch of uncommitted changes; "" if there are none
+    project: str | None = None  # the project in whose name the run is written
 
 
 @dataclass(frozen=True)

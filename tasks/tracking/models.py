@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.liveness import is_dead
 from tasks.tracking.logged_model import log_model
+from tasks.tracking.names import Store
 from tasks.tracking.runs import find_run, log_datasets
 from tasks.tracking.store import if_there, patiently
 from tasks.tracking.tags import (
@@ -18,6 +20,7 @@ from tasks.tracking.tags import (
     LATENCY_P95,
     NOTE,
     OUR_NOTE,
+    PROCESS,
     THROUGHPUT,
 )
 from tasks.workspace.paths import transformed_folder
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 @patiently
 def add_to_run(
-    uri: str | None,
+    store: Store | None,
     dataset: str,
     *,
     metrics: dict[str, float],
@@ -51,7 +54,7 @@ def add_to_run(
     """Adds what an evaluation found to the run of the experiment and state_dict that its report names. Idempotent.
 
     Args:
-        uri: Address of the store; None does nothing.
+        store: The store; None does nothing.
         dataset: Name of the dataset.
         metrics: By their full names, such as `test/accuracy`.
         latency: A run that was measured once keeps its figures, for a second measurement gives others.
@@ -65,10 +68,10 @@ def add_to_run(
         about: What a prediction must know beside the model: classes, loss, scale and a table's columns.
         example: Inputs (B, *shape), a numpy array; B is at least 2, so that the batch dimension stays dynamic.
     """
-    if not uri:
+    if not store:
         return
-    with open_store(uri) as client:
-        run = find_run(client, dataset, report["experiment"], report[STATE_DICT_KEY])
+    with open_store(store.uri) as client:
+        run = find_run(client, store.name(dataset), report["experiment"], report[STATE_DICT_KEY])
         if run is None:
             print(f"MLflow has no run of {report['experiment']}; the register stage or trackway relog rebuilds it")
             return
@@ -92,7 +95,8 @@ def add_to_run(
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if model is not None and not whole_model(client, run):
             for model_id in models_of(client, run):
-                delete_model(client, model_id)
+                if not _is_being_logged(client, model_id):  # by another evaluation with the same state_dict
+                    delete_model(client, model_id)
             log_model(run, model, about, example)
 
 
@@ -113,22 +117,26 @@ def _description(run: Run, note: str) -> dict[str, str]:
 
 @patiently
 def log_seeds(
-    uri: str | None, dataset: str, experiment: str, seeds: dict[int, tuple[str, dict[str, float]]], data: dict[str, str]
+    store: Store | None,
+    dataset: str,
+    experiment: str,
+    seeds: dict[int, tuple[str, dict[str, float]]],
+    data: dict[str, str],
 ) -> None:
     """Adds the metrics of each of several seeds to the seed's own run. Idempotent.
 
     Args:
-        uri: Address of the store; None does nothing.
+        store: The store; None does nothing.
         dataset: Name of the dataset.
         experiment: Name of the experiment.
         seeds: Seed → sha256 of its state_dict, and its metrics by their full names.
         data: Tags with the md5 of the splits.
     """
-    if not uri:
+    if not store:
         return
-    with open_store(uri) as client:
+    with open_store(store.uri) as client:
         for seed, (digest, metrics) in seeds.items():
-            if run := find_run(client, dataset, experiment, digest, seed):
+            if run := find_run(client, store.name(dataset), experiment, digest, seed):
                 _log_metrics(client, run, metrics)
                 for key, value in data.items():
                     client.set_tag(run.info.run_id, key, value)
@@ -158,6 +166,16 @@ def models_of(client: MlflowClient, run: Run) -> list[str]:
 def delete_model(client: MlflowClient, model_id: str) -> None:
     """Removes a logged model from MLflow's page; `mlflow gc` deletes its files."""
     if_there(lambda: client.delete_logged_model(model_id))
+
+
+def _is_being_logged(client: MlflowClient, model_id: str) -> bool:
+    """Returns whether a process that lives is about to make a model whole."""
+    from mlflow.entities import LoggedModelStatus
+
+    logged = if_there(lambda: client.get_logged_model(model_id))
+    if logged is None or logged.status != LoggedModelStatus.PENDING or PROCESS not in logged.tags:
+        return False
+    return not is_dead(logged.tags[PROCESS], logged.creation_timestamp)
 
 
 def whole_model(client: MlflowClient, run: Run) -> str | None:

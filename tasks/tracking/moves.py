@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tasks.tracking.names import MlflowName
 from tasks.tracking.store import if_there
 from tasks.tracking.tags import CHAMPION, MOVE, PREVIOUS
 
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 RULE, BY_HAND, ROLLBACK = "rule", "by-hand", "rollback"  # what moves the alias
 
 
-def move_champion(client: MlflowClient, dataset: str, by: str, version: str, current: str | None) -> None:
+def move_champion(client: MlflowClient, dataset: MlflowName, by: str, version: str, current: str | None) -> None:
     """Gives a version the alias `champion`, and the version that has it the alias `previous-champion`.
 
     The registered model's tag MOVE says what moves. It stays until `forget_move`; the caller holds the store's lock.
 
     Args:
         client: A client of the store.
-        dataset: Name of the dataset.
+        dataset: Name of the dataset in MLflow.
         by: RULE, BY_HAND or ROLLBACK.
         version: The version that becomes champion.
         current: The version that is champion; None for none.
@@ -31,7 +32,7 @@ def move_champion(client: MlflowClient, dataset: str, by: str, version: str, cur
         finish_move(client, dataset)
 
 
-def finish_move(client: MlflowClient, dataset: str) -> str | None:
+def finish_move(client: MlflowClient, dataset: MlflowName) -> str | None:
     """Moves the aliases as MOVE says, and returns what moves them: RULE, BY_HAND or ROLLBACK; None if nothing does."""
     registered = if_there(lambda: client.get_registered_model(dataset))
     if registered is None or MOVE not in registered.tags:
@@ -45,7 +46,7 @@ def finish_move(client: MlflowClient, dataset: str) -> str | None:
     return by
 
 
-def forget_move(client: MlflowClient, dataset: str) -> None:
+def forget_move(client: MlflowClient, dataset: MlflowName) -> None:
     """Says that the aliases are where they should be."""
     registered = if_there(lambda: client.get_registered_model(dataset))
     if registered and MOVE in registered.tags:

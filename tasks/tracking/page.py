@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.names import Store
 from tasks.tracking.store import patiently
 from tasks.tracking.tags import DECISION, KIND, NOTE, OUR_NOTE, TRAININGS, VIEW
 
@@ -15,12 +16,12 @@ VIEW_KEY = "trackway"  # the view is at #/experiments/ID/runs?viewStateShareKey=
 
 @patiently
 def describe_dataset(
-    uri: str | None, dataset: str, split: str, metric: str, higher_is_better: bool, text: str, decision: str
+    store: Store | None, dataset: str, split: str, metric: str, higher_is_better: bool, text: str, decision: str
 ) -> None:
     """Describes a dataset's experiment on MLflow's page, and saves a view that is sorted by what decides.
 
     Args:
-        uri: Address of the store; None does nothing.
+        store: The store; None does nothing.
         dataset: Name of the dataset.
         split: The split that decides.
         metric: The metric that decides.
@@ -28,10 +29,10 @@ def describe_dataset(
         text: The description, in Markdown.
         decision: What was decided about the champion.
     """
-    if not uri:
+    if not store:
         return
-    with open_store(uri) as client:
-        if found := client.get_experiment_by_name(dataset):
+    with open_store(store.uri) as client:
+        if found := client.get_experiment_by_name(store.name(dataset)):
             view = json.dumps(_view(split, metric, higher_is_better))
             wanted = {KIND: TRAININGS, VIEW + VIEW_KEY: view, DECISION: decision}
             if found.tags.get(NOTE, "") in ("", found.tags.get(OUR_NOTE)):  # otherwise a user wrote it

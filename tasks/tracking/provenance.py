@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.names import Store
 from tasks.tracking.store import all_pages, if_there, told_if_slow
 from tasks.tracking.tags import (
     COMMIT,
@@ -38,7 +39,7 @@ DATA = (DATA_MD5, VALIDATION_DATA, TEST_DATA)  # tags of a run: what it was trai
 class Version:
     """A registered version."""
 
-    model: str
+    model: str  # the dataset, or a model that a user registered
     number: str
     aliases: tuple[str, ...]
     run_id: str
@@ -51,7 +52,7 @@ class Version:
 
     @property
     def names(self) -> list[str]:
-        """What MLflow calls it: digits@champion and digits/1."""
+        """How it is named: digits@champion and digits/1."""
         return [*(f"{self.model}@{alias}" for alias in self.aliases), f"{self.model}/{self.number}"]
 
 
@@ -110,10 +111,10 @@ class Origin:
 
 
 class Provenance:
-    """Answers questions about one store. Changes nothing."""
+    """Answers questions about a project's runs and versions in one store. Changes nothing."""
 
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
+    def __init__(self, client: MlflowClient, store: Store) -> None:
+        self._client, self._store = client, store
         models = all_pages(client.search_registered_models)
         aliases: dict[tuple[str, str], list[str]] = {}
         for model in models:
@@ -121,13 +122,14 @@ class Provenance:
                 aliases.setdefault((model.name, str(number)), []).append(alias)
         self.versions = [
             Version(
-                each.name,
+                store.dataset(each.name),
                 str(each.version),
                 tuple(sorted(aliases.get((each.name, str(each.version)), []))),
                 each.run_id or "",
                 each.tags.get(DECISION, ""),
             )
             for each in all_pages(client.search_model_versions)
+            if store.owns(each.name)
         ]
 
     def version(self, name: str) -> Version | None:
@@ -153,7 +155,7 @@ class Provenance:
 
     def of_dataset(self, name: str) -> list[Origin]:
         """Returns all runs of a dataset, latest first."""
-        found = self._client.get_experiment_by_name(name)
+        found = self._client.get_experiment_by_name(self._store.name(name))
         runs = all_pages(self._client.search_runs, experiment_ids=[found.experiment_id]) if found else []
         return [_origin(run) for run in runs]
 
@@ -162,7 +164,8 @@ class Provenance:
         return [each for each in self.versions if each.run_id and each.run_id in run_ids]
 
     def _found(self, wanted: Iterable[tuple[str, str]]) -> list[Origin]:
-        experiments = [each.experiment_id for each in all_pages(self._client.search_experiments)]
+        found = all_pages(self._client.search_experiments)
+        experiments = [each.experiment_id for each in found if self._store.owns(each.name)]
         runs: dict[str, Run] = {}
         for tag, value in wanted:
             where = {"experiment_ids": experiments, "filter_string": f"tags.`{tag}` = '{value}'"}
@@ -184,15 +187,15 @@ def _origin(run: Run) -> Origin:
     )
 
 
-def asked(uri: str, question: Callable[[Provenance], T]) -> T:
+def asked(store: Store, question: Callable[[Provenance], T]) -> T:
     """Returns the answer to a question about a store.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         question: A function of what the store knows.
 
     Raises:
         TrackingError: The store cannot be used.
     """
-    with told_if_slow(uri), open_store(uri) as client:
-        return question(Provenance(client))
+    with told_if_slow(store.uri), open_store(store.uri) as client:
+        return question(Provenance(client, store))

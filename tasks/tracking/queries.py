@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.delivery import open_store
 from tasks.tracking.models import whole_model
+from tasks.tracking.names import MlflowName, Store
 from tasks.tracking.runs import find_run, restore_experiment
 from tasks.tracking.store import all_pages, patiently, told_if_slow
 from tasks.tracking.tags import (
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
 
 
 @patiently
-def missing_parts(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, set[str]]:
+def missing_parts(store: Store, dataset: str, state_dicts: dict[str, str]) -> dict[str, set[str]]:
     """Returns experiment → stages (`train`, `evaluate`) whose part of its run is missing, for incomplete runs only.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         state_dicts: Experiment → sha256 of its state_dict.
     """
     missing = {}
-    with open_store(uri) as client:
-        if found := client.get_experiment_by_name(dataset):
+    with open_store(store.uri) as client:
+        if found := client.get_experiment_by_name(store.name(dataset)):
             restore_experiment(client, found)
         for experiment, digest in state_dicts.items():
-            run = find_run(client, dataset, experiment, digest)
+            run = find_run(client, store.name(dataset), experiment, digest)
             if run is None:
                 missing[experiment] = {"train", "evaluate"}
             elif LATENCY not in run.data.metrics or (NO_MODEL not in run.data.tags and not whole_model(client, run)):
@@ -62,16 +63,16 @@ class MeasuredLatency:
 
 
 @patiently
-def latencies(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, MeasuredLatency]:
+def latencies(store: Store, dataset: str, state_dicts: dict[str, str]) -> dict[str, MeasuredLatency]:
     """Returns experiment → the latency that its run has, for those whose run has one.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         state_dicts: Experiment → sha256 of its state_dict.
     """
-    with open_store(uri) as client:
-        runs = {name: find_run(client, dataset, name, digest) for name, digest in state_dicts.items()}
+    with open_store(store.uri) as client:
+        runs = {name: find_run(client, store.name(dataset), name, digest) for name, digest in state_dicts.items()}
     return {
         name: MeasuredLatency(run.data.metrics[LATENCY], run.data.tags.get(LATENCY_DEVICE, ""))
         for name, run in runs.items()
@@ -80,18 +81,18 @@ def latencies(uri: str, dataset: str, state_dicts: dict[str, str]) -> dict[str, 
 
 
 @patiently
-def models_judged(uri: str, dataset: str, md5: str) -> int:
+def models_judged(store: Store, dataset: str, md5: str) -> int:
     """Returns how many different models were measured on a test split, as far as the store knows.
 
     The more there are, the likelier it is that the best of them was only lucky on these samples.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         md5: md5 of the samples of the split.
     """
-    with open_store(uri) as client:
-        experiment = client.get_experiment_by_name(dataset)
+    with open_store(store.uri) as client:
+        experiment = client.get_experiment_by_name(store.name(dataset))
         return _judged(client, experiment.experiment_id, md5) if experiment else 0
 
 
@@ -123,23 +124,24 @@ class RunSummary:
     judged: int = 0  # how many models the test split has measured
 
 
-def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
+def run_summaries(store: Store, state_dicts: dict[tuple[str, str], str]) -> dict[tuple[str, str], RunSummary]:
     """Returns (dataset, experiment) → what MLflow knows of it, for those that have a run.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         state_dicts: (dataset, experiment) → sha256 of its state_dict.
     """
     found = {}
-    with told_if_slow(uri), open_store(uri) as client:
+    with told_if_slow(store.uri), open_store(store.uri) as client:
         datasets = {dataset for dataset, _ in state_dicts}
         versions = {
-            dataset: [version_with(client, dataset, alias) for alias in (CHAMPION, CHALLENGER)] for dataset in datasets
+            dataset: [version_with(client, store.name(dataset), alias) for alias in (CHAMPION, CHALLENGER)]
+            for dataset in datasets
         }
-        tags = {dataset: _tags(client, dataset) for dataset in datasets}
+        tags = {dataset: _tags(client, store.name(dataset)) for dataset in datasets}
         judged: dict[tuple[str, str], int] = {}  # (MLflow's experiment, md5 of the test split) → number of models
         for (dataset, experiment), digest in state_dicts.items():
-            run = find_run(client, dataset, experiment, digest)
+            run = find_run(client, store.name(dataset), experiment, digest)
             if run is None:
                 continue
             of_dataset = [name for other, name in state_dicts if other == dataset]
@@ -170,6 +172,6 @@ def run_summaries(uri: str, state_dicts: dict[tuple[str, str], str]) -> dict[tup
     return found
 
 
-def _tags(client: MlflowClient, dataset: str) -> dict[str, str]:
+def _tags(client: MlflowClient, dataset: MlflowName) -> dict[str, str]:
     found = client.get_experiment_by_name(dataset)
     return found.tags if found else {}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
-from learn.evaluation.predictions import Predictions, read
+from learn.evaluation.predictions import Predictions
 from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
 from tasks.tracking.loading import LoadedModel, loaded
 from tasks.tracking.moves import RULE, finish_move, forget_move, move_champion
+from tasks.tracking.names import MlflowName, Store
 from tasks.tracking.runs import find_run
-from tasks.tracking.store import if_there, patiently, store_lock
+from tasks.tracking.store import patiently, store_lock
 from tasks.tracking.tags import (
     CHALLENGER,
     DATA_TAGS,
@@ -23,7 +22,6 @@ from tasks.tracking.tags import (
     EXPERIMENT,
     JUDGED,
     NO_MODEL,
-    PREDICTIONS,
     REFUSED,
     STAGE,
     STATE_DICT,
@@ -34,6 +32,7 @@ from tasks.tracking.versions import (
     describe_version,
     is_model_of,
     metrics_in,
+    predictions_of,
     set_tags,
     version_of,
     why_version_broken,
@@ -63,7 +62,7 @@ class Verdict:
 
 
 def register_champion(
-    uri: str | None,
+    store: Store | None,
     dataset: str,
     candidates: Sequence[Candidate],
     experiments: Collection[str],
@@ -76,7 +75,7 @@ def register_champion(
     Idempotent: if it is stopped anywhere and called again, the result is the same.
 
     Args:
-        uri: Address of the store; None does nothing.
+        store: The store; None does nothing.
         dataset: Name of the dataset.
         candidates: All experiments of the dataset, best first, also those that are barred.
         experiments: Names of all experiments of the dataset.
@@ -84,16 +83,16 @@ def register_champion(
         evaluate: Measures a registered model on the split that decides; returns None if it does not fit the data.
         cards: The model cards of the experiments.
     """
-    if not uri:
+    if not store:
         return Verdict("no champion: tracking is off")
-    verdict = _decide(uri, dataset, candidates, experiments, rule, evaluate)
-    update_cards(uri, dataset, cards, "register")
+    verdict = _decide(store, dataset, candidates, experiments, rule, evaluate)
+    update_cards(store, dataset, cards, "register")
     return verdict
 
 
 @patiently
 def _decide(
-    uri: str,
+    store: Store,
     dataset: str,
     candidates: Sequence[Candidate],
     experiments: Collection[str],
@@ -104,16 +103,18 @@ def _decide(
 
     A new champion is told also if the process that chose it was stopped before it could tell.
     """
-    with open_store(uri) as client, store_lock(uri):
-        unfinished = finish_move(client, dataset)
-        verdict = _judged(client, dataset, candidates, experiments, rule, evaluate)
-        champion = champion_of(client, dataset) if unfinished == RULE and not verdict.is_new else None
-        forget_move(client, dataset)
+    with open_store(store.uri) as client, store_lock(store.uri):
+        model = store.name(dataset)
+        unfinished = finish_move(client, model)
+        verdict = _judged(client, store, dataset, candidates, experiments, rule, evaluate)
+        champion = champion_of(client, model) if unfinished == RULE and not verdict.is_new else None
+        forget_move(client, model)
         return replace(verdict, text=champion.tags.get(DECISION, ""), is_new=True) if champion else verdict
 
 
 def _judged(
     client: MlflowClient,
+    store: Store,
     dataset: str,
     candidates: Sequence[Candidate],
     experiments: Collection[str],
@@ -121,24 +122,27 @@ def _judged(
     evaluate: Callable[[LoadedModel], Measured | None],
 ) -> Verdict:
     """Judges the candidates and moves the aliases; the arguments are those of `register_champion`."""
-    current = champion_of(client, dataset)
+    model = store.name(dataset)
+    current = champion_of(client, model)
     able = [each for each in candidates if not each.barred]
     if not able:
         stays = f"version {current.version} stays champion" if current else "no champion"
         return Verdict(f"{stays}: no experiment can be")
-    runs = {each.experiment: find_run(client, dataset, each.experiment, each.state_dict) for each in able}
+    runs = {each.experiment: find_run(client, model, each.experiment, each.state_dict) for each in able}
     kept = [each for each in able if not ((run := runs[each.experiment]) and NO_MODEL in run.data.tags)]
     if not kept:
         best = able[0].experiment
         return Verdict(f"no new champion: MLflow has no model of {best}; evaluate says why it cannot be kept")
-    champion = _as_record(client, current, candidates, kept[0], experiments, rule, evaluate) if current else None
+    champion = (
+        _as_record(client, dataset, current, candidates, kept[0], experiments, rule, evaluate) if current else None
+    )
     decision = judge(kept, champion, experiments, rule)
     if current and champion and champion.own and not champion.is_broken:
         describe_version(client, current, next(each for each in candidates if each.experiment == champion.own))
-    _set_challenger(client, dataset, decision, experiments)
+    _set_challenger(client, model, decision, experiments)
     new = _judged_first(client, {each.experiment: run for each in kept if (run := runs[each.experiment])})
     if decision.champion:
-        return _promote(client, dataset, decision.champion, decision, experiments, current)
+        return _promote(client, model, decision.champion, decision, experiments, current)
     return Verdict(decision.text, refused=tuple(name for name in new if not (champion and name == champion.own)))
 
 
@@ -156,7 +160,9 @@ def _judged_first(client: MlflowClient, runs: dict[str, Run]) -> list[str]:
     return first
 
 
-def _set_challenger(client: MlflowClient, dataset: str, decision: Decision, experiments: Collection[str]) -> None:
+def _set_challenger(
+    client: MlflowClient, dataset: MlflowName, decision: Decision, experiments: Collection[str]
+) -> None:
     """Gives the alias `challenger` to the model that the decision names, or takes it away."""
     version = version_of(client, dataset, decision.challenger, experiments) if decision.challenger else None
     if version:
@@ -168,7 +174,7 @@ def _set_challenger(client: MlflowClient, dataset: str, decision: Decision, expe
 
 def _promote(
     client: MlflowClient,
-    dataset: str,
+    dataset: MlflowName,
     best: Candidate,
     decision: Decision,
     experiments: Collection[str],
@@ -188,6 +194,7 @@ def _promote(
 
 def _as_record(
     client: MlflowClient,
+    dataset: str,
     version: ModelVersion,
     candidates: Sequence[Candidate],
     best: Candidate,
@@ -202,7 +209,7 @@ def _as_record(
     tags = version.tags
     ours = STATE_DICT in tags
     champion = Champion(
-        version.name,
+        dataset,
         version.version,
         tags.get(EXPERIMENT, "") if ours else None,
         metrics_in(tags) if ours else {},
@@ -226,7 +233,7 @@ def _as_record(
         return champion
     if rule.require != "separable" and champion.value_for(best) is not None:
         return champion
-    champion = replace(champion, predicted=_predictions_of(client, version, best.split))
+    champion = replace(champion, predicted=predictions_of(client, version, best.split))
     if champion.value_for(best) is not None and champion.has_predicted(best):
         return champion
     model, _ = loaded(version)
@@ -235,15 +242,6 @@ def _as_record(
         return replace(champion, predicted=None)
     anew = {} if found.loss is None else {f"{best.split}/loss": found.loss}
     return replace(champion, metrics=anew, data={best.split: found.predicted.data}, predicted=found.predicted)
-
-
-def _predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
-    """Returns what a version's run says that it predicted; None if it does not say so."""
-    items = if_there(lambda: client.list_artifacts(version.run_id)) if version.run_id else None
-    if PREDICTIONS not in {item.path for item in items or ()}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)
 
 
 def _prefixed(facts: dict[str, str]) -> dict[str, str]:

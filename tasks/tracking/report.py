@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.tracking.delivery import open_store
+from tasks.tracking.names import Store
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import if_there, patiently
 from tasks.tracking.tags import LAST_REPORT, REPORT
@@ -15,11 +16,11 @@ PAGE = "report.html"  # name of the artifact
 RECORD = "report_record.json"  # name of the artifact that says what the page was made of
 
 
-def log_report(uri: str, dataset: str, experiment: str, digest: str, page: bytes, record: bytes) -> bool:
+def log_report(store: Store, dataset: str, experiment: str, digest: str, page: bytes, record: bytes) -> bool:
     """Logs the page as an artifact of an experiment's run, unless the run has the same one; idempotent.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
         experiment: Name of the experiment.
         digest: sha256 of its state_dict.
@@ -30,8 +31,8 @@ def log_report(uri: str, dataset: str, experiment: str, digest: str, page: bytes
         Whether the run has the page now; False if MLflow has no run of the experiment.
     """
     content = hashlib.sha256(page).hexdigest()
-    with open_store(uri) as client:
-        run = find_run(client, dataset, experiment, digest)
+    with open_store(store.uri) as client:
+        run = find_run(client, store.name(dataset), experiment, digest)
         if run is None:
             return False
         files = {RECORD: record} | ({PAGE: page} if run.data.tags.get(REPORT) != content else {})
@@ -45,15 +46,15 @@ def log_report(uri: str, dataset: str, experiment: str, digest: str, page: bytes
 
 
 @patiently
-def last_record(uri: str, dataset: str) -> bytes | None:
+def last_record(store: Store, dataset: str) -> bytes | None:
     """Returns what the latest page of a dataset was made of; None if MLflow has none.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         dataset: Name of the dataset.
     """
-    with open_store(uri) as client:
-        experiment = client.get_experiment_by_name(dataset)
+    with open_store(store.uri) as client:
+        experiment = client.get_experiment_by_name(store.name(dataset))
         run_id = experiment.tags.get(LAST_REPORT) if experiment else None
         items = if_there(lambda: client.list_artifacts(run_id)) if run_id else None
         if run_id is None or RECORD not in {item.path for item in items or ()}:

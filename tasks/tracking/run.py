@@ -22,6 +22,7 @@ from learn.errors import TrackingError
 from tasks.tracking.address import address
 from tasks.tracking.liveness import now_ms
 from tasks.tracking.messages import Begin, End, Epoch, Epochs, Files, Message, encode
+from tasks.tracking.names import Store
 from tasks.tracking.store import STORE_HINT
 from tasks.workspace.environment import TRACKING
 
@@ -33,7 +34,7 @@ class TrainingRun:
     """The run of a training; use it as a context manager. Without a store it does nothing.
 
     Args:
-        uri: Address of the store; None tracks nothing.
+        store: The store; None tracks nothing.
         dataset: Name of the dataset.
         experiment: Name of the experiment.
 
@@ -41,15 +42,15 @@ class TrainingRun:
         TrackingError: The address is not valid, or, when the block ends, the run could not be written.
     """
 
-    def __init__(self, uri: str | None, dataset: str, experiment: str) -> None:
+    def __init__(self, store: Store | None, dataset: str, experiment: str) -> None:
         self._writer: subprocess.Popen[str] | None = None
         self._epochs: list[Epoch] = []  # not sent yet
         self._seed: int | None = None  # the seed whose epochs they are
         self._sent_at = 0.0
-        if uri:
-            address(uri)  # reports an environment variable that is not set before any work
-            command = [sys.executable, "-m", "tasks.tracking.writer", dataset, experiment]
-            environment = os.environ | {TRACKING: uri}
+        if store:
+            address(store.uri)  # reports an environment variable that is not set before any work
+            command = [sys.executable, "-m", "tasks.tracking.writer", dataset, experiment, store.project or ""]
+            environment = os.environ | {TRACKING: store.uri}
             # In a process group of its own, so that Ctrl-C in the terminal reaches only the training.
             self._writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, process_group=0)
             self._sender = ThreadPoolExecutor(1)  # writing blocks while the pipe is full and its reader still imports

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tasks.tracking.address import address, project_folder
+from tasks.tracking.names import MlflowName
 from tasks.tracking.old_tags import rename_tags_in
 from tasks.tracking.store import ALREADY_EXISTS, artifacts_of
 from tasks.tracking.tags import KIND, NAMES, PREFIXED, STAGE, STATE_DICT, TRAININGS
@@ -28,12 +29,12 @@ def stage_tag(experiment: str, seed: int | str | None = None) -> str:
     return f"train@{experiment}" if seed is None else f"train@{experiment}#{seed}"
 
 
-def find_run(client: MlflowClient, dataset: str, name: str, digest: str, seed: int | None = None) -> Run | None:
+def find_run(client: MlflowClient, dataset: MlflowName, name: str, digest: str, seed: int | None = None) -> Run | None:
     """Returns the latest run of an experiment with a given state_dict; None if there is none.
 
     Args:
         client: A client of the store.
-        dataset: Name of the dataset.
+        dataset: Name of the dataset in MLflow.
         name: Name of the experiment in params.yaml.
         digest: sha256 of the state_dict, or of those of all seeds.
         seed: One of several seeds, whose run is looked for; None for the experiment's own run.
@@ -76,22 +77,22 @@ def log_datasets(
         client.log_inputs(run_id, datasets=inputs)
 
 
-def experiment_id_of(client: MlflowClient, tracking: str, name: str) -> str:
+def experiment_id_of(client: MlflowClient, tracking: str, dataset: MlflowName) -> str:
     """Returns the id of a dataset's MLflow experiment, and creates or restores the experiment if necessary."""
     from mlflow.exceptions import MlflowException
 
-    if found := client.get_experiment_by_name(name):
+    if found := client.get_experiment_by_name(dataset):
         restore_experiment(client, found)
         if KIND not in found.tags:
             client.set_experiment_tag(found.experiment_id, KIND, TRAININGS)
         return found.experiment_id
     store = address(tracking)
     # A tracking server itself decides where its artifacts are.
-    location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{name}"
+    location = None if store.page else f"{artifacts_of(store.file or project_folder() / 'mlruns/mlflow.db')}/{dataset}"
     try:
-        return client.create_experiment(name, artifact_location=location, tags={KIND: TRAININGS, NAMES: PREFIXED})
+        return client.create_experiment(dataset, artifact_location=location, tags={KIND: TRAININGS, NAMES: PREFIXED})
     except MlflowException as error:
-        found = client.get_experiment_by_name(name) if error.error_code == ALREADY_EXISTS else None
+        found = client.get_experiment_by_name(dataset) if error.error_code == ALREADY_EXISTS else None
         if not found:
             raise
         return found.experiment_id

@@ -9,6 +9,7 @@ from typing import Any
 
 from learn.errors import TrackingError
 from tasks.tracking.loading import ModelMetadata, metadata_of, registered
+from tasks.tracking.names import Store
 from tasks.tracking.store import connect
 
 WrapGraph = Callable[[Any], Any]  # wraps what maps a tensor of inputs to a dict of tensors
@@ -18,7 +19,7 @@ WrapGraph = Callable[[Any], Any]  # wraps what maps a tensor of inputs to a dict
 class ServedModel:
     """One version of a registered model."""
 
-    name: str
+    name: str  # of the dataset, or of a model that a user registered
     version: str
     about: ModelMetadata
     card: str  # the version's description, in Markdown
@@ -67,30 +68,30 @@ def _decoded(body: bytes) -> Any:
     return {key: _OwnList(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
-def served_version(uri: str, name: str) -> tuple[str, str]:
+def served_version(store: Store, name: str) -> tuple[str, str]:
     """Returns number and card of the version that NAME@ALIAS or NAME/VERSION means; raises TrackingError without."""
-    with connect(uri) as client:
-        version = registered(client, name)
+    with connect(store.uri) as client:
+        version = registered(client, store, name)
         return str(version.version), version.description or ""
 
 
-def load_served(uri: str, name: str, wrap: WrapGraph) -> ServedModel:
+def load_served(store: Store, name: str, wrap: WrapGraph) -> ServedModel:
     """Loads the version that NAME@ALIAS or NAME/VERSION means.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         name: The model.
         wrap: What its graph is wrapped in.
 
     Raises:
         TrackingError: There is no such model, it cannot be loaded, or it does not take raw inputs.
     """
-    with connect(uri) as client:
+    with connect(store.uri) as client:
         import mlflow.pyfunc
 
-        version = registered(client, name)
-        number = str(version.version)
-        what = f"{name} is version {number} of {version.name}"
+        version = registered(client, store, name)
+        dataset, number = store.dataset(version.name), str(version.version)
+        what = f"{name} is {store.title(version)}"
         try:
             model = mlflow.pyfunc.load_model(f"models:/{version.name}/{number}", suppress_warnings=True)
         except Exception as error:  # MLflow and torch raise many kinds for a damaged model
@@ -99,11 +100,11 @@ def load_served(uri: str, name: str, wrap: WrapGraph) -> ServedModel:
         if about.scale is None:
             raise TrackingError(
                 f"{what}, which does not take raw inputs: an older Trackway registered it, or another program; next: "
-                f"train its experiment again, or serve it with mlflow models serve -m models:/{name}"
+                f"train its experiment again, or serve it with mlflow models serve -m models:/{version.name}/{number}"
             )
         python_model = model.unwrap_python_model()
         python_model.graph = wrap(python_model.graph)
-        served = ServedModel(version.name, number, about, version.description or "", model.input_example, model)
+        served = ServedModel(dataset, number, about, version.description or "", model.input_example, model)
         served.predict(served.examples[:1])  # the first time takes longest, and would fail here
         return served
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from learn.errors import StoreUnreachable, TrackingError
 from tasks.tracking.address import address
+from tasks.tracking.names import Store
 from tasks.workspace.environment import PATIENCE
 
 if TYPE_CHECKING:
@@ -124,20 +125,20 @@ def told_if_slow(uri: str | None) -> Iterator[None]:
 def patiently(function: Callable[P, T]) -> Callable[P, T]:
     """Decorates an idempotent function so that it is called again until MLflow answers, for `patience()` seconds.
 
-    Prints what it waits for, and for how long. The function's first argument is the store's address, or None.
+    Prints what it waits for, and for how long. The function's first argument is the store, or None.
     """
 
     @wraps(function)
     def patient(*arguments: P.args, **named: P.kwargs) -> T:
         from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-        uri = arguments[0]
+        store = arguments[0]
 
         def say(state: RetryCallState) -> None:
             if state.attempt_number == 1 and state.outcome:
                 print(f"{state.outcome.exception()}; it is asked again for {patience():.0f} s", flush=True)
 
-        with told_if_slow(uri if isinstance(uri, str) else None):
+        with told_if_slow(store.uri if isinstance(store, Store) else None):
             return Retrying(
                 retry=retry_if_exception_type(StoreUnreachable),
                 stop=stop_after_delay(patience()),

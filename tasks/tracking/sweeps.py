@@ -13,6 +13,7 @@ from tasks.tracking.delivery import open_store
 from tasks.tracking.lineage import git_context
 from tasks.tracking.liveness import now_ms, this_process
 from tasks.tracking.logged_run import MAX_METRICS_PER_BATCH
+from tasks.tracking.names import Store
 from tasks.tracking.runs import LONGEST_NAME, experiment_id_of
 from tasks.tracking.store import all_pages, patiently, store_lock
 from tasks.tracking.tags import HEARTBEAT, KEY, NOTE, PARENT, PROCESS, SOURCE_NAME, SWEEP, TRIAL
@@ -63,19 +64,19 @@ STATUS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED", "fai
 
 @patiently
 def write_sweep(
-    uri: str, sweep: SweepRecord, trials: list[TrialRecord], status: str, figures: dict[str, Figure] | None = None
+    store: Store, sweep: SweepRecord, trials: list[TrialRecord], status: str, figures: dict[str, Figure] | None = None
 ) -> None:
     """Writes a sweep with its trials. Idempotent.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         sweep: The parent run.
         trials: Trials that have ended; those that MLflow has already are left out.
         status: RUNNING, FINISHED or KILLED.
         figures: Name → figure, as artifacts of the parent run.
     """
-    with open_store(uri) as client:
-        parent = _parent(client, uri, sweep)
+    with open_store(store.uri) as client:
+        parent = _parent(client, store, sweep)
         experiment_id, parent_id = parent.info.experiment_id, parent.info.run_id
         there = _children(client, experiment_id, sweep.key)
         for trial in trials:
@@ -94,12 +95,12 @@ def write_sweep(
             client.set_terminated(parent_id, status)
 
 
-def _parent(client: MlflowClient, uri: str, sweep: SweepRecord) -> Run:
+def _parent(client: MlflowClient, store: Store, sweep: SweepRecord) -> Run:
     """Returns the parent run, and creates it if there is none."""
     from mlflow.entities import Param
 
-    with store_lock(uri):
-        experiment_id = experiment_id_of(client, uri, sweep.dataset)
+    with store_lock(store.uri):
+        experiment_id = experiment_id_of(client, store.uri, store.name(sweep.dataset))
         if found := client.search_runs([experiment_id], f"tags.`{KEY}` = '{sweep.key}'", max_results=1):
             return found[0]
         tags = git_context() | {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.comparison.gate import Candidate
+from learn.evaluation.predictions import Predictions, read
 from tasks.tracking.models import whole_model, why_broken
+from tasks.tracking.names import MlflowName, Store, name_of
 from tasks.tracking.runs import find_run
 from tasks.tracking.store import ALREADY_EXISTS, connect, if_there
-from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, STATE_DICT, prefixed
+from tasks.tracking.tags import CHALLENGER, CHAMPION, DATA_TAGS, EXPERIMENT, OURS, PREDICTIONS, STATE_DICT, prefixed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,13 +29,13 @@ def set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) 
             client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def aliases_of(client: MlflowClient, dataset: str) -> dict[str, str]:
+def aliases_of(client: MlflowClient, dataset: MlflowName) -> dict[str, str]:
     """Returns alias → version of a dataset's registered model."""
     registered = if_there(lambda: client.get_registered_model(dataset))
     return {alias: str(version) for alias, version in registered.aliases.items()} if registered else {}
 
 
-def versions_with_alias(client: MlflowClient, dataset: str) -> list[ModelVersion]:
+def versions_with_alias(client: MlflowClient, dataset: MlflowName) -> list[ModelVersion]:
     """Returns the champion and the challenger of a dataset, as the store has them now."""
     numbers = [number for alias, number in aliases_of(client, dataset).items() if alias in (CHAMPION, CHALLENGER)]
     found = [if_there(partial(client.get_model_version, dataset, number)) for number in sorted(set(numbers))]
@@ -62,7 +66,7 @@ def describe_version(client: MlflowClient, version: ModelVersion, best: Candidat
     set_tags(client, version, tags_of(best))
 
 
-def champion_of(client: MlflowClient, dataset: str) -> ModelVersion | None:
+def champion_of(client: MlflowClient, dataset: MlflowName) -> ModelVersion | None:
     """Returns the version that has the alias `champion`; None if there is none."""
     return version_with(client, dataset, CHAMPION)
 
@@ -77,15 +81,15 @@ class ChampionRecord:
     state_dict: str  # sha256 of the file, or of several seeds' sha256
 
 
-def champion_records(uri: str, datasets: Sequence[str]) -> list[ChampionRecord]:
+def champion_records(store: Store, datasets: Sequence[str]) -> list[ChampionRecord]:
     """Returns the champion of each dataset that has one, but for those that a user registered by hand.
 
     Args:
-        uri: Address of the store.
+        store: The store.
         datasets: Names of the datasets.
     """
-    with connect(uri) as client:
-        found = {dataset: champion_of(client, dataset) for dataset in datasets}
+    with connect(store.uri) as client:
+        found = {dataset: champion_of(client, store.name(dataset)) for dataset in datasets}
     return [
         ChampionRecord(dataset, str(version.version), version.tags[EXPERIMENT], version.tags[STATE_DICT])
         for dataset, version in found.items()
@@ -93,7 +97,7 @@ def champion_records(uri: str, datasets: Sequence[str]) -> list[ChampionRecord]:
     ]
 
 
-def version_with(client: MlflowClient, dataset: str, alias: str) -> ModelVersion | None:
+def version_with(client: MlflowClient, dataset: MlflowName, alias: str) -> ModelVersion | None:
     """Returns the version of a dataset's model that has an alias; None if there is none."""
     if (version := aliases_of(client, dataset).get(alias)) is None:
         return None
@@ -116,7 +120,7 @@ def is_model_of(
     """
     name, digest = version.tags.get(EXPERIMENT), version.tags.get(STATE_DICT)
     if digest is None:  # registered by hand, maybe from the experiment's run
-        run = find_run(client, version.name, experiment, state_dict) if version.run_id else None
+        run = find_run(client, name_of(version), experiment, state_dict) if version.run_id else None
         return run is not None and version.run_id == run.info.run_id
     return digest == state_dict and (name == experiment or name not in experiments)
 
@@ -131,6 +135,15 @@ def why_version_broken(client: MlflowClient, version: ModelVersion) -> str | Non
     return None if there else "its files are not in the artifact store"
 
 
+def predictions_of(client: MlflowClient, version: ModelVersion, split: str) -> Predictions | None:
+    """Returns what a version's run says that it predicted; None if it does not say so."""
+    items = if_there(lambda: client.list_artifacts(version.run_id)) if version.run_id else None
+    if PREDICTIONS not in {item.path for item in items or ()}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return read(Path(client.download_artifacts(version.run_id, PREDICTIONS, folder)), split)
+
+
 def logged_model_of(version: ModelVersion) -> str | None:
     """Returns the id of the logged model that a version was made from; None if a user registered something else."""
     prefix, _, model_id = str(version.source).partition("models:/")
@@ -138,7 +151,7 @@ def logged_model_of(version: ModelVersion) -> str | None:
 
 
 def version_of(
-    client: MlflowClient, dataset: str, candidate: Candidate, experiments: Collection[str]
+    client: MlflowClient, dataset: MlflowName, candidate: Candidate, experiments: Collection[str]
 ) -> ModelVersion | None:
     """Returns the registered version of a candidate's model; creates one if there is none that can be loaded.
 
@@ -162,11 +175,11 @@ def version_of(
     )
 
 
-def _create_registered_model(client: MlflowClient, name: str) -> None:
+def _create_registered_model(client: MlflowClient, dataset: MlflowName) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(dataset)
     except MlflowException as error:
         if error.error_code != ALREADY_EXISTS:
             raise

@@ -1,6 +1,6 @@
-"""The process that writes a training's run: `python -m tasks.tracking.writer DATASET EXPERIMENT`.
+"""The process that writes a training's run: `python -m tasks.tracking.writer DATASET EXPERIMENT PROJECT`.
 
-It reads the messages from its standard input, one JSON object on each line.
+The project is "" if params.yaml names none. The messages come on standard input, one JSON object on each line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tasks.tracking.journal import Journal
 from tasks.tracking.journal import folder as journals
 from tasks.tracking.liveness import HEARTBEAT_SECONDS, mark_killed_runs, now_ms
 from tasks.tracking.messages import End, Message, decode
+from tasks.tracking.names import Store
 from tasks.tracking.store import STORE_HINT, patience
 from tasks.workspace.environment import TRACKING
 from tasks.workspace.processes import collect_garbage_rarely, end_at_once
@@ -39,9 +40,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end of training ends this process
     signal.signal(signal.SIGTERM, lambda *_: None)  # Writer gets this signal through its wakeup pipe
     collect_garbage_rarely()
-    dataset, experiment = sys.argv[1:]
+    dataset, experiment, project = sys.argv[1:]
     try:
-        Writer(os.environ[TRACKING], dataset, experiment).run()
+        Writer(Store(os.environ[TRACKING], project or None), dataset, experiment).run()
     except BaseException as error:
         if isinstance(error, TrackingError):
             print(f"error: {error}", file=sys.stderr)
@@ -59,14 +60,14 @@ class Writer:
     after that. What it lacks then stays in the journal, and the next process that opens the store delivers it.
     """
 
-    def __init__(self, tracking: str, dataset: str, experiment: str) -> None:
-        self.tracking, self.experiment = tracking, experiment
-        header = run_header(tracking, dataset, experiment)
-        self.delivery = Delivery(tracking, header)
+    def __init__(self, store: Store, dataset: str, experiment: str) -> None:
+        self.tracking, self.experiment = store.uri, experiment
+        header = run_header(store, dataset, experiment)
+        self.delivery = Delivery(self.tracking, header)
         try:
             self.journal = Journal.create(header)
         except OSError as error:
-            shown = address(tracking).shown
+            shown = address(self.tracking).shown
             raise TrackingError(
                 f"the MLflow store {shown} cannot be used: {error.strerror}: {journals()} ({STORE_HINT})"
             ) from error

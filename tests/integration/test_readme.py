@@ -28,6 +28,7 @@ EXPORT = "test_the_champion_as_onnx_predicts_as_its_state_dict"
 SWEEP = "test_a_sweep_survives_a_kill_and_dvc_repro_gives_its_best_state_dict"
 TEAM = "test_what_one_person_has_computed_the_other_has"
 WORKER = "test_a_worker_clones_the_project_and_publishes_what_it_made"
+CLUSTER = "test_the_whole_pipeline_equals_a_local_one_though_a_node_dies"
 # Each command line in a block of sh → the test that runs it, with names and paths of its own.
 RUN_BY = {
     "make quickstart": MAKE,
@@ -52,6 +53,9 @@ RUN_BY = {
     "source .venv/bin/activate": TEAM,
     "dvc repro": TEAM,
     "trackway results": TEAM,
+    "ray start --head --num-cpus 0 --ray-client-server-port 10001": CLUSTER,
+    "ray start --address HEAD:6379": CLUSTER,
+    "trackway run --on ray://HEAD:10001": CLUSTER,
     "prefect work-pool create containers --type process": WORKER,
     "prefect deploy --name pipeline-in-containers": WORKER,
     "prefect deployment run pipeline/pipeline-in-containers": WORKER,

@@ -1,39 +1,77 @@
-"""A real Ray cluster of several nodes in this machine, each with a work folder of its own, for tests.
-
-    python -m tests.support.ray_cluster PORT FOLDER
-
-It reads lines: `add` starts a node and prints its number, `kill N` kills one. Node 0 is the head, which runs no stages.
-"""
+"""A real Ray cluster of several nodes in this machine, each with a folder of its own, for tests."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import shlex
+import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tasks.workspace.environment import NODE_FOLDER, WARM
+from tests.support.project import free_port, wait_until
+
+HOST = "127.0.0.2"  # loopback, too; Ray replaces 127.0.0.1 by another address of the machine
 
 
 @dataclass
 class RayNodes:
-    process: subprocess.Popen[str]
-    address: str
     folder: Path
+    start_head: str  # the command that docs/cluster.md shows, and the other nodes' one
+    start_node: str
+    port: int = field(default_factory=free_port)
+    client_port: int = field(default_factory=free_port)
+    token: str = field(default_factory=lambda: secrets.token_hex(24))
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def ask(self, line: str) -> str:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
+    @property
+    def address(self) -> str:
+        return f"ray://127.0.0.1:{self.client_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With what docs/cluster.md says, for nodes and for people: only who has the token is let in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def start(self, command: str, *options: str) -> int:
+        """Starts a node, and returns its number once it is there; 0 is the head, which runs no stages."""
+        number = len(self.processes)
+        where = ["--block", "--node-ip-address", HOST, "--object-store-memory", "100000000", "--disable-usage-stats"]
+        log = self.folder / f"{number}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*shlex.split(command), *options, *where],
+                env=os.environ | self.environment | {NODE_FOLDER: str(self.work(number)), WARM: ""},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+
+        def started() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "Ray runtime started" in log.read_text()
+
+        wait_until(started, 120)
+        return number
+
+    def head(self) -> int:
+        command = self.start_head.replace("10001", str(self.client_port))
+        return self.start(command, "--port", str(self.port), "--include-dashboard", "false")
 
     def add(self) -> int:
-        return int(self.ask("add"))
+        return self.start(self.start_node.replace("HEAD:6379", f"{HOST}:{self.port}"), "--num-cpus", "1")
 
     def kill(self, number: int) -> None:
-        assert self.ask(f"kill {number}") == "killed"
+        """As if its machine were switched off."""
+        process = self.processes[number]
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def work(self, number: int) -> Path:
         """The folder of a node."""
@@ -41,54 +79,20 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, port: int, count: int) -> Iterator[RayNodes]:
+def ray_nodes(folder: Path, start_head: str, start_node: str, count: int) -> Iterator[RayNodes]:
     """A head, and so many nodes with one CPU each."""
     folder.mkdir(parents=True)
-    with (folder / "cluster.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.ray_cluster", str(port), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "TRACKWAY_WARM": ""},
-        )
-    with process:
-        try:
-            nodes = RayNodes(process, f"ray://127.0.0.1:{port}", folder)
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n", (folder / "cluster.log").read_text()
-            for _ in range(count):
-                nodes.add()
-            yield nodes
-        finally:
-            assert process.stdin
-            process.stdin.close()  # it then shuts down
-            process.wait(60)
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what Ray prints
-    from ray.cluster_utils import Cluster
-
-    port, folder = int(sys.argv[1]), Path(sys.argv[2])
-    here = {"node_ip_address": "127.0.0.2"}  # loopback; Ray replaces 127.0.0.1 by another address of this machine
-    head = {"num_cpus": 0, "ray_client_server_port": port, "include_dashboard": False, **here}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.head_node]
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        match line.split():
-            case ["add"]:
-                variables = {"TRACKWAY_NODE_FOLDER": str(folder / f"node-{len(nodes)}")}
-                nodes.append(cluster.add_node(num_cpus=1, env_vars=variables, **here))
-                print(len(nodes) - 1, file=answers, flush=True)
-            case ["kill", number]:
-                cluster.remove_node(nodes[int(number)], allow_graceful=False)
-                print("killed", file=answers, flush=True)
-    cluster.shutdown()
-
-
-if __name__ == "__main__":
-    main()
+    nodes = RayNodes(folder, start_head, start_node)
+    try:
+        nodes.head()
+        for _ in range(count):
+            nodes.add()
+        yield nodes
+    finally:
+        for process in nodes.processes[::-1]:
+            process.terminate()
+        for process in nodes.processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        for number in range(len(nodes.processes)):
+            nodes.kill(number)

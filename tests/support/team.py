@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,12 +60,14 @@ class Team:
     @property
     def environment(self) -> dict[str, str]:
         """What docs/team.md has a person of the team set."""
-        return self.variables | {
+        found = self.variables | {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3']}",
             "TRACKING_HOST": f"127.0.0.1:{self.ports['mlflow']}",
-            "PREFECT_API_URL": f"http://127.0.0.1:{self.ports['prefect']}/api",
-            "PREFECT_API_AUTH_STRING": f"trackway:{self.variables['TRACKWAY_PASSWORD']}",
         }
+        if "prefect" in self.running:
+            found["PREFECT_API_URL"] = f"http://127.0.0.1:{self.ports['prefect']}/api"
+            found["PREFECT_API_AUTH_STRING"] = f"trackway:{self.variables['TRACKWAY_PASSWORD']}"
+        return found
 
     @property
     def tracking(self) -> str:
@@ -150,7 +152,7 @@ class Team:
 
 
 @contextmanager
-def team(folder: Path, postgres: Postgres) -> Iterator[Team]:
+def team(folder: Path, postgres: Postgres, services: Iterable[str] = PORTS) -> Iterator[Team]:
     """Starts PostgreSQL's databases and the servers; they end with the context."""
     made = Team(folder, postgres)
     server = postgres.new_database()
@@ -159,9 +161,9 @@ def team(folder: Path, postgres: Postgres) -> Iterator[Team]:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {SERVICES['postgres']['environment']['POSTGRES_DB']}"))
         connection.execute(sqlalchemy.text(COMPOSE["configs"]["databases"]["content"]))
     try:
-        for name in PORTS:
+        for name in services:
             made.start(name)
-        for name in PORTS:
+        for name in services:
             made.wait_for(name)
         yield made
     finally:

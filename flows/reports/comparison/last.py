@@ -10,6 +10,7 @@ from typing import Any
 from flows.reports.comparison.changes import Record, record_from, record_of
 from flows.reports.comparison.records import Changes
 from tasks.params import Params
+from tasks.tracking.names import store_in
 from tasks.tracking.report import last_record
 from tasks.workspace.files import write_atomically
 
@@ -29,8 +30,8 @@ def last_of(params: Params, dataset: str, rows: list[dict[str, Any]], *, ask: bo
     if found and any("page" in row for row in rows) and found.get("sha256") != shown(rows):
         found = None  # another folder logged a page to the same store, or the page was lost
     content = json.dumps(found).encode() if found else None
-    if found is None and ask and params.tracking:
-        content = last_record(params.tracking, dataset)
+    if found is None and ask and (store := store_in(params)):
+        content = last_record(store, dataset)
     return record_from(content) if content else None
 
 

@@ -10,6 +10,7 @@ from flows.reports.comparison.gather import gather
 from flows.reports.comparison.last import fingerprint, last_of, remember
 from flows.reports.comparison.page import page
 from tasks.params import Params
+from tasks.tracking.names import store_in
 from tasks.tracking.report import PAGE, log_report
 from tasks.workspace.report import STATE_DICT_KEY
 
@@ -21,7 +22,8 @@ def log_reports(params: Params, rows: list[dict[str, Any]]) -> dict[str, str]:
         params: The parameters, with a store.
         rows: The table of results, best first, with what MLflow knows.
     """
-    assert params.tracking
+    store = store_in(params)
+    assert store
     places = {}
     for dataset in params.datasets:
         own = [row for row in rows if row["dataset"] == dataset]
@@ -34,7 +36,7 @@ def log_reports(params: Params, rows: list[dict[str, Any]]) -> dict[str, str]:
             last, changes = record_of(params, dataset, own, made_of, last)
             content = page([gather(params, dataset, params.experiments_of(dataset), rows, changes=changes)])
             of_run = leading["experiment"], leading[STATE_DICT_KEY]
-            if not log_report(params.tracking, dataset, *of_run, content, last.as_json()):
+            if not log_report(store, dataset, *of_run, content, last.as_json()):
                 continue
             sha256 = hashlib.sha256(content).hexdigest()
         remember(dataset, last, sha256)

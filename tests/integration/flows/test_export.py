@@ -15,6 +15,7 @@ import torch
 
 from learn.training.build import build_model
 from tasks.tracking.graphs import load_graph
+from tasks.tracking.names import Store
 from tests.integration.test_readme import blocks
 from tests.support.model_server import evaluated
 from tests.support.project import TRACKWAY, Project, shipped
@@ -58,7 +59,7 @@ def test_the_champion_as_onnx_predicts_as_its_state_dict(
 
 
 def test_a_version_says_what_was_trained_and_a_missing_one_which_there_are(by_flow: Project, tmp_path: Path) -> None:
-    graph = load_graph(by_flow.tracking_uri, "line/1")
+    graph = load_graph(Store(by_flow.tracking_uri), "line/1")
     assert (graph.name, graph.version, graph.about.classes) == ("line", "1", ())
     assert graph.architecture["name"] in ("line", "mlp")
     command = (*TRACKWAY, "export", "lines@champion", "--format", "pt2", "--out", str(tmp_path / "it.pt2"))

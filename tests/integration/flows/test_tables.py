@@ -21,6 +21,7 @@ from learn.data.transformed import COLUMNS, FittedColumns
 from tasks.params import load_params
 from tasks.register import measured_anew
 from tasks.tracking.loading import load_model
+from tasks.tracking.names import Store
 from tests.integration.test_readme import blocks
 from tests.support.browser import browser
 from tests.support.model_server import serving
@@ -147,7 +148,7 @@ def check_model(project: Project) -> None:
 
 def check_measured_anew(uri: str) -> None:
     """A model that does not fill in missing numbers cannot be measured where some are missing."""
-    params, model = load_params(), load_model(uri, "houses@champion")
+    params, model = load_params(), load_model(Store(uri), "houses@champion")
     assert measured_anew(params, "houses", "test", model)
     (fill,) = (buffer for name, buffer in model.graph.named_buffers() if name.endswith("fill"))
     fill.fill_(math.nan)

@@ -20,6 +20,7 @@ from flows.graph import Graph
 from flows.publish import check_publishable
 from learn.errors import ParamsError
 from tasks.params import load_params
+from tasks.tracking.names import MlflowName
 from tasks.tracking.runs import experiment_id_of
 from tasks.tracking.tags import EXPERIMENT
 from tasks.tracking.versions import _create_registered_model
@@ -198,8 +199,8 @@ def test_many_may_create_the_same_at_once(servers: Team) -> None:
     """An experiment and a registered model, through the server, which has no lock for its clients."""
 
     def create(_: int) -> str:
-        _create_registered_model(client(servers), "at-once")
-        return experiment_id_of(client(servers), servers.tracking, "at-once")
+        _create_registered_model(client(servers), MlflowName("at-once"))
+        return experiment_id_of(client(servers), servers.tracking, MlflowName("at-once"))
 
     with ThreadPoolExecutor(8) as many:
         assert len(set(many.map(create, range(8)))) == 1

@@ -17,6 +17,7 @@ from learn.errors import TrackingError
 from tasks.tracking.delivery import prepare_store
 from tasks.tracking.graphs import load_graph
 from tasks.tracking.loading import load_model
+from tasks.tracking.names import Store
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow.pyfunc's own
@@ -39,8 +40,8 @@ def test_a_model_of_before_still_loads_and_is_given_scaled_inputs(tmp_path: Path
     )
     assert logged.registered_model_version
     with pytest.raises(TrackingError, match="version 1 of digits does not take raw inputs"):
-        load_graph(uri, "digits/1")
-    found = load_model(uri, "digits/1")
+        load_graph(Store(uri), "digits/1")
+    found = load_model(Store(uri), "digits/1")
     assert (found.about.shape, found.about.scale, len(found.about.classes)) == ((1, 8, 8), None, 10)
     stored = torch.randint(0, 17, (3, 1, 8, 8), dtype=torch.uint8)
     with torch.inference_mode():

@@ -21,12 +21,19 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from flows.reports.lineage import lineage
+from flows.reports.results import results
+from learn.errors import TrackingError
 from tasks.champion import promote, rollback
 from tasks.params import Params, load_params
+from tasks.predict import predict
 from tasks.register import register
 from tasks.tracking import by_hand, registry
 from tasks.tracking.delivery import open_store
-from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, MOVE, REFUSED, STATE_DICT
+from tasks.tracking.names import Store
+from tasks.tracking.rename import rename_dataset
+from tasks.tracking.tags import CARD_FILE, EXPERIMENT, LATENCY, MOVE, REBUILT, REFUSED, STATE_DICT
+from tasks.tracking.versions import champion_records
 from tasks.workspace.report import STATE_DICT_KEY
 from tests.integration.tasks.test_servers import Stopped, Writes
 from tests.integration.tasks.test_tracking import run_of, runs
@@ -294,3 +301,53 @@ def test_a_new_champion_is_told_although_its_registration_was_killed(
         assert aliases(client) == ("1", "2")
         assert MOVE not in client.get_registered_model("digits").tags
     assert writes > 3
+
+
+def test_projects_that_share_a_store_do_not_take_each_other_s_champions(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clones with the same datasets and bytes; a run of one is trained, all others are rebuilt."""
+    clone = Project(shutil.copytree(finished.folder, tmp_path / "clone", symlinks=True))
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    for project, name in ((finished, "a"), (clone, "b")):
+        project.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", f"tracking: {uri}\nproject: {name}")
+    finished.stage("train@line-linear")
+    for project in (finished, clone):
+        log = project.stage("register@line").stdout
+        assert "register line: line-linear is champion (version 1, test mae 0.0003)\n" in log
+    client = mlflow.MlflowClient(uri)
+    runs_in = {each.name: client.search_runs([each.experiment_id]) for each in client.search_experiments()}
+    assert {name: len(found) for name, found in runs_in.items()} == {"Default": 0, "a.line": 2, "b.line": 2}
+    assert [run.info.run_name for run in runs_in["a.line"] if REBUILT not in run.data.tags] == ["line-linear"]
+
+    def asked(project: Project) -> tuple[str, float, list[str], str]:
+        """Champion by the registry, what it predicts, the table's champion, and where a version comes from."""
+        monkeypatch.chdir(project.folder)
+        params = load_params()
+        (record,) = champion_records(Store(uri, params.project), ["line", "digits"])
+        (predicted,) = predict(params, "line@champion", ["0.5"]).rows
+        return (
+            record.experiment,
+            float(predicted.value or 0),
+            [row["experiment"] for row in results(params)[0] if row.get("champion")],
+            lineage(params, "line@champion").partition("\n")[0],
+        )
+
+    before = asked(finished)
+    assert before == asked(clone)
+    assert before[0] == "line-linear"
+    assert "line-parameters is champion" in promote(load_params(), "line", "line-parameters", "a try")
+    assert asked(finished) == before
+    experiment, _, champions, version = now = asked(clone)
+    assert (experiment, champions) == ("line-parameters", ["line-parameters"])
+    assert version == "version 2 of line (champion)"
+    assert now[1] != before[1]
+    assert "models:/b.line/2" in client.get_model_version_by_alias("b.line", "champion").description
+
+    with pytest.raises(TrackingError, match=r"^b\.line@champion is no registered model; there is line@champion,"):
+        predict(load_params(), "b.line@champion", ["0.5"])
+    monkeypatch.chdir(finished.folder)
+    with pytest.raises(TrackingError, match=r"^line has no champion before the present one"):
+        rollback(load_params(), "line")
+    rename_dataset(Store(uri, "a"), "line", "straight")
+    assert {each.name for each in client.search_registered_models()} == {"a.straight", "b.line"}

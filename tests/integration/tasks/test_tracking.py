@@ -426,7 +426,7 @@ def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
 
 def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp"],
+        [sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp", ""],
         input=encode(Begin({}, {}, "")) + '{"kind": "Epochs", "epochs": [{"number": 1, "tim',
         cwd=finished.folder,
         env=os.environ | {TRACKING: "sqlite:///mlruns/mlflow.db"},
@@ -451,7 +451,7 @@ def test_a_store_that_cannot_be_written_stops_the_stage_with_its_reason(finished
     assert "Traceback" not in done.stdout
 
 
-WRITE = (sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp")
+WRITE = (sys.executable, "-m", "tasks.tracking.writer", "digits", "digits-mlp", "")
 MESSAGE = encode(Begin({}, {}, "")) + encode(End("FAILED"))
 
 

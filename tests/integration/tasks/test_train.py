@@ -179,8 +179,9 @@ PREDICT = """
 from pathlib import Path
 import numpy as np, torch
 from tasks.tracking.loading import load_model
+from tasks.tracking.names import Store
 for dataset, scale in (("digits", 16), ("circles", 1)):
-    model = load_model("sqlite:///mlruns/mlflow.db", f"{dataset}@champion")
+    model = load_model(Store("sqlite:///mlruns/mlflow.db"), f"{dataset}@champion")
     (file,) = Path("data/transformed", dataset).glob("*/test-inputs.npy")
     inputs, targets = (np.load(file.with_name(f"test-{kind}.npy")) for kind in ("inputs", "targets"))
     logits = model(torch.from_numpy(inputs), scale)
@@ -396,7 +397,8 @@ experiments:
 PREDICT_WAVES = """
 import numpy as np, torch
 from tasks.tracking.loading import load_model
-model = load_model("sqlite:///mlruns/mlflow.db", "waves@champion")
+from tasks.tracking.names import Store
+model = load_model(Store("sqlite:///mlruns/mlflow.db"), "waves@champion")
 inputs, targets = (np.load(f"data/transformed/waves/training/test-{kind}.npy") for kind in ("inputs", "targets"))
 batches = torch.from_numpy(inputs).split(16)  # as it was measured: the model looks at the whole batch
 print((torch.cat([model(batch, 1) for batch in batches]).argmax(1).numpy() == targets).mean())

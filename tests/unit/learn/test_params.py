@@ -89,6 +89,8 @@ MISTAKES = [
     ("  blobs:\n", "  circles:\n", "params.yaml, line 26, column 3 is not YAML: found duplicate key"),
     ("datasets:", "datasets: [", "params.yaml, line 17, column 11 is not YAML: expected"),
     ("  line:\n", "  ../line:\n", "datasets.../line: a name must be letters, digits, - and _"),
+    ("device:", "project: my.team\ndevice:", "project: a name must be letters, digits, - and _; not 'my.team'"),
+    ("device:", "project: 7\ndevice:", "project is 7; it must be a valid string"),
     (
         "sqlite:///mlruns/mlflow.db",
         "mlruns",

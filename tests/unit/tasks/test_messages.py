@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def test_a_header_is_one_line() -> None:
     lineage = Lineage("digits", "data/x", "md5", {STAGE: "train@a"}, "")
     header = RunHeader("k", "sqlite:///x", "", "digits", "a", 1, "[]", lineage, {"mlflow.user": "me"}, "--- a\n+++ b\n")
     assert decode_header(encode_header(header)) == header
+    named = replace(header, project="vision")
+    assert decode_header(encode_header(named)) == named
+    older = {key: value for key, value in json.loads(encode_header(header)).items() if key != "project"}
+    assert decode_header(json.dumps(older)) == header
 
 
 @pytest.mark.parametrize("line", ['{"kind": "Begin"}', '{"kind": "Nothing"}', '{"params": {}}', "[]", "half a li"])
