@@ -176,13 +176,16 @@ class User(Project):
     """A person's clone; the environment has what docs/team.md says."""
 
     team: Team
+    name: str = "first"  # of the user, for MLflow
 
     @property
     def environment(self) -> dict[str, str]:
         author = {
             f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
-        return super().environment | self.team.environment | author
+        return (
+            super().environment | self.team.environment | author | {"LOGNAME": self.name}
+        )  # MLflow's name of the user
 
 
 @dataclass
