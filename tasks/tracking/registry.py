@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
 from learn.comparison.gate import Candidate, Champion, Decision, Rule, judge
+from learn.errors import TrackingError
 from learn.evaluation.predictions import Predictions
 from tasks.tracking.cards import Cards, update_cards
 from tasks.tracking.delivery import open_store
@@ -42,6 +45,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+
+class ChampionMoved(TrackingError):
+    """Another process changed the champion while this one judged; it must judge again."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,9 @@ def _decide(
     with open_store(store.uri) as client, store_lock(store.uri):
         model = store.name(dataset)
         unfinished = finish_move(client, model)
-        verdict = _judged(client, store, dataset, candidates, experiments, rule, evaluate)
+        for attempt in Retrying(retry=retry_if_exception_type(ChampionMoved), stop=stop_after_attempt(5), reraise=True):
+            with attempt:
+                verdict = _judged(client, store, dataset, candidates, experiments, rule, evaluate)
         champion = champion_of(client, model) if unfinished == RULE and not verdict.is_new else None
         forget_move(client, model)
         return replace(verdict, text=champion.tags.get(DECISION, ""), is_new=True) if champion else verdict
@@ -188,8 +197,19 @@ def _promote(
     refused = set(current.tags.get(REFUSED, "").split()) - {best.state_dict} if current else set()
     describe_version(client, version, best)
     set_tags(client, version, {DECISION: text, REFUSED: " ".join(sorted(refused)), **_prefixed(decision.facts)})
+    _check_unmoved(client, dataset, current)
     move_champion(client, dataset, RULE, version.version, current.version if current else None)
+    _check_unmoved(client, dataset, version)
     return Verdict(text, is_new=True)
+
+
+def _check_unmoved(client: MlflowClient, dataset: MlflowName, expected: ModelVersion | None) -> None:
+    """Raises ChampionMoved if the champion is not a version that it must be: a tracking server has no lock."""
+    found = champion_of(client, dataset)
+    if (found and found.version) != (expected and expected.version):
+        raise ChampionMoved(
+            f"another process has changed the champion of {dataset} again and again; run the same command again"
+        )
 
 
 def _as_record(

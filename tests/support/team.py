@@ -107,6 +107,7 @@ class Team:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(folder),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "AWS_MAX_ATTEMPTS": "1",  # of MLflow's server to reach a lost S3 store; five by default
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -175,13 +176,16 @@ class User(Project):
     """A person's clone; the environment has what docs/team.md says."""
 
     team: Team
+    name: str = "first"  # of the user, for MLflow
 
     @property
     def environment(self) -> dict[str, str]:
         author = {
             f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
-        return super().environment | self.team.environment | author
+        return (
+            super().environment | self.team.environment | author | {"LOGNAME": self.name}
+        )  # MLflow's name of the user
 
 
 @dataclass

@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +83,23 @@ def first(
 ) -> User:
     """The first person's clone, after all that the page says; what its commands printed is in `.git/said`.
 
-    Another person tries another learning rate at the same time, on servers where there is nothing yet.
+    Another person runs the same flow at the same time, on servers where there is nothing yet.
     """
     folder = tmp_path_factory.mktemp("first")
-    user, rival = clone(servers, origin, folder / "project"), clone(servers, origin, folder / "rival")
+    user = clone(servers, origin, folder / "project")
+    rival = replace(clone(servers, origin, folder / "rival"), name="second")
     refused = user.run(*TRACKWAY, "run", "--publish", BRANCH, check=False).stdout
     assert "error: tracking is sqlite:///mlruns/mlflow.db, a file on this disk; with --publish" in refused
     assert "error: there is no DVC remote to publish to; add one: dvc remote add --default" in refused
     for each in (user, rival):
         each.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", TRACKING.strip())
-    rival.edit("params.yaml", "lr: 0.01}", "lr: 0.05}")
     add, run, push, commit = FIRST.splitlines()
     with overheard.listening():
         said = [do(user, add)]
         with ThreadPoolExecutor() as both:
-            said += both.map(do, (user, rival), (run, f"{run} line-parameters"))
+            said += both.map(do, (user, rival), (run, run))
         said += [do(user, line) for line in (push, commit)]
+    assert user.lock == rival.lock
     (user.folder / ".git/said").write_text("\n".join(said), encoding="utf-8")
     return user
 

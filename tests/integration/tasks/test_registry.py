@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import mlflow
 import pytest
@@ -276,6 +276,29 @@ def test_a_kill_between_two_writes_loses_no_champion(finished: Project, monkeypa
         assert writes > 3
         # A rollback takes a promotion back that was begun, or else the one before it.
         assert kept == ({("1", "2")} if command is again else {("1", "2"), ("2", "1")})
+
+
+def test_a_champion_that_another_process_chose_meanwhile_is_judged_anew(
+    finished: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracking server has no lock: two register stages of two people may read at once that there is no champion."""
+    monkeypatch.chdir(finished.folder)
+    params, client = in_this_process(finished), mlflow.MlflowClient(finished.tracking_uri)
+    promote(params, "digits", "digits-mlp", "its version")
+    better = client.get_registered_model("digits").aliases["previous-champion"]
+    client.delete_registered_model_alias("digits", "champion")
+    judge = registry.judge
+    rivals = iter([better])
+
+    def slowly(*arguments: Any) -> Any:
+        decision = judge(*arguments)
+        for version in rivals:
+            client.set_registered_model_alias("digits", "champion", version)
+        return decision
+
+    monkeypatch.setattr(registry, "judge", slowly)
+    assert f"stays champion (version {better})" in register(params, "digits").summary
+    assert str(client.get_registered_model("digits").aliases["champion"]) == str(better)
 
 
 def test_a_new_champion_is_told_although_its_registration_was_killed(
