@@ -86,7 +86,7 @@ elif what == "ray":
     import ray
 
     ray.init(os.environ["RAY_PLACE"], log_to_driver=False)
-    sleep = ray.remote(time.sleep)
+    sleep = ray.remote(lambda seconds: time.sleep(seconds))
     ray.get([sleep.remote(0) for _ in range(at_a_time)])
     start = time.perf_counter()
     with ThreadPoolExecutor(at_a_time) as threads:

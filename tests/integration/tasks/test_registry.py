@@ -23,6 +23,7 @@ from PIL import Image
 
 from flows.reports.lineage import lineage
 from flows.reports.results import results
+from learn.comparison.gate import judge
 from learn.errors import TrackingError
 from tasks.champion import promote, rollback
 from tasks.params import Params, load_params
@@ -287,7 +288,6 @@ def test_a_champion_that_another_process_chose_meanwhile_is_judged_anew(
     promote(params, "digits", "digits-mlp", "its version")
     better = client.get_registered_model("digits").aliases["previous-champion"]
     client.delete_registered_model_alias("digits", "champion")
-    judge = registry.judge
     rivals = iter([better])
 
     def slowly(*arguments: Any) -> Any:
