@@ -69,11 +69,6 @@ class ResourcesConfig(Section):
     """Ray's name of a kind of GPU, such as `A100`; null for any."""
 
 
-def bytes_of(memory: str) -> int:
-    """Returns the number of bytes of a text such as `8GiB`."""
-    return int(memory[:-3]) * {"MiB": 2**20, "GiB": 2**30}[memory[-3:]]
-
-
 class FlowConfig(Section):
     """What the Prefect flows need to know; no stage depends on it."""
 
