@@ -174,7 +174,9 @@ def test_mistakes_are_told_before_any_work(servers: Team, nodes: RayNodes, tmp_p
     assert "error: there is no DVC remote by which the nodes get data; add one: dvc remote add --default" in said
     project.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     said = project.run(*TRACKWAY, "run", "line", "--on", nodes.address, check=False).stdout
-    assert f"error: the DVC remote is {tmp_path / 'store'}, and there is no such folder; on a cluster it must be" in said
+    assert (
+        f"error: the DVC remote is {tmp_path / 'store'}, and there is no such folder; on a cluster it must be" in said
+    )
     said = project.run(*TRACKWAY, "run", "--on", "10.0.0.1:10001", check=False).stdout
     assert "error: --on is 10.0.0.1:10001; it must be the address of a Ray cluster, such as ray://HOST:10001" in said
     project.edit("params.yaml", "  notify: []", "  executor: ray\n  resources: {trian: {cpus: 2}}\n  notify: []")
