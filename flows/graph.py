@@ -23,10 +23,9 @@ from ruamel.yaml import YAML
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from flows.executors.transfers import fetch, push
-from learn.errors import DataError, GraphError, ParamsError, ServerError, did_you_mean
+from learn.errors import GraphError, ParamsError, ServerError, did_you_mean
 from tasks.atomic_dvc import mend
 from tasks.params import PARAMS_FILE, Params, read_yaml
-from tasks.tracking.address import redacted
 
 mend()
 logging.getLogger("dvc").setLevel(logging.WARNING)  # it would write to the log of each flow that dvc.lock is written
@@ -277,11 +276,11 @@ class Graph:
 
 @contextmanager
 def _dvc_told(what: str) -> Iterator[None]:
-    """Turns the errors of DVC and of its remote into a ServerError."""
+    """Says in a ServerError what DVC or its remote could not do."""
     try:
         yield
-    except (DvcException, DataError, OSError) as error:
-        raise ServerError(f"{what}: {redacted(' '.join(str(error).split()))}") from error
+    except (DvcException, ServerError, OSError) as error:
+        raise ServerError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def _overlaps(path: Path, others: Iterable[Path]) -> bool:

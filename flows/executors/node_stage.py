@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learn.errors import DataError
+from learn.errors import ServerError
 from tasks.lifeline import end_with_starter
 from tasks.workspace.files import write_atomically
 
@@ -51,8 +51,8 @@ def main() -> int:
             return code
         with Repo(config=config) as repo:
             pushed = push(repo, repo.stage.load_one("dvc.yaml", name=name).outs)
-    except (DvcException, DataError) as error:
-        print(f"error: {name}: {' '.join(str(error).split())} (DVC's remote)")
+    except (DvcException, ServerError) as error:
+        print(f"error: {name}: {' '.join(str(error).split())}")
         return 1
     made = {"entry": load_yaml(LOCK)["stages"][name], "fetched": fetched, "pushed": pushed}
     write_atomically(Path(sys.argv[1]) / "made.json", json.dumps(made).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.params.section import Section
 
@@ -67,6 +67,13 @@ class ResourcesConfig(Section):
     """Main memory, such as `8GiB`; null for no demand."""
     accelerator: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     """Ray's name of a kind of GPU, such as `A100`; null for any."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError("it must be a whole number, or less than 1")
+        return gpus
 
 
 class FlowConfig(Section):

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
 from flows.executors.demands import resources, shown, why_waiting
 from flows.executors.work_folder import work_folder
 from tasks.params import load_params
+from tasks.params.flow import ResourcesConfig
 from tests.support.project import ROOT
 
 
@@ -26,6 +30,12 @@ def test_the_nearest_entry_says_what_a_stage_needs_and_a_person_reads_it() -> No
     fit = node | {"accelerator_type:A100": 1.0}
     assert why_waiting("a", options, [node, fit]) == f"a waits for a node with room for it: {needed}"
     assert shown({"CPU": 1.0, "GPU": 0.0, "memory": 2**29, "node:10.0.0.1": 0.001}) == "1 CPU, 0.5 GiB"
+
+
+def test_more_than_one_gpu_is_a_whole_number() -> None:
+    assert ResourcesConfig(gpus=2).gpus == 2
+    with pytest.raises(ValidationError, match="it must be a whole number, or less than 1"):
+        ResourcesConfig(gpus=1.5)
 
 
 def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
