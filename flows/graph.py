@@ -19,6 +19,7 @@ from dvc.stage import PipelineStage
 from dvc.stage.loader import StageLoader
 from dvc.utils.serialize import load_yaml
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
+from dvc_data.hashfile.hash_info import HashInfo
 from ruamel.yaml import YAML
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
@@ -169,8 +170,22 @@ class Graph:
                 stage = self.stages[name]
                 StageLoader.fill_from_lock(stage, entry)
                 fetch(self.repo, stage.outs)
+                self.repo.stage_cache.save(stage)  # so `dvc repro` restores it, as after a run here
                 stage.dump(update_pipeline=False)
                 self._sent.add(name)
+
+    def is_remembered(self, name: str) -> bool:
+        """Returns whether DVC's cache here has what a stage made from the same inputs, so that it need not run."""
+        with self._one_thread:
+            stage = self.repo.stage.load_one(str(DVC_FILE), name=name)  # another object: this one must not change
+            for out in stage.outs:
+                out.hash_info = HashInfo()  # that of dvc.lock is of other inputs
+            try:
+                stage.save_deps()
+                self.repo.stage_cache.restore(stage, dry=True)
+            except DvcException:
+                return False
+            return True
 
     def entries(self, names: Iterable[str]) -> dict[str, Any]:
         """Returns the entries of dvc.lock of those stages that have one."""

@@ -186,12 +186,12 @@ class RayCluster:
     def _belongs_here(self, stage: str, force: bool) -> bool:
         """Returns whether a stage needs what only this folder has.
 
-        These are downloads of a user's own files, and registrations that rebuild the runs that MLflow lacks.
+        These are downloads of a user's own files, registrations that complete what MLflow lacks, and stages whose
+        outputs DVC's cache has.
         """
         kind, _, name = stage.partition("@")
-        return (kind == "download" and hasattr(self._params.dataset(name).source, "path")) or (
-            kind == "register" and force
-        )
+        own_files = kind == "download" and hasattr(self._params.dataset(name).source, "path")
+        return own_files or (kind == "register" if force else self._graph.is_remembered(stage))
 
     def _needs(self, stage: str) -> dict[str, list[str]]:
         """Returns name of a stage → the paths of its outputs that this stage reads; also of itself, for kept seeds."""
