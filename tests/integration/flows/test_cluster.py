@@ -129,6 +129,8 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
     assert list((project.folder / "mlruns/undelivered").iterdir()), "the run came from its node to the flow's folder"
     said = project.run(*run).stdout
     assert "1 run, 8 up to date" in said, said
+    remembered = list((project.folder / ".dvc/cache/runs").glob("*/*"))
+    assert len(remembered) == 8, "DVC's cache restores each stage but the download, as after a run here"
     assert not list((project.folder / "mlruns/undelivered").iterdir())
     wait_until(lambda: all(each.info.status != "RUNNING" for each in runs(servers, "line")), 60)
     shown = project.run(*TRACKWAY, "predict", "--model", "line@champion", "0.5").stdout
