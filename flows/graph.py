@@ -19,14 +19,14 @@ from dvc.stage import PipelineStage
 from dvc.stage.loader import StageLoader
 from dvc.utils.serialize import load_yaml
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
+from dvc_data.hashfile.hash_info import HashInfo
 from ruamel.yaml import YAML
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from flows.executors.transfers import fetch, push
-from learn.errors import DataError, GraphError, ParamsError, ServerError, did_you_mean
+from learn.errors import GraphError, ParamsError, ServerError, did_you_mean
 from tasks.atomic_dvc import mend
 from tasks.params import PARAMS_FILE, Params, read_yaml
-from tasks.tracking.address import redacted
 
 mend()
 logging.getLogger("dvc").setLevel(logging.WARNING)  # it would write to the log of each flow that dvc.lock is written
@@ -170,8 +170,22 @@ class Graph:
                 stage = self.stages[name]
                 StageLoader.fill_from_lock(stage, entry)
                 fetch(self.repo, stage.outs)
+                self.repo.stage_cache.save(stage)  # so `dvc repro` restores it, as after a run here
                 stage.dump(update_pipeline=False)
                 self._sent.add(name)
+
+    def is_remembered(self, name: str) -> bool:
+        """Returns whether DVC's cache here has what a stage made from the same inputs, so that it need not run."""
+        with self._one_thread:
+            stage = self.repo.stage.load_one(str(DVC_FILE), name=name)  # another object: this one must not change
+            for out in stage.outs:
+                out.hash_info = HashInfo()  # that of dvc.lock is of other inputs
+            try:
+                stage.save_deps()
+                self.repo.stage_cache.restore(stage, dry=True)
+            except DvcException:
+                return False
+            return True
 
     def entries(self, names: Iterable[str]) -> dict[str, Any]:
         """Returns the entries of dvc.lock of those stages that have one."""
@@ -277,11 +291,11 @@ class Graph:
 
 @contextmanager
 def _dvc_told(what: str) -> Iterator[None]:
-    """Turns the errors of DVC and of its remote into a ServerError."""
+    """Says in a ServerError what DVC or its remote could not do."""
     try:
         yield
-    except (DvcException, DataError, OSError) as error:
-        raise ServerError(f"{what}: {redacted(' '.join(str(error).split()))}") from error
+    except (DvcException, ServerError, OSError) as error:
+        raise ServerError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def _overlaps(path: Path, others: Iterable[Path]) -> bool:

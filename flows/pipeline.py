@@ -28,7 +28,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.alive import end_dead_runs, hold
 from flows.executors import MIN_STAGES_FOR_WARM, PRELOADING, preloaded
-from flows.executors.ray_cluster import RayCluster, check_stores
+from flows.executors.ray_cluster import RayCluster
+from flows.executors.stores import check_stores
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results

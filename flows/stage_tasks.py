@@ -24,7 +24,7 @@ from prefect.tasks import exponential_backoff
 from flows.executors.local import Local
 from flows.executors.running import ClusterLost, Executor, NodeLost, Running
 from flows.notify import notify
-from learn.errors import DeviceError, NetworkError, NotFiniteError
+from learn.errors import DeviceError, NetworkError, NotFiniteError, TrackwayError
 from tasks.workspace.outcome import Outcome
 
 LAST_LINES = 40  # number of lines at the end of a stage's output in which its error is looked for
@@ -62,7 +62,7 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
                     last.append(line)
                     log.info(line)
             code, outcome = stage.wait()
-    except (NodeLost, ClusterLost) as error:
+    except TrackwayError as error:  # of a cluster: its node is gone, or a store did not answer
         return Failed(name=type(error).__name__, message=f"{name}: {error}")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")

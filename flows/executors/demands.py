@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from tasks.params import Params
-from tasks.params.flow import bytes_of
+if TYPE_CHECKING:
+    from tasks.params import Params
+
+UNITS = {"MiB": 2**20, "GiB": 2**30}
+ACCELERATOR = "accelerator_type:"  # with the kind of GPU behind it, one of the resources of Ray's nodes
 
 
 def resources(params: Params, stage: str) -> dict[str, Any]:
@@ -17,7 +21,7 @@ def resources(params: Params, stage: str) -> dict[str, Any]:
             said |= entry.model_dump(exclude_unset=True)
     options: dict[str, Any] = {"num_cpus": said["cpus"], "num_gpus": said.get("gpus", 0)}
     if memory := said.get("memory"):
-        options["memory"] = bytes_of(memory)
+        options["memory"] = int(memory[:-3]) * UNITS[memory[-3:]]
     if accelerator := said.get("accelerator"):
         options["accelerator_type"] = accelerator
     return options
@@ -33,8 +37,16 @@ def why_waiting(stage: str, options: dict[str, Any], nodes: list[dict[str, float
     """
     asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
     if kind := options.get("accelerator_type"):
-        asked[f"accelerator_type:{kind}"] = 0.001
-    text = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+        asked[f"{ACCELERATOR}{kind}"] = 0.001
+    text = shown(asked)
     if any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
         return f"{stage} waits for a node with room for it: {text}"
     return f"{stage} waits, for no node of the cluster has {text}; it starts when such a node joins (flow.resources)"
+
+
+def shown(amounts: Mapping[str, float]) -> str:
+    """Returns amounts of Ray's resources as people write them, such as `1 CPU, 0.5 GPU, 8 GiB, A100`."""
+    texts = {name: f"{amount:g} {name}" for name, amount in amounts.items() if amount and not name.startswith("node:")}
+    if "memory" in texts:
+        texts["memory"] = f"{amounts['memory'] / UNITS['GiB']:g} GiB"
+    return ", ".join(name.removeprefix(ACCELERATOR) if ACCELERATOR in name else text for name, text in texts.items())

@@ -2,7 +2,7 @@
 
 A node needs Python and this package's environment. The flow's code comes from Ray, which unpacks it once for each
 content; what a stage reads comes from DVC's remote. Below TRACKWAY_NODE_FOLDER (default: ~/.cache/trackway) the node
-keeps DVC's cache, and work folders: a stage has one for itself, and the next stage with the same code takes it over.
+keeps DVC's cache and the work folders of stages.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.executors.demands import shown
+from flows.executors.work_folder import work_folder
 from tasks.warm import READ_EARLY
 from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
 from tasks.workspace.outcome import Outcome, told
 
-KEPT_DAYS = 7.0  # days after which the work folders of other code are removed
-OUTPUTS = ("data/experiments", "data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
-WEIGHTS = "_weights"  # the folder below data/raw that is no stage's output and stays
 OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
 SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
 
@@ -59,7 +54,7 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     folder = Path(os.environ.get(NODE_FOLDER) or Path.home() / ".cache/trackway").expanduser().absolute()
     resources = _resources()
     messages.put((request["key"], "began", {"node": socket.gethostname(), "resources": resources}))
-    with _work_folder(folder, Path.cwd()) as work:
+    with work_folder(folder, Path.cwd()) as work:
         environment = _environment(request["environment"])
         environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
@@ -73,13 +68,11 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
     with tempfile.TemporaryDirectory(dir=work / ".dvc/tmp") as name:
         scratch = Path(name)
         (scratch / "origin.json").write_text(json.dumps(request["origin"]), encoding="utf-8")
-        (scratch / "request.json").touch(mode=0o600)  # it may have a remote's credentials
-        (scratch / "request.json").write_text(json.dumps(request["stage"]), encoding="utf-8")
         environment |= {OUTCOME: str(scratch / "outcome.json"), ORIGIN: str(scratch / "origin.json")}
         with subprocess.Popen(
             [sys.executable, "-m", "tasks.warm", "flows.executors.node_stage", name],
             cwd=work,
-            stdin=subprocess.PIPE,  # closes if this worker is killed: then the stage ends
+            stdin=subprocess.PIPE,  # the request, which may have credentials; it closes if this worker is killed
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -87,6 +80,9 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             errors="replace",
             start_new_session=True,
         ) as process:
+            assert process.stdin
+            with suppress(BrokenPipeError):  # it has ended, and its lines say why
+                print(json.dumps(request["stage"]), file=process.stdin, flush=True)
             _send_lines(process, request["key"], messages)
             code = process.wait()
         outcome: Outcome | None = told(scratch / "outcome.json")
@@ -131,8 +127,7 @@ def _resources() -> str:
     """Returns what Ray has assigned to this task, such as `2 CPU, 0.5 GPU`."""
     import ray
 
-    assigned = ray.get_runtime_context().get_assigned_resources()
-    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(assigned.items()) if not name.startswith("node:"))
+    return shown(dict(sorted(ray.get_runtime_context().get_assigned_resources().items())))
 
 
 def _environment(of_flow: dict[str, str]) -> dict[str, str]:
@@ -153,60 +148,6 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
         }
         | of_flow
     )
-
-
-@contextmanager
-def _work_folder(folder: Path, code: Path) -> Iterator[Path]:
-    """Yields a work folder with the flow's code that no other stage uses; outputs of stages before are removed.
-
-    Args:
-        folder: The node's folder.
-        code: Where Ray has unpacked the flow's code; its name depends on its content.
-    """
-    place = folder / "work" / code.name
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_old(place)
-    for number in count():
-        work, lock = place / str(number), (place / f"{number}.lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.utime(place)
-            if not work.is_dir():
-                _copy_code(code, work, folder / "cache")
-            _remove_outputs(work)
-            yield work
-            return
-
-
-def _copy_code(code: Path, work: Path, cache: Path) -> None:
-    partial = work.with_name(f".{work.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(code, partial, symlinks=True)
-    (partial / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
-    config = f"[core]\n    no_scm = true\n    site_cache_dir = {work}/.dvc/site\n"
-    config += f'[cache]\n    dir = {cache}\n    type = "reflink,hardlink,symlink,copy"\n'
-    (partial / ".dvc/config.local").write_text(config, encoding="utf-8")
-    partial.rename(work)
-
-
-def _remove_outputs(work: Path) -> None:
-    for name in OUTPUTS:
-        with suppress(FileNotFoundError):
-            for path in (work / name).iterdir():
-                if path.is_dir() and not path.is_symlink() and path.name != WEIGHTS:
-                    shutil.rmtree(path)
-                elif not path.is_dir():
-                    path.unlink()
-
-
-def _remove_old(place: Path) -> None:
-    """Removes the work folders of other code that no stage has used for KEPT_DAYS."""
-    for other in place.parent.iterdir():
-        if other != place and time.time() - other.stat().st_mtime > KEPT_DAYS * 86400:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _warm_socket(folder: Path, work: Path, environment: dict[str, str], libraries: list[str]) -> str:
@@ -233,7 +174,6 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str], librarie
     with (folder / f"{place.stem}.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.executors.warm", str(place), *libraries],
-            cwd=work,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=log,

@@ -2,7 +2,8 @@
 
     python -m flows.executors.node_stage FOLDER
 
-FOLDER has request.json, from the flow; made.json, for the flow, is written into it if the stage succeeds.
+The first line of its standard input is the flow's request, in JSON. FOLDER/made.json, for the flow, is written if the
+stage succeeds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learn.errors import DataError
+from learn.errors import ServerError
 from tasks.lifeline import end_with_starter
 from tasks.workspace.files import write_atomically
 
@@ -26,10 +27,8 @@ LOCK = Path("dvc.lock")
 
 def main() -> int:
     """Returns the exit code of DVC; 1 if the remote fails."""
+    request = json.loads(sys.stdin.readline())
     end_with_starter()
-    folder = Path(sys.argv[1])
-    request = json.loads((folder / "request.json").read_bytes())
-    (folder / "request.json").unlink()
     from dvc.cli import main as dvc
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -41,6 +40,10 @@ def main() -> int:
     mend()
     name, config = request["stage"], request["config"]
     LOCK.write_text(dumps_yaml({"schema": "2.0", "stages": request["lock"]}), encoding="utf-8")
+    url = config["remote"][config["core"]["remote"]]["url"]
+    if "://" not in url and not Path(url).is_dir():
+        print(f"error: {name}: the DVC remote is {url}, which this node does not have; all nodes must reach it")
+        return 1
     try:
         with Repo(config=config) as repo:
             fetched = fetch(repo, list(_needed(repo, request["needs"])))
@@ -48,11 +51,11 @@ def main() -> int:
             return code
         with Repo(config=config) as repo:
             pushed = push(repo, repo.stage.load_one("dvc.yaml", name=name).outs)
-    except (DvcException, DataError) as error:
-        print(f"error: {name}: {' '.join(str(error).split())} (DVC's remote)")
+    except (DvcException, ServerError) as error:
+        print(f"error: {name}: {' '.join(str(error).split())}")
         return 1
     made = {"entry": load_yaml(LOCK)["stages"][name], "fetched": fetched, "pushed": pushed}
-    write_atomically(folder / "made.json", json.dumps(made).encode())
+    write_atomically(Path(sys.argv[1]) / "made.json", json.dumps(made).encode())
     return 0
 
 

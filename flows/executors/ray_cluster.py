@@ -27,9 +27,10 @@ from flows.executors.node import run_on_node
 from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
 from flows.graph import Graph
-from learn.errors import ParamsError, ServerError, TrackwayError
-from tasks.params import PARAMS_FILE, Params
-from tasks.tracking.address import address, names_in
+from learn.errors import ServerError, TrackwayError
+from tasks.kept import kept_seeds
+from tasks.params import Params
+from tasks.tracking.address import names_in
 from tasks.tracking.lineage import git_context
 from tasks.workspace.environment import PATIENCE
 from tasks.workspace.files import write_atomically
@@ -53,14 +54,12 @@ class RayCluster:
 
         Args:
             place: The address, such as ray://HOST:10001.
-            params: The content of params.yaml.
+            params: The content of params.yaml; its stores must be within reach of the nodes (stores.py).
             graph: DVC's graph.
 
         Raises:
-            ParamsError: The nodes could not reach the stores.
             ServerError: Ray is not installed, or no cluster answers.
         """
-        check_stores(params, graph)
         try:
             import ray
             from ray.util.queue import Queue
@@ -187,19 +186,21 @@ class RayCluster:
     def _belongs_here(self, stage: str, force: bool) -> bool:
         """Returns whether a stage needs what only this folder has.
 
-        These are downloads of a user's own files, and registrations that rebuild the runs that MLflow lacks.
+        These are downloads of a user's own files, registrations that complete what MLflow lacks, and stages whose
+        outputs DVC's cache has.
         """
         kind, _, name = stage.partition("@")
-        return (kind == "download" and hasattr(self._params.dataset(name).source, "path")) or (
-            kind == "register" and force
-        )
+        own_files = kind == "download" and hasattr(self._params.dataset(name).source, "path")
+        return own_files or (kind == "register" if force else self._graph.is_remembered(stage))
 
     def _needs(self, stage: str) -> dict[str, list[str]]:
-        """Returns name of a stage → the paths of its outputs that this stage reads."""
+        """Returns name of a stage → the paths of its outputs that this stage reads; also of itself, for kept seeds."""
         found = self._graph.reads(stage)
         kind, _, name = stage.partition("@")
         if kind == "register":  # a champion may have to be measured again, on today's samples
             found |= self._graph.outputs(f"transform@{name}")
+        if kind == "train" and kept_seeds(name, self._params.experiments[name].seeds or ()):
+            found |= self._graph.outputs(stage)  # they need not be trained again
         return found
 
     def _read_messages(self) -> None:
@@ -208,33 +209,18 @@ class RayCluster:
 
         while True:
             try:
-                key, kind, content = self._messages.get(timeout=POLL_SECONDS)
+                messages = [self._messages.get(timeout=POLL_SECONDS)]
+                messages += self._messages.get_nowait_batch(self._messages.qsize())  # many stages may print much
             except Empty:
                 continue
             except Exception:
                 self.lost.set()
-                for stage in list(self._stages.values()):
-                    stage.hear("end", None)
+                for each in list(self._stages.values()):
+                    each.hear("end", None)
                 return
-            if key in self._stages:
-                self._stages[key].hear(kind, content)
-
-
-def check_stores(params: Params, graph: Graph) -> None:
-    """Raises ParamsError unless nodes without a common disk can reach the data and the runs."""
-    problems = []
-    if params.tracking and (store := address(params.tracking)).file:
-        problems.append(
-            f"tracking is {store.shown}, a file on this disk; on a cluster it must be a server, such as "
-            f"http://HOST:5000, or null ({PARAMS_FILE})"
-        )
-    if not graph.repo.config["core"].get("remote"):
-        problems.append(
-            "there is no DVC remote by which the nodes get data; add one: dvc remote add --default NAME ADDRESS "
-            "(docs/storing.md)"
-        )
-    if problems:
-        raise ParamsError(problems)
+            for key, kind, content in messages:
+                if stage := self._stages.get(key):
+                    stage.hear(kind, content)
 
 
 def _variables(params: Params) -> dict[str, str]:

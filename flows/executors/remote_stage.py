@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flows.executors.ray_cluster import RayCluster
 
 SECONDS_UNTIL_TOLD = 10.0  # seconds after which a stage says that it waits for room
-SECONDS_FOR_LINES = 2.0  # seconds to wait for a stage's last lines once its result is there
+SECONDS_FOR_LINES = 30.0  # seconds to wait for a stage's last lines once its result is there
 
 
 @dataclass(eq=False)

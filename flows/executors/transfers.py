@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from learn.errors import DataError
+from learn.errors import ServerError
+from tasks.tracking.address import redacted
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -24,16 +26,17 @@ def fetch(repo: Repo, outs: Iterable[Output]) -> int:
         The number of bytes that came from the remote; what the cache has does not come again.
 
     Raises:
-        DataError: The remote lacks some of them.
-        DvcException: The remote does not answer, or refuses.
+        ServerError: The remote does not answer, refuses, or lacks some of them.
     """
     outs = list(outs)
-    moved = repo.cloud.pull(_objects(outs))
-    if moved.failed:
-        raise DataError(f"the remote lacks {len(moved.failed)} files of {', '.join(out.def_path for out in outs)}")
-    for out in outs:
-        out.checkout(force=True)
-    return _size(repo, moved.transferred)
+    with _told():
+        lists = repo.cloud.pull({out.hash_info for out in outs})  # without these DVC does not say why it has no list
+        moved = repo.cloud.pull(_objects(outs))
+        if moved.failed:
+            raise ServerError(f"{len(moved.failed)} files of {', '.join(out.def_path for out in outs)} did not come")
+        for out in outs:
+            out.checkout(force=True)
+    return _size(repo, lists.transferred | moved.transferred)
 
 
 def push(repo: Repo, outs: Iterable[Output]) -> int:
@@ -43,13 +46,23 @@ def push(repo: Repo, outs: Iterable[Output]) -> int:
         The number of bytes moved.
 
     Raises:
-        DataError: Some could not be pushed.
-        DvcException: The remote does not answer, or refuses.
+        ServerError: The remote does not answer, refuses, or did not take some of them.
     """
-    moved = repo.cloud.push(_objects(outs))
-    if moved.failed:
-        raise DataError(f"{len(moved.failed)} files could not be pushed to the remote")
+    with _told():
+        moved = repo.cloud.push(_objects(outs))
+        if moved.failed:
+            raise ServerError(f"{len(moved.failed)} files could not be pushed")
     return _size(repo, moved.transferred)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns the errors of DVC and of the remotes' libraries, which have no class in common, into a ServerError."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ServerError(f"DVC's remote: {redacted(reason)}") from error
 
 
 def _objects(outs: Iterable[Output]) -> set[HashInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.params.section import Section
 
@@ -68,10 +68,12 @@ class ResourcesConfig(Section):
     accelerator: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
     """Ray's name of a kind of GPU, such as `A100`; null for any."""
 
-
-def bytes_of(memory: str) -> int:
-    """Returns the number of bytes of a text such as `8GiB`."""
-    return int(memory[:-3]) * {"MiB": 2**20, "GiB": 2**30}[memory[-3:]]
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError("it must be a whole number, or less than 1")
+        return gpus
 
 
 class FlowConfig(Section):

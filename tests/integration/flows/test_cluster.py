@@ -129,6 +129,8 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
     assert list((project.folder / "mlruns/undelivered").iterdir()), "the run came from its node to the flow's folder"
     said = project.run(*run).stdout
     assert "1 run, 8 up to date" in said, said
+    remembered = list((project.folder / ".dvc/cache/runs").glob("*/*"))
+    assert len(remembered) == 8, "DVC's cache restores each stage but the download, as after a run here"
     assert not list((project.folder / "mlruns/undelivered").iterdir())
     wait_until(lambda: all(each.info.status != "RUNNING" for each in runs(servers, "line")), 60)
     shown = project.run(*TRACKWAY, "predict", "--model", "line@champion", "0.5").stdout
@@ -172,6 +174,11 @@ def test_mistakes_are_told_before_any_work(servers: Team, nodes: RayNodes, tmp_p
         "error: tracking is sqlite:///mlruns/mlflow.db, a file on this disk; on a cluster it must be a server" in said
     )
     assert "error: there is no DVC remote by which the nodes get data; add one: dvc remote add --default" in said
+    project.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    said = project.run(*TRACKWAY, "run", "line", "--on", nodes.address, check=False).stdout
+    assert (
+        f"error: the DVC remote is {tmp_path / 'store'}, and there is no such folder; on a cluster it must be" in said
+    )
     said = project.run(*TRACKWAY, "run", "--on", "10.0.0.1:10001", check=False).stdout
     assert "error: --on is 10.0.0.1:10001; it must be the address of a Ray cluster, such as ray://HOST:10001" in said
     project.edit("params.yaml", "  notify: []", "  executor: ray\n  resources: {trian: {cpus: 2}}\n  notify: []")

@@ -1,0 +1,87 @@
+"""The work folders of a node: a stage has one for itself, and the next stage with the same code takes it over."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+KEPT_DAYS = 7.0  # days after which the work folders of other code are removed
+OUTPUTS = ("data/experiments", "data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
+WEIGHTS = "data/raw/_weights"  # no stage's output; a link to the node's folder with pretrained weights
+
+
+@contextmanager
+def work_folder(folder: Path, code: Path) -> Iterator[Path]:
+    """Yields a work folder with the flow's code that no other stage uses; outputs of stages before are removed.
+
+    Args:
+        folder: The node's folder.
+        code: Where Ray has unpacked the flow's code; its name depends on its content.
+    """
+    place = folder / "work" / code.name
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.utime(place)
+    _remove_old(place)
+    for number in count():
+        work, lock = place / str(number), (place / f"{number}.lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if _has_processes(work):  # they are about to end, for their worker was killed
+                continue
+            if not work.is_dir():
+                _copy_code(code, work, folder)
+            _remove_outputs(work)
+            yield work
+            return
+
+
+def _has_processes(work: Path) -> bool:
+    """Returns whether a process is at work in a folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(work):
+                return True
+    return False
+
+
+def _copy_code(code: Path, work: Path, folder: Path) -> None:
+    partial = work.with_name(f".{work.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(code, partial, symlinks=True)
+    (partial / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
+    config = f"[core]\n    no_scm = true\n    site_cache_dir = {work}/.dvc/site\n"
+    config += f'[cache]\n    dir = {folder}/cache\n    type = "reflink,hardlink,symlink,copy"\n'
+    (partial / ".dvc/config.local").write_text(config, encoding="utf-8")
+    (folder / "weights").mkdir(exist_ok=True)
+    (partial / WEIGHTS).parent.mkdir(parents=True)
+    (partial / WEIGHTS).symlink_to(folder / "weights")
+    partial.rename(work)
+
+
+def _remove_outputs(work: Path) -> None:
+    for name in OUTPUTS:
+        with suppress(FileNotFoundError):
+            for path in (work / name).iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path != work / WEIGHTS:
+                    path.unlink()
+
+
+def _remove_old(place: Path) -> None:
+    """Removes the work folders of other code in which no stage has begun for KEPT_DAYS, and none still runs."""
+    for other in place.parent.iterdir():
+        with suppress(FileNotFoundError):  # another stage has just removed it
+            if time.time() - other.stat().st_mtime > KEPT_DAYS * 86400 and not _has_processes(other):
+                shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,57 @@
+"""What a stage is said to need of a node, and the folder that it gets there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.executors.demands import resources, shown, why_waiting
+from flows.executors.work_folder import work_folder
+from tasks.params import load_params
+from tasks.params.flow import ResourcesConfig
+from tests.support.project import ROOT
+
+
+def test_the_nearest_entry_says_what_a_stage_needs_and_a_person_reads_it() -> None:
+    params = load_params(ROOT / "params.yaml")
+    said = {"train": {"cpus": 4, "memory": "8GiB"}, "digits-cnn": {"gpus": 0.5, "accelerator": "A100"}}
+    flow = params.flow.model_validate(params.flow.model_dump() | {"resources": said})
+    params = params.model_copy(update={"flow": flow})
+    assert resources(params, "split@digits") == {"num_cpus": 1, "num_gpus": 0}
+    options = resources(params, "train@digits-cnn")
+    assert options == {"num_cpus": 4, "num_gpus": 0.5, "memory": 8 * 2**30, "accelerator_type": "A100"}
+    node = {"CPU": 8.0, "memory": 1e11, "GPU": 1.0, "node:10.0.0.1": 1.0}
+    needed = "4 CPU, 0.5 GPU, 8 GiB, A100"
+    assert f"waits, for no node of the cluster has {needed}; it" in why_waiting("train@digits-cnn", options, [node])
+    fit = node | {"accelerator_type:A100": 1.0}
+    assert why_waiting("a", options, [node, fit]) == f"a waits for a node with room for it: {needed}"
+    assert shown({"CPU": 1.0, "GPU": 0.0, "memory": 2**29, "node:10.0.0.1": 0.001}) == "1 CPU, 0.5 GiB"
+
+
+def test_more_than_one_gpu_is_a_whole_number() -> None:
+    assert ResourcesConfig(gpus=2).gpus == 2
+    with pytest.raises(ValidationError, match="it must be a whole number, or less than 1"):
+        ResourcesConfig(gpus=1.5)
+
+
+def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "params.yaml").touch()
+    with work_folder(tmp_path, code) as first, work_folder(tmp_path, code) as second:
+        assert first != second
+        (first / "data/raw/line").mkdir()
+        (first / "data/raw/_weights/net.pt").touch()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=first) as ending:
+        with work_folder(tmp_path, code) as other:
+            assert other == second, "not that of a killed worker whose stage has not ended yet"
+        ending.kill()
+    with work_folder(tmp_path, code) as again:
+        assert again == first
+        assert not (again / "data/raw/line").exists()
+        assert (again / "data/raw/_weights/net.pt").exists()
+    assert (second / "data/raw/_weights/net.pt").exists(), "one download serves all stages"
