@@ -87,10 +87,10 @@ def mark_killed_runs(client: MlflowClient) -> None:
 
 
 def is_latest(client: MlflowClient, run: Run) -> bool:
-    """Returns whether no later training with the same result has finished.
+    """Returns whether no later training of the same user with the same result has finished.
 
-    Earlier ones of the same user that finished but were never evaluated are marked KILLED: DVC cannot have recorded
-    them (it was killed, or its disk was full), since otherwise it would not have trained again.
+    Earlier ones that finished but were never evaluated are marked KILLED: DVC cannot have recorded them (it was killed,
+    or its disk was full), since otherwise it would not have trained again. Another user may train the same at once.
     """
     tags = run.data.tags
     for other in client.search_runs(
@@ -98,9 +98,10 @@ def is_latest(client: MlflowClient, run: Run) -> bool:
         f"attributes.status = 'FINISHED' AND tags.`{STAGE}` = '{tags[STAGE]}' "
         f"AND tags.`{STATE_DICT}` = '{tags[STATE_DICT]}'",
     ):
+        if other.data.tags.get(USER) != tags.get(USER):
+            continue
         if other.info.start_time > run.info.start_time:
             return False
-        same_user = other.data.tags.get(USER) == tags.get(USER)
-        if other.info.run_id != run.info.run_id and TEST_DATA not in other.data.tags and same_user:
+        if other.info.run_id != run.info.run_id and TEST_DATA not in other.data.tags:
             client.set_terminated(other.info.run_id, "KILLED", end_time=other.info.end_time)
     return True
