@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: help setup quickstart up down test test-fast torture lint format docs bench clean
+.PHONY: help setup quickstart up down test test-cluster test-fast torture lint format docs bench clean
 
 # The stamp is written last: an installation that was stopped is done again. It says where that was, for an environment
 # cannot be moved: its scripts hold its path.
@@ -44,7 +44,10 @@ down: setup  ## end what `make up` started
 	@trackway down
 
 test: setup  ## all tests, three files at a time: many wait for a server or a time
-	@python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+	@python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder -m "not cluster"
+
+test-cluster: setup  ## a team's servers, and a Ray cluster of three nodes; ten minutes
+	@python -m pytest -m cluster
 
 test-fast: setup  ## the tests without processes and servers, under a minute
 	@python -m pytest tests/unit

@@ -40,6 +40,7 @@ MLFLOW_SETTINGS = {  # environment variables that MLflow reads when it is import
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; storing a large file takes a server some time
 }
 SILENCE = re.compile(r"\[Errno \d+\] [\w ]+|Connection (?:refused|broken)|[Tt]imed out|too many \d+ error responses")
+COLLISION = re.compile("UniqueViolation|UNIQUE constraint failed|Duplicate entry")
 REFUSAL = re.compile(
     r"authentication failed|no password supplied|does not exist|pg_hba"
 )  # in the errors of a PostgreSQL server that answers and refuses
@@ -83,7 +84,10 @@ def connect(tracking: str) -> Iterator[MlflowClient]:
 
 
 def is_silence(error: BaseException | None) -> bool:
-    """Returns whether an error means that a server could not be reached or cannot answer now, but may later."""
+    """Returns whether an error means that a server could not be reached or cannot answer now, but may later.
+
+    So it is also if another process wrote the same row at this moment: MLflow looks, then inserts.
+    """
     import requests
     from requests.exceptions import ChunkedEncodingError, RetryError
     from sqlalchemy.exc import InterfaceError, OperationalError
@@ -92,7 +96,7 @@ def is_silence(error: BaseException | None) -> bool:
     # requests raises the first of the last two for an answer that breaks off, urllib3 the other during a download.
     network = (requests.ConnectionError, requests.Timeout, RetryError, ChunkedEncodingError, ProtocolError)
     while error:
-        if isinstance(error, network):
+        if isinstance(error, network) or COLLISION.search(str(error)):
             return True
         if isinstance(error, OperationalError | InterfaceError):
             return not REFUSAL.search(str(error))

@@ -35,6 +35,7 @@ RUN_BY = {
     "make setup": MAKE,
     "make lint": MAKE,
     "make test-fast": MAKE,
+    "make test-cluster": MAKE,
     "make test": MAKE,
     'git add --all && git commit -m "results"': (
         "test_what_a_change_did_is_shown_once_the_first_results_are_committed"

@@ -18,6 +18,9 @@ from tests.support.project import free_port, wait_until
 HOST = "127.0.0.2"  # loopback, too; Ray replaces 127.0.0.1 by another address of the machine
 
 
+NO_NICENESS = {"RAY_worker_niceness": "0"}  # by default they wait for all other tests
+
+
 @dataclass
 class RayNodes:
     folder: Path
@@ -45,7 +48,7 @@ class RayNodes:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*shlex.split(command), *options, *where],
-                env=os.environ | self.environment | {NODE_FOLDER: str(self.work(number)), WARM: ""},
+                env=os.environ | self.environment | {NODE_FOLDER: str(self.work(number)), WARM: "", **NO_NICENESS},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -24,6 +24,7 @@ from tests.support.team import Team, User, files_with, team
 (TRACKING,) = blocks("yaml", "docs/team.md")
 HEAD, NODE, RUN = blocks("sh", "docs/cluster.md")
 NODES = (1, 2, 3)
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
     project.edit("params.yaml", "    epochs: 1000\n", "    epochs: 6000\n")
     run = (*TRACKWAY, "run", "line", "--on", nodes.address)
     flow = project.start(*run)
-    wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 120)
+    wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 300)
     flow.kill()
     flow.communicate()
     done = project.lock["stages"]
@@ -120,7 +121,7 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
 
     with project.start(*run, TRACKWAY_PATIENCE="1") as again:
         trained = len(runs(servers, "line"))
-        wait_until(lambda: len(runs(servers, "line")) > trained, 120)
+        wait_until(lambda: len(runs(servers, "line")) > trained, 300)
         servers.kill("mlflow")
         said = again.communicate(timeout=300)[0]
     servers.start_again("mlflow")
@@ -191,7 +192,7 @@ def test_a_lost_cluster_ends_the_flow_with_its_reason(servers: Team, nodes: RayN
     project = user(servers, tmp_path / "project")
     project.edit("params.yaml", "    epochs: 1000\n", "    epochs: 1000000\n")
     with project.start(*TRACKWAY, "run", "line", "--on", nodes.address) as flow:
-        wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 120)
+        wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 300)
         nodes.kill(0)
         said = flow.communicate(timeout=180)[0]
     assert flow.returncode == 1, said

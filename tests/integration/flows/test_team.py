@@ -34,6 +34,7 @@ UP, PROXY, FIRST, SECOND, AWAY, SCHEDULE = blocks("sh", "docs/team.md")
 (TRACKING,) = blocks("yaml", "docs/team.md")
 EXPERIMENTS = ("line-linear", "line-parameters")
 BRANCH = "main"
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
