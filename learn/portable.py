@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +107,14 @@ def input_as_photo(values: np.ndarray, scale: float | None, fit: Fit | None = No
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
+@contextmanager
+def loading_graphs() -> Iterator[None]:
+    """Silences what torch 2.11 says of itself when it loads a file of torch.export: that it must not write to bytes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        yield
+
+
 class PortableModel:
     """An exported model with what it takes.
 
@@ -116,7 +126,8 @@ class PortableModel:
         import torch
 
         texts = {METADATA: ""}
-        self._graph = torch.export.load(file, extra_files=texts).module()
+        with loading_graphs():
+            self._graph = torch.export.load(file, extra_files=texts).module()
         self.about = About.parse(texts[METADATA])
 
     def read(self, given: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learn.portable import loading_graphs
 from tasks.export.metadata import FILE, as_text, metadata
 from tasks.export.onnx_file import load_onnx, refuse_without_onnx, write_int8, write_onnx
 from tasks.tracking.graphs import MODEL, RegisteredGraph
@@ -42,7 +43,8 @@ def load_pt2(graph: RegisteredGraph, file: Path) -> Graph:
     """Reads a file of torch.export."""
     import torch
 
-    return torch.export.load(file).module()
+    with loading_graphs():
+        return torch.export.load(file).module()
 
 
 def write_torchscript(graph: RegisteredGraph, file: Path) -> None:

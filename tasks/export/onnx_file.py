@@ -52,12 +52,15 @@ def write_onnx(graph: RegisteredGraph, file: Path, more: dict[str, str] | None =
 
 def write_int8(graph: RegisteredGraph, file: Path) -> None:
     """Writes the graph with weights of eight bits; activations are quantised while it runs."""
+    import onnx
     from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
     in_float, prepared = file.with_suffix(".float.onnx"), file.with_suffix(".prepared.onnx")
     write_onnx(graph, in_float, {"quantization": "int8, dynamic"})
     quant_pre_process(in_float, prepared, skip_symbolic_shape=True)  # torch.onnx has told all shapes
-    quantize_dynamic(prepared, file, weight_type=QuantType.QUInt8)  # ONNX Runtime convolves with no signed weights
+    model = onnx.load(prepared)
+    del model.graph.value_info[:]  # with torch 2.11 some of these shapes are those of before the preparation
+    quantize_dynamic(model, file, weight_type=QuantType.QUInt8)  # ONNX Runtime convolves with no signed weights
     in_float.unlink()
     prepared.unlink()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from learn.errors import TrackingError
+from learn.portable import loading_graphs
 from tasks.tracking.loading import ModelMetadata, metadata_of, registered
 from tasks.tracking.names import Store
 from tasks.tracking.store import connect, if_there
@@ -98,10 +99,11 @@ def _downloaded(version: ModelVersion, title: str, folder: str) -> tuple[ModelMe
             "experiment again"
         )
     local = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-    mlflow.pytorch.load_model(local)  # refuses a file that holds a pickle, which the next but one line would run
     saved = Model.load(local)
     file = Path(local, saved.flavors["pytorch"]["model_data"], "model.pt2")
-    return about, torch.export.load(file), file.stat().st_size
+    with loading_graphs():
+        mlflow.pytorch.load_model(local)  # refuses a file that holds a pickle, which the next line would run
+        return about, torch.export.load(file), file.stat().st_size
 
 
 def _architecture(client: MlflowClient, version: ModelVersion) -> dict[str, str]:

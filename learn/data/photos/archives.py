@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Self
+from typing import Any
 
 from learn.data.photos.decode import SUFFIXES, find_photos, unwritable
 from learn.errors import DataError, printable
@@ -281,13 +281,11 @@ class _Header(tarfile.TarInfo):
     Those are stored in blocks of their own, which tarfile reads into memory as a whole.
     """
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Parses a header; raises DataError if a name or attributes are larger than MOST_HEADER."""
-        found = super().frombuf(buf, encoding, errors)
-        if not found.isreg() and not found.isdir() and found.size > MOST_HEADER:
-            raise DataError(f"an archive is refused: a member's name or attributes take {found.size:,} bytes")
-        return found
+    def _proc_member(self, *arguments: Any, **options: Any) -> Any:
+        """Goes on from a header (tarfile's hook for subclasses); a name or attributes over MOST_HEADER are refused."""
+        if not self.isreg() and not self.isdir() and self.size > MOST_HEADER:
+            raise DataError(f"an archive is refused: a member's name or attributes take {self.size:,} bytes")
+        return super()._proc_member(*arguments, **options)  # type: ignore[misc]
 
 
 def _tar(archive: Path) -> tarfile.TarFile:
