@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import uuid
 import warnings
@@ -24,6 +23,7 @@ from tenacity import retry, stop_after_attempt, wait_fixed
 from flows.executors.demands import resources, why_waiting
 from flows.executors.local import Local, of_flow
 from flows.executors.node import run_on_node
+from flows.executors.ray_address import check_answers
 from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
 from flows.graph import Graph
@@ -42,7 +42,7 @@ NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
 PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
 LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
-SECONDS_FOR_PORT, SECONDS_TO_CONNECT, ATTEMPTS = 10, 90, 2
+SECONDS_TO_CONNECT, ATTEMPTS = 90, 2
 POLL_SECONDS = 1.0
 
 
@@ -88,9 +88,8 @@ class RayCluster:
             except Exception as error:
                 connected.set_exception(error)
 
-        host, port = place.removeprefix("ray://").rsplit(":", 1)
+        check_answers(place)
         try:
-            socket.create_connection((host, int(port)), SECONDS_FOR_PORT).close()
             threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
             self._messages = connected.result(SECONDS_TO_CONNECT)
             self._run = ray.remote(max_retries=0)(run_on_node)
