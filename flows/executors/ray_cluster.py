@@ -60,6 +60,7 @@ class RayCluster:
         Raises:
             ServerError: Ray is not installed, or no cluster answers.
         """
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a call after `close` would start a cluster on this machine
         try:
             import ray
             from ray.util.queue import Queue
