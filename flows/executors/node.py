@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.executors.demands import shown
+from flows.executors.versions import versions, what_differs
 from flows.executors.work_folder import work_folder
 from tasks.warm import READ_EARLY
 from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
@@ -53,7 +54,9 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     """
     folder = Path(os.environ.get(NODE_FOLDER) or Path.home() / ".cache/trackway").expanduser().absolute()
     resources = _resources()
-    messages.put((request["key"], "began", {"node": socket.gethostname(), "resources": resources}))
+    differs = what_differs(request["versions"], versions())
+    began = {"node": socket.gethostname(), "resources": resources, "differs": differs}
+    messages.put((request["key"], "began", began))
     with work_folder(folder, Path.cwd()) as work:
         environment = _environment(request["environment"])
         environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])

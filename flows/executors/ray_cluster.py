@@ -26,6 +26,7 @@ from flows.executors.node import run_on_node
 from flows.executors.ray_address import check_answers
 from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
+from flows.executors.versions import versions
 from flows.graph import Graph
 from learn.errors import ServerError, TrackwayError
 from tasks.kept import kept_seeds
@@ -71,6 +72,7 @@ class RayCluster:
         self._libraries = list(LIBRARIES.get(graph.remote_address().partition("://")[0], ()))
         self._origin = Origin(git_context(), uncommitted())
         self._stages: dict[str, RemoteStage] = {}
+        self._log, self._warned = get_run_logger(), set[str]()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", module="ray.util.client")  # its errors say the same
         environment = {"working_dir": str(Path.cwd()), "excludes": list(NOT_SENT)}
@@ -123,6 +125,7 @@ class RayCluster:
             "environment": of_flow() | _variables(self._params),
             "origin": self._origin.as_dict(),
             "libraries": self._libraries,
+            "versions": versions(),
             "stage": {
                 "stage": stage,
                 "force": force,
@@ -147,6 +150,16 @@ class RayCluster:
             write_atomically(file, text.encode())
         if made["entry"]:
             self._graph.take_over(stage, made["entry"])
+
+    def warn_of(self, node: str, differs: str) -> None:
+        """Warns once that a node has other versions than the flow, as `what_differs` in versions.py says them."""
+        text = (
+            f"the node {node} has {differs}; what it makes may differ from what is made here. "
+            "Install the same on it: pip install --constraint constraints.txt (docs/cluster.md)"
+        )
+        if text not in self._warned:
+            self._warned.add(text)
+            self._log.warning(text)
 
     def why_waiting(self, stage: str, options: dict[str, Any]) -> str:
         """Returns a line that says what a stage waits for."""

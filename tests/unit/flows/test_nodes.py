@@ -1,4 +1,4 @@
-"""What a stage is said to need of a node, and the folder that it gets there."""
+"""What a stage is said to need of a node, what that node has, and the folder that the stage gets there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.executors.demands import resources, shown, why_waiting
+from flows.executors.versions import versions, what_differs
 from flows.executors.work_folder import work_folder
 from tasks.params import load_params
 from tasks.params.flow import ResourcesConfig
@@ -55,3 +56,13 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
         assert not (again / "data/raw/line").exists()
         assert (again / "data/raw/_weights/net.pt").exists()
     assert (second / "data/raw/_weights/net.pt").exists(), "one download serves all stages"
+
+
+def test_a_node_s_other_versions_are_named() -> None:
+    flow = versions()
+    assert flow["torch"][0].isdigit()
+    assert "+" not in flow["torch"], "builds for another device count as the same"
+    assert what_differs(flow, flow) == ""
+    there = flow | {"numpy": "2.0.1", "timm": "none"}
+    assert what_differs(flow, there) == f"timm none instead of {flow['timm']}, numpy 2.0.1 instead of {flow['numpy']}"
+    assert what_differs({"torch": "2.11.0"}, {}) == "torch none instead of 2.11.0"
