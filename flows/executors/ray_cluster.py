@@ -33,8 +33,8 @@ from tasks.kept import kept_seeds
 from tasks.params import Params
 from tasks.tracking.address import names_in
 from tasks.tracking.lineage import git_context
-from tasks.workspace.environment import PATIENCE
-from tasks.workspace.files import write_atomically
+from tasks.workspace.environment import NODE_FOLDER, PATIENCE
+from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.git import uncommitted
 from tasks.workspace.origin import Origin
 
@@ -155,7 +155,7 @@ class RayCluster:
         """Warns once that a node has other versions than the flow, as `what_differs` in versions.py says them."""
         text = (
             f"the node {node} has {differs}; what it makes may differ from what is made here. "
-            "Install the same on it: pip install --constraint constraints.txt (docs/cluster.md)"
+            "Install the flow's versions on it (docs/cluster.md)"
         )
         if text not in self._warned:
             self._warned.add(text)
@@ -186,8 +186,11 @@ class RayCluster:
             return self.is_lost()
         if isinstance(error, lost):
             return NodeLost(f"{node} is gone, or has ended the stage: {type(error).__name__}")
-        reason = str(error).strip().splitlines()
-        return ServerError(f"{node} could not run it: {reason[-1] if reason else type(error).__name__}")
+        cause = getattr(error, "cause", None) or error  # what was raised on the node
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            return ServerError(f"{cannot_write(node, cause)} ({NODE_FOLDER} says where a node writes)")
+        reason = str(cause).strip().splitlines()
+        return ServerError(f"{node} could not run it: {reason[-1] if reason else type(cause).__name__}")
 
     def is_lost(self) -> ClusterLost:
         """Returns the error that says so."""
