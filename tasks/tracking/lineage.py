@@ -75,7 +75,7 @@ def _dependencies(stage_name: str) -> dict[str, str]:
 
 
 def git_context() -> dict[str, str]:
-    """Returns MLflow's own tags, which name the user and git's commit, and FOLDER; on a cluster also the node's tags."""
+    """Returns MLflow's own tags, which name the user and git's commit, and FOLDER; on a cluster the node, too."""
     if there := origin():
         return {**there.context, NODE: there.node, RESOURCES: there.resources}
     from mlflow.tracking.context.registry import resolve_tags
