@@ -196,7 +196,7 @@ def _on_cluster(place: str, params: Params, graph: Graph) -> Iterator[None]:
     get_run_logger().info(f"connecting to the Ray cluster at {place}")
     cluster = RayCluster(place, params, graph)
     try:
-        with stages_run_by(cluster):
+        with stages_run_by(cluster), all_stopped_at_the_end():  # they are stopped while the cluster still answers
             yield
     finally:
         cluster.close()

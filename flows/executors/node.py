@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.executors.demands import shown
-from flows.executors.work_folder import work_folder
+from flows.executors.versions import versions, what_differs
+from flows.executors.work_folder import keep_undelivered, take_undelivered, work_folder
+from tasks.tracking.tags import FOLDER
 from tasks.warm import READ_EARLY
 from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
 from tasks.workspace.outcome import Outcome, told
@@ -53,8 +55,11 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     """
     folder = Path(os.environ.get(NODE_FOLDER) or Path.home() / ".cache/trackway").expanduser().absolute()
     resources = _resources()
-    messages.put((request["key"], "began", {"node": socket.gethostname(), "resources": resources}))
+    differs = what_differs(request["versions"], versions())
+    began = {"node": socket.gethostname(), "resources": resources, "differs": differs}
+    messages.put((request["key"], "began", began))
     with work_folder(folder, Path.cwd()) as work:
+        keep_undelivered(folder, work, request["origin"]["context"][FOLDER])
         environment = _environment(request["environment"])
         environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
@@ -86,15 +91,11 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             _send_lines(process, request["key"], messages)
             code = process.wait()
         outcome: Outcome | None = told(scratch / "outcome.json")
-        left = sorted((work / "mlruns/undelivered").glob("*.jsonl"))
-        undelivered = {file.name: file.read_text(encoding="utf-8") for file in left}
-        for file in left:
-            file.unlink()
         made = scratch / "made.json"
         return {
             "code": code,
             "outcome": outcome and vars(outcome),
-            "undelivered": undelivered,
+            "undelivered": take_undelivered(work),
             **(json.loads(made.read_bytes()) if made.is_file() else {"entry": None, "fetched": 0, "pushed": 0}),
         }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import uuid
 import warnings
@@ -24,16 +23,18 @@ from tenacity import retry, stop_after_attempt, wait_fixed
 from flows.executors.demands import resources, why_waiting
 from flows.executors.local import Local, of_flow
 from flows.executors.node import run_on_node
+from flows.executors.ray_address import check_answers
 from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
+from flows.executors.versions import versions
 from flows.graph import Graph
 from learn.errors import ServerError, TrackwayError
 from tasks.kept import kept_seeds
 from tasks.params import Params
 from tasks.tracking.address import names_in
 from tasks.tracking.lineage import git_context
-from tasks.workspace.environment import PATIENCE
-from tasks.workspace.files import write_atomically
+from tasks.workspace.environment import NODE_FOLDER, PATIENCE
+from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.git import uncommitted
 from tasks.workspace.origin import Origin
 
@@ -42,7 +43,7 @@ NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
 PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
 LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
-SECONDS_FOR_PORT, SECONDS_TO_CONNECT, ATTEMPTS = 10, 90, 2
+SECONDS_TO_CONNECT, ATTEMPTS = 90, 2
 POLL_SECONDS = 1.0
 
 
@@ -60,6 +61,7 @@ class RayCluster:
         Raises:
             ServerError: Ray is not installed, or no cluster answers.
         """
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a call after `close` would start a cluster on this machine
         try:
             import ray
             from ray.util.queue import Queue
@@ -70,6 +72,7 @@ class RayCluster:
         self._libraries = list(LIBRARIES.get(graph.remote_address().partition("://")[0], ()))
         self._origin = Origin(git_context(), uncommitted())
         self._stages: dict[str, RemoteStage] = {}
+        self._log, self._warned = get_run_logger(), set[str]()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", module="ray.util.client")  # its errors say the same
         environment = {"working_dir": str(Path.cwd()), "excludes": list(NOT_SENT)}
@@ -88,9 +91,8 @@ class RayCluster:
             except Exception as error:
                 connected.set_exception(error)
 
-        host, port = place.removeprefix("ray://").rsplit(":", 1)
+        check_answers(place)
         try:
-            socket.create_connection((host, int(port)), SECONDS_FOR_PORT).close()
             threading.Thread(target=connect, daemon=True).start()  # Ray itself may wait for ever
             self._messages = connected.result(SECONDS_TO_CONNECT)
             self._run = ray.remote(max_retries=0)(run_on_node)
@@ -123,6 +125,7 @@ class RayCluster:
             "environment": of_flow() | _variables(self._params),
             "origin": self._origin.as_dict(),
             "libraries": self._libraries,
+            "versions": versions(),
             "stage": {
                 "stage": stage,
                 "force": force,
@@ -147,6 +150,16 @@ class RayCluster:
             write_atomically(file, text.encode())
         if made["entry"]:
             self._graph.take_over(stage, made["entry"])
+
+    def warn_of(self, node: str, differs: str) -> None:
+        """Warns once that a node has other versions than the flow, as `what_differs` in versions.py says them."""
+        text = (
+            f"the node {node} has {differs}; what it makes may differ from what is made here. "
+            "Install the flow's versions on it (docs/cluster.md)"
+        )
+        if text not in self._warned:
+            self._warned.add(text)
+            self._log.warning(text)
 
     def why_waiting(self, stage: str, options: dict[str, Any]) -> str:
         """Returns a line that says what a stage waits for."""
@@ -173,8 +186,11 @@ class RayCluster:
             return self.is_lost()
         if isinstance(error, lost):
             return NodeLost(f"{node} is gone, or has ended the stage: {type(error).__name__}")
-        reason = str(error).strip().splitlines()
-        return ServerError(f"{node} could not run it: {reason[-1] if reason else type(error).__name__}")
+        cause = getattr(error, "cause", None) or error  # what was raised on the node
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            return ServerError(f"{cannot_write(node, cause)} ({NODE_FOLDER} says where a node writes)")
+        reason = str(cause).strip().splitlines()
+        return ServerError(f"{node} could not run it: {reason[-1] if reason else type(cause).__name__}")
 
     def is_lost(self) -> ClusterLost:
         """Returns the error that says so."""

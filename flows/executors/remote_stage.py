@@ -49,6 +49,8 @@ class RemoteStage:
             self._node = f"{content['node']} ({content['resources']})"
             self._began.set()
             self.say(f"{self.name} runs on {self._node}")
+            if content["differs"]:
+                self.cluster.warn_of(content["node"], content["differs"])
         for line in content if kind == "lines" else []:
             self._lines.put(line)
         if kind == "end":

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -44,6 +45,36 @@ def work_folder(folder: Path, code: Path) -> Iterator[Path]:
             _remove_outputs(work)
             yield work
             return
+
+
+def keep_undelivered(folder: Path, work: Path, origin: str) -> None:
+    """Has a stage keep the runs that MLflow does not take where later stages of the same origin find them.
+
+    These may have other code, and so another work folder.
+
+    Args:
+        folder: The node's folder.
+        work: The stage's work folder.
+        origin: The folder from which the code comes, with its machine.
+    """
+    place = folder / "undelivered" / sha256(origin.encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    link = work / "mlruns/undelivered"
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(place)
+
+
+def take_undelivered(work: Path) -> dict[str, str]:
+    """Removes the kept runs that no other stage writes, and returns name of a file → its text."""
+    taken = {}
+    for file in sorted((work / "mlruns/undelivered").glob("*.jsonl")):
+        with suppress(BlockingIOError, FileNotFoundError), file.open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            text = stream.read()
+            file.unlink()
+            taken[file.name] = text
+    return taken
 
 
 def _has_processes(work: Path) -> bool:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 
-from tasks.tracking.tags import CODE_MD5, DATA_MD5, DVC_ERROR, DVC_EXPERIMENT, FLOW_RUN_ID, NODE, RESOURCES, STAGE
+from tasks.tracking.address import project_folder
+from tasks.tracking.tags import (
+    CODE_MD5,
+    DATA_MD5,
+    DVC_ERROR,
+    DVC_EXPERIMENT,
+    FLOW_RUN_ID,
+    FOLDER,
+    NODE,
+    RESOURCES,
+    STAGE,
+)
 from tasks.workspace.environment import FLOW_RUN, FLOW_RUN_URL
 from tasks.workspace.origin import origin
 from tasks.workspace.paths import training_folder
@@ -63,9 +75,9 @@ def _dependencies(stage_name: str) -> dict[str, str]:
 
 
 def git_context() -> dict[str, str]:
-    """Returns MLflow's own tags, which name the user and git's commit, and on a cluster the node and what it gave."""
+    """Returns MLflow's own tags, which name the user and git's commit, and FOLDER; on a cluster the node, too."""
     if there := origin():
         return {**there.context, NODE: there.node, RESOURCES: there.resources}
     from mlflow.tracking.context.registry import resolve_tags
 
-    return resolve_tags({})
+    return {**resolve_tags({}), FOLDER: f"{socket.gethostname()}:{project_folder().absolute()}"}

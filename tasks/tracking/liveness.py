@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.tracking.tags import HEARTBEAT, PROCESS, STAGE, STATE_DICT, TEST_DATA, USER
+from tasks.tracking.tags import FOLDER, HEARTBEAT, PROCESS, STAGE, STATE_DICT, TEST_DATA, USER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,10 +87,10 @@ def mark_killed_runs(client: MlflowClient) -> None:
 
 
 def is_latest(client: MlflowClient, run: Run) -> bool:
-    """Returns whether no later training of the same user with the same result has finished.
+    """Returns whether no later training of the same folder and user with the same result has finished.
 
     Earlier ones that finished but were never evaluated are marked KILLED: DVC cannot have recorded them (it was killed,
-    or its disk was full), since otherwise it would not have trained again. Another user may train the same at once.
+    or its disk was full), since otherwise it would not have trained again. Another folder may train the same at once.
     """
     tags = run.data.tags
     for other in client.search_runs(
@@ -98,7 +98,7 @@ def is_latest(client: MlflowClient, run: Run) -> bool:
         f"attributes.status = 'FINISHED' AND tags.`{STAGE}` = '{tags[STAGE]}' "
         f"AND tags.`{STATE_DICT}` = '{tags[STATE_DICT]}'",
     ):
-        if other.data.tags.get(USER) != tags.get(USER):
+        if any(other.data.tags.get(tag) != tags.get(tag) for tag in (USER, FOLDER)):
             continue
         if other.info.start_time > run.info.start_time:
             return False

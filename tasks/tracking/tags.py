@@ -46,6 +46,7 @@ DVC_EXPERIMENT = {
 FLOW_RUN_ID = "trackway.prefect.flow_run"
 NODE, RESOURCES = "trackway.node", "trackway.resources"  # tags of a run that was trained on a cluster: where, with what
 COMMIT, USER = "mlflow.source.git.commit", "mlflow.user"
+FOLDER = "trackway.folder"  # the tag of a run with the project's folder on its machine, whose dvc.lock records it
 SOURCE_NAME = "mlflow.source.name"  # what MLflow's page shows as the source of a run
 CARD, CARD_FILE = "trackway.card", "model_card.md"  # a version's tag with the sha256 of its card, and an artifact
 LATENCY, LATENCY_P95, THROUGHPUT = "latency_ms", "latency_p95_ms", "throughput"  # metrics of a run

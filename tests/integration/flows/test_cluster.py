@@ -182,6 +182,13 @@ def test_mistakes_are_told_before_any_work(servers: Team, nodes: RayNodes, tmp_p
     )
     said = project.run(*TRACKWAY, "run", "--on", "10.0.0.1:10001", check=False).stdout
     assert "error: --on is 10.0.0.1:10001; it must be the address of a Ray cluster, such as ray://HOST:10001" in said
+    project.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", "tracking: null")
+    (tmp_path / "store").mkdir()
+    run = (*TRACKWAY, "run", "line", "--on")
+    said = project.run(*run, nodes.address, check=False, RAY_AUTH_TOKEN="a" * 48).stdout
+    assert "cannot be used: it refuses the token, or asks for one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in said
+    said = project.run(*run, f"ray://127.0.0.1:{servers.ports['mlflow']}", check=False).stdout
+    assert "cannot be used: another server answers there; a cluster has the address of its head" in said
     project.edit("params.yaml", "  notify: []", "  executor: ray\n  resources: {trian: {cpus: 2}}\n  notify: []")
     said = project.run(*TRACKWAY, "check", check=False).stdout
     assert "executor: ray needs address, such as ray://HOST:10001" in said

@@ -1,7 +1,8 @@
-"""What a stage is said to need of a node, and the folder that it gets there."""
+"""What a stage is said to need of a node, what that node has, and the folder that the stage gets there."""
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from flows.executors.demands import resources, shown, why_waiting
-from flows.executors.work_folder import work_folder
+from flows.executors.versions import versions, what_differs
+from flows.executors.work_folder import keep_undelivered, take_undelivered, work_folder
 from tasks.params import load_params
 from tasks.params.flow import ResourcesConfig
 from tests.support.project import ROOT
@@ -38,20 +40,50 @@ def test_more_than_one_gpu_is_a_whole_number() -> None:
         ResourcesConfig(gpus=1.5)
 
 
+def code(folder: Path, name: str) -> Path:
+    """A flow's code, as Ray unpacks it."""
+    (folder / name).mkdir()
+    (folder / name / "params.yaml").touch()
+    return folder / name
+
+
 def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "params.yaml").touch()
-    with work_folder(tmp_path, code) as first, work_folder(tmp_path, code) as second:
+    unpacked = code(tmp_path, "code")
+    with work_folder(tmp_path, unpacked) as first, work_folder(tmp_path, unpacked) as second:
         assert first != second
         (first / "data/raw/line").mkdir()
         (first / "data/raw/_weights/net.pt").touch()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=first) as ending:
-        with work_folder(tmp_path, code) as other:
+        with work_folder(tmp_path, unpacked) as other:
             assert other == second, "not that of a killed worker whose stage has not ended yet"
         ending.kill()
-    with work_folder(tmp_path, code) as again:
+    with work_folder(tmp_path, unpacked) as again:
         assert again == first
         assert not (again / "data/raw/line").exists()
         assert (again / "data/raw/_weights/net.pt").exists()
     assert (second / "data/raw/_weights/net.pt").exists(), "one download serves all stages"
+
+
+def test_a_node_s_other_versions_are_named() -> None:
+    flow = versions()
+    assert flow["torch"][0].isdigit()
+    assert "+" not in flow["torch"], "builds for another device count as the same"
+    assert what_differs(flow, flow) == ""
+    there = flow | {"numpy": "2.0.1", "timm": "none"}
+    assert what_differs(flow, there) == f"timm none instead of {flow['timm']}, numpy 2.0.1 instead of {flow['numpy']}"
+    assert what_differs({"torch": "2.11.0"}, {}) == "torch none instead of 2.11.0"
+
+
+def test_a_run_that_mlflow_did_not_take_is_there_for_later_code_of_the_same_project(tmp_path: Path) -> None:
+    with work_folder(tmp_path, code(tmp_path, "before")) as work:
+        keep_undelivered(tmp_path, work, "host:/project")
+        (work / "mlruns/undelivered/net-1.jsonl").write_text("left by a kill")
+    with work_folder(tmp_path, code(tmp_path, "after")) as other:
+        keep_undelivered(tmp_path, other, "host:/another")
+        assert take_undelivered(other) == {}
+        keep_undelivered(tmp_path, other, "host:/project")
+        with (other / "mlruns/undelivered/net-1.jsonl").open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            assert take_undelivered(other) == {}, "another stage writes it"
+        assert take_undelivered(other) == {"net-1.jsonl": "left by a kill"}
+        assert take_undelivered(other) == {}
