@@ -12,9 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tasks.workspace.environment import NODE_FOLDER, WARM
+from tests.support.pages import blocks
 from tests.support.project import free_port, wait_until
 
+HEAD, NODE, RUN = blocks("sh", "docs/cluster.md")
 HOST = "127.0.0.2"  # loopback, too; Ray replaces 127.0.0.1 by another address of the machine
 
 
@@ -24,8 +28,6 @@ NO_NICENESS = {"RAY_worker_niceness": "0"}  # by default they wait for all other
 @dataclass
 class RayNodes:
     folder: Path
-    start_head: str  # the command that docs/cluster.md shows, and the other nodes' one
-    start_node: str
     port: int = field(default_factory=free_port)
     client_port: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(24))
@@ -63,11 +65,11 @@ class RayNodes:
         return number
 
     def head(self) -> int:
-        command = self.start_head.replace("10001", str(self.client_port))
+        command = HEAD.replace("10001", str(self.client_port))
         return self.start(command, "--port", str(self.port), "--include-dashboard", "false")
 
     def add(self) -> int:
-        return self.start(self.start_node.replace("HEAD:6379", f"{HOST}:{self.port}"), "--num-cpus", "1")
+        return self.start(NODE.replace("HEAD:6379", f"{HOST}:{self.port}"), "--num-cpus", "1")
 
     def kill(self, number: int) -> None:
         """As if its machine were switched off."""
@@ -82,10 +84,10 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, start_head: str, start_node: str, count: int) -> Iterator[RayNodes]:
+def ray_nodes(folder: Path, count: int) -> Iterator[RayNodes]:
     """A head, and so many nodes with one CPU each."""
     folder.mkdir(parents=True)
-    nodes = RayNodes(folder, start_head, start_node)
+    nodes = RayNodes(folder)
     try:
         nodes.head()
         for _ in range(count):
@@ -99,3 +101,13 @@ def ray_nodes(folder: Path, start_head: str, start_node: str, count: int) -> Ite
                 process.wait(30)
         for number in range(len(nodes.processes)):
             nodes.kill(number)
+
+
+def stages_on(folder: Path, word: str) -> list[psutil.Process]:
+    """The processes in a node's work folders that have the word in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if word in " ".join(process.cmdline()) and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+    return found
