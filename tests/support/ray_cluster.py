@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ NO_NICENESS = {"RAY_worker_niceness": "0"}  # by default they wait for all other
 @dataclass
 class RayNodes:
     folder: Path
+    of_ray: Path  # has a folder of Ray for each node: a node removes and unpacks the code that another one may import
     port: int = field(default_factory=free_port)
     client_port: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(24))
@@ -46,6 +49,7 @@ class RayNodes:
         """Starts a node, and returns its number once it is there; 0 is the head, which runs no stages."""
         number = len(self.processes)
         where = ["--block", "--node-ip-address", HOST, "--object-store-memory", "100000000", "--disable-usage-stats"]
+        where += ["--temp-dir", str(self.of_ray / str(number))]
         log = self.folder / f"{number}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -87,7 +91,7 @@ class RayNodes:
 def ray_nodes(folder: Path, count: int) -> Iterator[RayNodes]:
     """A head, and so many nodes with one CPU each."""
     folder.mkdir(parents=True)
-    nodes = RayNodes(folder)
+    nodes = RayNodes(folder, Path(tempfile.mkdtemp(prefix="ray-")))
     try:
         nodes.head()
         for _ in range(count):
@@ -101,6 +105,7 @@ def ray_nodes(folder: Path, count: int) -> Iterator[RayNodes]:
                 process.wait(30)
         for number in range(len(nodes.processes)):
             nodes.kill(number)
+        shutil.rmtree(nodes.of_ray, ignore_errors=True)
 
 
 def stages_on(folder: Path, word: str) -> list[psutil.Process]:

@@ -33,7 +33,7 @@ HEALTH = {"mlflow": "health", "prefect": "api/health"}
 TRACKING = blocks("yaml", "docs/team.md")[0].strip()
 
 
-@dataclass
+@dataclass(eq=False)
 class Team:
     """A team's servers: each command and variable is that of compose.yaml, but for ports and names of hosts.
 

@@ -93,7 +93,7 @@ class Place:
 def place(ground: Ground) -> Iterator[Place]:
     if not (folder := programs()):
         pytest.skip("PostgreSQL is not here")
-    (ground.folder / "team").mkdir()
+    (ground.folder / "team").mkdir(exist_ok=True)
     with (
         pytest.MonkeyPatch.context() as patch,
         cluster(folder, free_port()) as postgres,
