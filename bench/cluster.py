@@ -22,7 +22,6 @@ from tests.support.ray_cluster import ray_nodes
 
 STAGES, SECONDS = 64, 1  # so many stages that each sleep so long
 NODES = (1, 2, 4)
-START = "ray start --head --num-cpus 0 --ray-client-server-port 10001", "ray start --address HEAD:6379"
 SLEEPER = '''"""A dataset whose download sleeps, for a benchmark."""
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def main() -> None:
     rows = []
     with _sleepers() as folder, s3(folder) as variables:
         local = _spent(folder, "--workers", "1", **variables)
-        with tempfile.TemporaryDirectory() as name, ray_nodes(Path(name) / "nodes", *START, count=NODES[0]) as nodes:
+        with tempfile.TemporaryDirectory() as name, ray_nodes(Path(name) / "nodes", count=NODES[0]) as nodes:
             for count in NODES:
                 while len(nodes.processes) - 1 < count:
                     nodes.add()

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.cluster import START, fill
+from bench.cluster import fill
 from bench.common import environment, project, run, show
 from tests.support.ray_cluster import ray_nodes
 
@@ -101,7 +101,7 @@ def main() -> None:
         _lock(folder)
         stages = 6 * DATASETS + 1
         found = _measure(folder, "dvc") | _measure(folder, "flow")
-        with tempfile.TemporaryDirectory() as name, ray_nodes(Path(name) / "nodes", *START, count=2) as nodes:
+        with tempfile.TemporaryDirectory() as name, ray_nodes(Path(name) / "nodes", count=2) as nodes:
             found |= _measure(folder, "ray", RAY_PLACE=nodes.address, **nodes.environment)
         lines = len((folder / "dvc.lock").read_text(encoding="utf-8").splitlines())
     ideal = stages * SECONDS / AT_A_TIME

@@ -14,12 +14,9 @@ from ruamel.yaml import YAML
 
 from tasks.params import load_params
 from tasks.tracking.tags import STATE_DICT
+from tests.support.pages import PAGES, blocks
 from tests.support.project import ROOT, TRACKWAY, Project, Served
 
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-}
 README = PAGES["README.md"]
 MAKE = "test_every_make_target_shown_is_there"
 LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
@@ -118,12 +115,6 @@ RUN_BY = {
     "trackway compare --sweep --out sweep.md": SWEEP,
     "trackway up": "test_history_and_schedules_outlive_down_and_up",
 }
-
-
-def blocks(language: str, *pages: str) -> list[str]:
-    """The blocks of code in a language, in some pages; by default in all."""
-    texts = [PAGES[page] for page in pages or PAGES]
-    return [block for text in texts for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)]
 
 
 def commands() -> list[str]:

@@ -86,6 +86,18 @@ class Project:
         assert old in text, f"{old!r} is not in {file}"
         (self.folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
 
+    def keep_only(self, dataset: str) -> None:
+        """Takes the other datasets out of params.yaml, with their experiments."""
+        yaml = YAML()
+        params = yaml.load(self.read("params.yaml"))
+        kept = {"datasets": {dataset}}
+        kept["experiments"] = {name for name, each in params["experiments"].items() if each["dataset"] == dataset}
+        for section, names in kept.items():
+            for name in params[section].keys() - names:
+                del params[section][name]
+        with (self.folder / "params.yaml").open("w", encoding="utf-8") as stream:
+            yaml.dump(params, stream)
+
     def commit(self, message: str) -> None:
         """Everything that git does not ignore."""
         author = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")

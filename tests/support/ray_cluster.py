@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tasks.workspace.environment import NODE_FOLDER, WARM
+from tests.support.pages import blocks
 from tests.support.project import free_port, wait_until
 
+HEAD, NODE, RUN = blocks("sh", "docs/cluster.md")
 HOST = "127.0.0.2"  # loopback, too; Ray replaces 127.0.0.1 by another address of the machine
 
 
@@ -24,8 +30,7 @@ NO_NICENESS = {"RAY_worker_niceness": "0"}  # by default they wait for all other
 @dataclass
 class RayNodes:
     folder: Path
-    start_head: str  # the command that docs/cluster.md shows, and the other nodes' one
-    start_node: str
+    of_ray: Path  # has a folder of Ray for each node: a node removes and unpacks the code that another one may import
     port: int = field(default_factory=free_port)
     client_port: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(24))
@@ -44,6 +49,7 @@ class RayNodes:
         """Starts a node, and returns its number once it is there; 0 is the head, which runs no stages."""
         number = len(self.processes)
         where = ["--block", "--node-ip-address", HOST, "--object-store-memory", "100000000", "--disable-usage-stats"]
+        where += ["--temp-dir", str(self.of_ray / str(number))]
         log = self.folder / f"{number}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -63,11 +69,11 @@ class RayNodes:
         return number
 
     def head(self) -> int:
-        command = self.start_head.replace("10001", str(self.client_port))
+        command = HEAD.replace("10001", str(self.client_port))
         return self.start(command, "--port", str(self.port), "--include-dashboard", "false")
 
     def add(self) -> int:
-        return self.start(self.start_node.replace("HEAD:6379", f"{HOST}:{self.port}"), "--num-cpus", "1")
+        return self.start(NODE.replace("HEAD:6379", f"{HOST}:{self.port}"), "--num-cpus", "1")
 
     def kill(self, number: int) -> None:
         """As if its machine were switched off."""
@@ -82,10 +88,10 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(folder: Path, start_head: str, start_node: str, count: int) -> Iterator[RayNodes]:
+def ray_nodes(folder: Path, count: int) -> Iterator[RayNodes]:
     """A head, and so many nodes with one CPU each."""
     folder.mkdir(parents=True)
-    nodes = RayNodes(folder, start_head, start_node)
+    nodes = RayNodes(folder, Path(tempfile.mkdtemp(prefix="ray-")))
     try:
         nodes.head()
         for _ in range(count):
@@ -99,3 +105,14 @@ def ray_nodes(folder: Path, start_head: str, start_node: str, count: int) -> Ite
                 process.wait(30)
         for number in range(len(nodes.processes)):
             nodes.kill(number)
+        shutil.rmtree(nodes.of_ray, ignore_errors=True)
+
+
+def stages_on(folder: Path, word: str) -> list[psutil.Process]:
+    """The processes in a node's work folders that have the word in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if word in " ".join(process.cmdline()) and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+    return found

@@ -20,8 +20,9 @@ import requests
 import sqlalchemy
 from ruamel.yaml import YAML
 
+from tests.support.pages import blocks
 from tests.support.postgres import PASSWORD, Postgres
-from tests.support.project import PREFECT, ROOT, Project, free_port, wait_until
+from tests.support.project import PREFECT, ROOT, Project, free_port, make_project, wait_until
 
 COMPOSE = YAML(typ="safe").load(ROOT / "deploy/compose.yaml")
 SERVICES = COMPOSE["services"]
@@ -29,9 +30,10 @@ VARIABLE = re.compile(r"\$\{(\w+):([?-])([^}]*)\}")
 IN_IMAGE = dict(re.findall(r"^(?:ENV|   ) (\w+)=(\S+)", (ROOT / "deploy/Dockerfile").read_text("utf-8"), re.MULTILINE))
 PORTS = {"s3": 3900, "mlflow": 5000, "prefect": 4200}
 HEALTH = {"mlflow": "health", "prefect": "api/health"}
+TRACKING = blocks("yaml", "docs/team.md")[0].strip()
 
 
-@dataclass
+@dataclass(eq=False)
 class Team:
     """A team's servers: each command and variable is that of compose.yaml, but for ports and names of hosts.
 
@@ -150,6 +152,15 @@ class Team:
     def user(self, folder: Path) -> User:
         return User(folder, self)
 
+    def new_project(self, folder: Path) -> User:
+        """A person's project with the team's stores, in which nothing has run."""
+        folder.mkdir()
+        made = self.user(make_project(folder).folder)
+        made.run("dvc", "remote", "add", "--default", "store", "s3://trackway/dvc")
+        made.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", TRACKING)
+        made.commit("the team's stores")
+        return made
+
 
 @contextmanager
 def team(folder: Path, postgres: Postgres, services: Iterable[str] = PORTS) -> Iterator[Team]:
@@ -186,6 +197,10 @@ class User(Project):
         return (
             super().environment | self.team.environment | author | {"LOGNAME": self.name}
         )  # MLflow's name of the user
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.team.tracking
 
 
 @dataclass

@@ -24,11 +24,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.project import TRACKWAY, Project, make_project
-from tests.torture import disks, inputs, kills, servers, together
+from tests.support.project import Project
+from tests.torture import cluster, disks, inputs, kills, servers, together
 from tests.torture.common import Ground, Lost, Missed, Scenario
 
-FAMILIES = {"kills": kills, "disks": disks, "servers": servers, "together": together, "inputs": inputs}
+FAMILIES = {
+    "kills": kills,
+    "disks": disks,
+    "servers": servers,
+    "cluster": cluster,
+    "together": together,
+    "inputs": inputs,
+}
 
 
 def main() -> None:
@@ -39,13 +46,14 @@ def main() -> None:
     parser.add_argument("--finished", type=Path, help="a finished project to start from, instead of making one")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    ground = Ground(folder, Project(options.finished) if options.finished else finished_project(folder / "finished"))
-    counts = [
-        tortured(ground, scenario, options.seed, options.tries)
-        for family, module in FAMILIES.items()
-        for scenario in module.SCENARIOS
-        if not options.words or any(word == family or word in scenario.name for word in options.words)
-    ]
+    ground = Ground(folder, Project(options.finished) if options.finished else None)
+    with ground.until_end:
+        counts = [
+            tortured(ground, scenario, options.seed, options.tries)
+            for family, module in FAMILIES.items()
+            for scenario in module.SCENARIOS
+            if not options.words or any(word == family or word in scenario.name for word in options.words)
+        ]
     show(counts)
     if any(count.lost for count in counts):
         sys.exit(f"the projects that lost something are in {folder}")
@@ -60,14 +68,6 @@ class Count:
     tried: int = 0
     lost: int = 0
     skipped: int = 0
-
-
-def finished_project(folder: Path) -> Project:
-    print("making a finished project: trackway run", flush=True)
-    folder.mkdir()
-    project = make_project(folder)
-    project.run(*TRACKWAY, "run")
-    return project
 
 
 def tortured(ground: Ground, scenario: Scenario, seed: int, most: int) -> Count:

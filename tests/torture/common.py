@@ -8,22 +8,24 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from tasks.tracking.names import MlflowName, Store
 from tasks.tracking.report import PAGE, RECORD
 from tasks.tracking.tags import DIFF, STAGE, STATE_DICT
-from tests.support.project import Project, wait_until
+from tests.support.project import TRACKWAY, Project, make_project, wait_until
 
+T = TypeVar("T")
 LAST_LINES = 12  # of a log, as evidence
 PATIENCE = 900.0  # seconds for a command that takes 40 when nothing else runs
 AT_REST = 20.0  # seconds in which every process of a project has to end
@@ -69,7 +71,8 @@ class Work:
     @property
     def trained(self) -> list[str]:
         """The experiments that the command trains."""
-        before, after = (project.lock["stages"] for project in (self.start, self.after))
+        before = self.start.lock["stages"] if (self.start.folder / "dvc.lock").is_file() else {}
+        after = self.after.lock["stages"]
         return [
             name.partition("@")[2] for name in after if name.startswith("train@") and before.get(name) != after[name]
         ]
@@ -77,12 +80,32 @@ class Work:
 
 @dataclass
 class Ground:
-    """A folder for trials, and a finished project from which each of them starts."""
+    """A folder for trials, and a finished project from which most of them start."""
 
     folder: Path
-    finished: Project
+    given: Project | None = None  # a finished project; without one it is made when it is needed
+    until_end: ExitStack = field(default_factory=ExitStack)
     _works: dict[str, Work] = field(default_factory=dict)
+    _shared: dict[Any, Any] = field(default_factory=dict)
     _copies: int = 0
+
+    @cached_property
+    def finished(self) -> Project:
+        if self.given:
+            return self.given
+        print("making a finished project: trackway run", flush=True)
+        folder = self.folder / "finished"
+        folder.mkdir()
+        project = make_project(folder)
+        project.run(*TRACKWAY, "run")
+        return project
+
+    def shared(self, make: Callable[[Ground], AbstractContextManager[T]]) -> T:
+        """What a context manager yields, which is entered once, and left when the context `until_end` ends."""
+        if make not in self._shared:
+            self._shared[make] = self.until_end.enter_context(make(self))
+        found: T = self._shared[make]
+        return found
 
     def copy(self, project: Project) -> Project:
         self._copies += 1
@@ -215,9 +238,15 @@ def differing(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
     return sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
 
 
+def mlflow_name(project: Project, dataset: str) -> MlflowName:
+    """What MLflow calls a dataset of a project."""
+    params = YAML(typ="safe").load(project.read("params.yaml"))
+    return Store(project.tracking_uri, params.get("project")).name(dataset)
+
+
 def runs(project: Project, dataset: str) -> list[Run]:
     client = MlflowClient(project.tracking_uri)
-    experiment = client.get_experiment_by_name(dataset)
+    experiment = client.get_experiment_by_name(mlflow_name(project, dataset))
     return client.search_runs([experiment.experiment_id]) if experiment else []
 
 
@@ -289,10 +318,11 @@ def expected_champion(project: Project, dataset: str) -> str:
 
 def champion(project: Project, dataset: str) -> str:
     """The state_dict's sha256 of the dataset's champion, and what it predicts; or why it does not."""
+    name = mlflow_name(project, dataset)
     done = project.run(
-        "python", "-W", "ignore", "-c", PREDICT, dataset, check=False, MLFLOW_TRACKING_URI=project.tracking_uri
+        "python", "-W", "ignore", "-c", PREDICT, name, check=False, MLFLOW_TRACKING_URI=project.tracking_uri
     )
     if done.returncode:
         return done.stdout.rstrip().rpartition("\n")[2]
-    version = MlflowClient(project.tracking_uri).get_model_version_by_alias(dataset, "champion")
+    version = MlflowClient(project.tracking_uri).get_model_version_by_alias(name, "champion")
     return f"{version.tags.get(STATE_DICT)} {done.stdout.splitlines()[-1]}"

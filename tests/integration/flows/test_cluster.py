@@ -6,23 +6,18 @@ import shlex
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
 from mlflow.entities import Run
 
 from tasks.tracking import tags
-from tests.integration.test_readme import blocks
 from tests.support.postgres import PASSWORD, Postgres
 from tests.support.project import TRACKWAY, Project, make_project, wait_until
-from tests.support.ray_cluster import RayNodes, ray_nodes
-from tests.support.team import Team, User, files_with, team
+from tests.support.ray_cluster import RUN, RayNodes, ray_nodes, stages_on
+from tests.support.team import Team, files_with, team
 
-(TRACKING,) = blocks("yaml", "docs/team.md")
-HEAD, NODE, RUN = blocks("sh", "docs/cluster.md")
 NODES = (1, 2, 3)
 pytestmark = pytest.mark.cluster
 
@@ -36,30 +31,10 @@ def servers(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def nodes(servers: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     folder = tmp_path_factory.mktemp("ray") / "nodes"
-    with pytest.MonkeyPatch.context() as patch, ray_nodes(folder, HEAD, NODE, len(NODES)) as running:
+    with pytest.MonkeyPatch.context() as patch, ray_nodes(folder, len(NODES)) as running:
         for name, value in running.environment.items():
             patch.setenv(name, value)
         yield running
-
-
-def user(servers: Team, folder: Path) -> User:
-    """A person's project with the team's stores, in which nothing has run."""
-    folder.mkdir()
-    made = servers.user(make_project(folder).folder)
-    made.run("dvc", "remote", "add", "--default", "store", "s3://trackway/dvc")
-    made.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", TRACKING.strip())
-    made.commit("the team's stores")
-    return made
-
-
-def stages_on(folder: Path, word: str) -> list[psutil.Process]:
-    """The processes in a node's work folders that have the word in their command line."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if word in " ".join(process.cmdline()) and Path(process.cwd()).is_relative_to(folder):
-                found.append(process)
-    return found
 
 
 def runs(servers: Team, dataset: str) -> list[Run]:
@@ -72,7 +47,7 @@ def test_the_whole_pipeline_equals_a_local_one_though_a_node_dies(
     servers: Team, nodes: RayNodes, by_flow: Project, tmp_path: Path
 ) -> None:
     """Meanwhile another person's flow is on the same nodes."""
-    first, second = user(servers, tmp_path / "first"), user(servers, tmp_path / "second")
+    first, second = servers.new_project(tmp_path / "first"), servers.new_project(tmp_path / "second")
     second.edit("params.yaml", "lr: 0.01", "lr: 0.02")
     with ThreadPoolExecutor() as flows:
         command, on = shlex.split(RUN)[1:-1], nodes.address
@@ -109,7 +84,7 @@ def test_the_whole_pipeline_equals_a_local_one_though_a_node_dies(
 
 def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_flow: Project, tmp_path: Path) -> None:
     """And a tracking server that is away during the training loses no run."""
-    project = user(servers, tmp_path / "project")
+    project = servers.new_project(tmp_path / "project")
     project.edit("params.yaml", "    epochs: 1000\n", "    epochs: 6000\n")
     run = (*TRACKWAY, "run", "line", "--on", nodes.address)
     flow = project.start(*run)
@@ -139,7 +114,7 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
 
 
 def test_what_a_stage_needs_and_how_it_ends_reach_its_node(servers: Team, nodes: RayNodes, tmp_path: Path) -> None:
-    project = user(servers, tmp_path / "project")
+    project = servers.new_project(tmp_path / "project")
     project.edit("params.yaml", "    epochs: 1000\n", "    epochs: 1000000\n")
     project.edit("params.yaml", "timeouts: {transform: 3600, train: 86400}", "timeouts: {transform: 3600, train: 4}")
     run = (*TRACKWAY, "run", "train@line-linear", "--on", nodes.address)
@@ -196,7 +171,7 @@ def test_mistakes_are_told_before_any_work(servers: Team, nodes: RayNodes, tmp_p
 
 def test_a_lost_cluster_ends_the_flow_with_its_reason(servers: Team, nodes: RayNodes, tmp_path: Path) -> None:
     """The last test: its cluster is gone then."""
-    project = user(servers, tmp_path / "project")
+    project = servers.new_project(tmp_path / "project")
     project.edit("params.yaml", "    epochs: 1000\n", "    epochs: 1000000\n")
     with project.start(*TRACKWAY, "run", "line", "--on", nodes.address) as flow:
         wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 300)

@@ -16,8 +16,8 @@ import torch
 from learn.training.build import build_model
 from tasks.tracking.graphs import load_graph
 from tasks.tracking.names import Store
-from tests.integration.test_readme import blocks
 from tests.support.model_server import evaluated
+from tests.support.pages import blocks
 from tests.support.project import TRACKWAY, Project, shipped
 
 TEST = "data/transformed/digits/evaluation/test-inputs.npy"

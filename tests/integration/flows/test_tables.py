@@ -22,9 +22,9 @@ from tasks.params import load_params
 from tasks.register import measured_anew
 from tasks.tracking.loading import load_model
 from tasks.tracking.names import Store
-from tests.integration.test_readme import blocks
 from tests.support.browser import browser
 from tests.support.model_server import serving
+from tests.support.pages import blocks
 from tests.support.project import TRACKWAY, Project, make_project
 from tests.support.space import asked, started
 

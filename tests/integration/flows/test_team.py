@@ -15,7 +15,6 @@ import mlflow
 import pytest
 import requests
 from mlflow.entities import Run
-from ruamel.yaml import YAML
 
 from flows.graph import Graph
 from flows.publish import check_publishable
@@ -25,14 +24,12 @@ from tasks.tracking.names import Store
 from tasks.tracking.runs import experiment_id_of
 from tasks.tracking.tags import EXPERIMENT
 from tasks.tracking.versions import _create_registered_model
-from tests.integration.test_readme import blocks
+from tests.support.pages import blocks
 from tests.support.postgres import PASSWORD, Postgres
 from tests.support.project import ROOT, TRACKWAY, Project, free_port, make_project, wait_until
-from tests.support.team import Overheard, Team, User, files_with, team
+from tests.support.team import TRACKING, Overheard, Team, User, files_with, team
 
 UP, PROXY, FIRST, SECOND, AWAY, SCHEDULE = blocks("sh", "docs/team.md")
-(TRACKING,) = blocks("yaml", "docs/team.md")
-EXPERIMENTS = ("line-linear", "line-parameters")
 BRANCH = "main"
 pytestmark = pytest.mark.cluster
 
@@ -49,13 +46,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("origin")
     (folder / "start").mkdir()
     start = make_project(folder / "start")
-    yaml = YAML()
-    params = yaml.load(start.read("params.yaml"))
-    for section, names in {"datasets": ["line"], "experiments": EXPERIMENTS}.items():
-        for name in set(params[section]) - set(names):
-            del params[section][name]
-    with (start.folder / "params.yaml").open("w", encoding="utf-8") as stream:
-        yaml.dump(params, stream)
+    start.keep_only("line")
     start.commit("one small dataset")
     start.run("git", "branch", "--move", BRANCH)
     start.run("git", "clone", "--quiet", "--bare", ".", str(folder / "origin.git"))
@@ -93,7 +84,7 @@ def first(
     assert "error: tracking is sqlite:///mlruns/mlflow.db, a file on this disk; with --publish" in refused
     assert "error: there is no DVC remote to publish to; add one: dvc remote add --default" in refused
     for each in (user, rival):
-        each.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", TRACKING.strip())
+        each.edit("params.yaml", "tracking: sqlite:///mlruns/mlflow.db", TRACKING)
     add, run, push, commit = FIRST.splitlines()
     with overheard.listening():
         said = [do(user, add)]

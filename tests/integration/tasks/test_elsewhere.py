@@ -15,7 +15,7 @@ import torch
 
 from learn.training.build import build_loss, build_model
 from tasks.tracking.tags import CARD_FILE, EXPERIMENT
-from tests.integration.test_readme import blocks
+from tests.support.pages import blocks
 from tests.support.project import Project, shipped
 
 PARAMS = shipped()
