@@ -52,7 +52,7 @@ test-cluster: setup  ## a team's servers, and a Ray cluster of three nodes; ten 
 test-fast: setup  ## the tests without processes and servers, under a minute
 	@python -m pytest tests/unit
 
-torture: setup  ## kills, full disks, lost servers and nodes, several at once: what survives; one to two hours on two cores
+torture: setup  ## kills, full disks, lost servers and nodes, several at once: what survives; two hours or more on two cores
 	@python -m tests.torture
 
 lint: setup  ## ruff, mypy and hadolint

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.delivery import open_store
-from tasks.tracking.liveness import is_dead
+from tasks.tracking.liveness import is_dead, this_process
 from tasks.tracking.logged_model import log_model
 from tasks.tracking.names import Store
 from tasks.tracking.runs import find_run, log_datasets
@@ -95,7 +95,7 @@ def add_to_run(
             client.log_figure(run_id, figure, f"figures/{name}.png")
         if model is not None and not whole_model(client, run):
             for model_id in models_of(client, run):
-                if not _is_being_logged(client, model_id):  # by another evaluation with the same state_dict
+                if not _is_being_logged(client, model_id):
                     delete_model(client, model_id)
             log_model(run, model, about, example)
 
@@ -169,13 +169,17 @@ def delete_model(client: MlflowClient, model_id: str) -> None:
 
 
 def _is_being_logged(client: MlflowClient, model_id: str) -> bool:
-    """Returns whether a process that lives is about to make a model whole."""
+    """Returns whether another process is about to make a model whole: an evaluation with the same state_dict.
+
+    A model that this process has begun is one that it could not finish, for MLflow or its artifact store went away.
+    """
     from mlflow.entities import LoggedModelStatus
 
     logged = if_there(lambda: client.get_logged_model(model_id))
     if logged is None or logged.status != LoggedModelStatus.PENDING or PROCESS not in logged.tags:
         return False
-    return not is_dead(logged.tags[PROCESS], logged.creation_timestamp)
+    process = logged.tags[PROCESS]
+    return process != this_process() and not is_dead(process, logged.creation_timestamp)
 
 
 def whole_model(client: MlflowClient, run: Run) -> str | None:

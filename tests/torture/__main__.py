@@ -1,6 +1,6 @@
 """Hurts finished projects in every way we know, and counts what survives: `make torture`.
 
-    python -m tests.torture                      # everything; one to two hours on two cores
+    python -m tests.torture                      # everything; two hours or more on two cores
     python -m tests.torture kills disks          # families, or words of a scenario's name
     python -m tests.torture --seed 7 --tries 2   # other random moments, and at most two trials of each
 

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import torch
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from tasks.params.flatten import flatten
+from tasks.tracking.liveness import this_process
 from tasks.tracking.messages import Begin, End, encode
+from tasks.tracking.models import _is_being_logged
 from tasks.tracking.report import PAGE, RECORD
+from tasks.tracking.store import connect
 from tasks.tracking.tags import (
     CARD_FILE,
     CODE_MD5,
@@ -36,6 +40,7 @@ from tasks.tracking.tags import (
     LATENCY_P95,
     NOTE,
     OURS,
+    PROCESS,
     REPORT,
     STAGE,
     STATE_DICT,
@@ -422,6 +427,17 @@ def test_killed_training_leaves_a_run_that_says_so(finished: Project) -> None:
         time.sleep(0.2)
     assert run_status(finished) == "KILLED"
     stage.stdout.close()
+
+
+def test_a_model_that_this_process_could_not_finish_is_not_taken_for_one_in_the_making(tmp_path: Path) -> None:
+    machine, _, _ = json.loads(this_process())
+    parent = psutil.Process().parent()
+    assert parent
+    other = json.dumps([machine, parent.pid, parent.create_time()])
+    with connect(f"sqlite:///{tmp_path}/mlflow.db") as client:
+        for process, expected in ((this_process(), False), (other, True)):
+            logged = client.create_logged_model("0", tags={PROCESS: process})
+            assert _is_being_logged(client, logged.model_id) == expected
 
 
 def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
