@@ -168,9 +168,11 @@ def team(folder: Path, postgres: Postgres, services: Iterable[str] = PORTS) -> I
     made = Team(folder, postgres)
     server = postgres.new_database()
     engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    create = [f"CREATE DATABASE {SERVICES['postgres']['environment']['POSTGRES_DB']}"]
+    create.append(COMPOSE["configs"]["databases"]["content"])
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.text(f"CREATE DATABASE {SERVICES['postgres']['environment']['POSTGRES_DB']}"))
-        connection.execute(sqlalchemy.text(COMPOSE["configs"]["databases"]["content"]))
+        for command in create:
+            connection.execute(sqlalchemy.text(command))
     try:
         for name in services:
             made.start(name)
@@ -180,6 +182,10 @@ def team(folder: Path, postgres: Postgres, services: Iterable[str] = PORTS) -> I
     finally:
         for name in list(made.running):
             made.kill(name)
+        with engine.connect() as connection:  # another team may follow in this PostgreSQL
+            for command in create:
+                name = command.strip().rstrip(";").replace("CREATE DATABASE", "DROP DATABASE")
+                connection.execute(sqlalchemy.text(f"{name} WITH (FORCE)"))
 
 
 @dataclass(frozen=True)
