@@ -14,6 +14,7 @@ there must be no computation, no thread and no CUDA, since OpenMP and CUDA hang 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -59,6 +60,9 @@ IMPORTED_LATE = (
     "torch._inductor.fx_passes.dedupe_symint_uses", "torch.fx.experimental.validator", "sympy.tensor.tensor",
     "torch.utils.serialization.config", "mlflow.models.display_utils", "mlflow.utils.search_logged_model_utils",
 )  # fmt: skip
+STARTS_CUDA = (
+    "torch._inductor"  # modules below it may look at the GPUs when they are imported; with a GPU forks import them
+)
 THREADS = {"jemalloc_bg_thd"}  # harmless threads: pyarrow's, which waits for memory to return, and survives a fork
 MAX_FORKS = 64  # largest number of forks at a time; further stages run cold
 POLL_SECONDS = 0.5  # seconds between two looks at whether the process must end
@@ -242,6 +246,8 @@ def preload(further: list[str]) -> None:
     for name in (*LIBRARIES, *further):
         importlib.import_module(name)
     for name in IMPORTED_LATE:
+        if name.startswith(STARTS_CUDA) and _has_cuda():
+            continue
         with suppress(ImportError):
             importlib.import_module(name)
     sys.modules["dvc.cli.parser"].get_main_parser()  # DVC keeps it
@@ -259,6 +265,15 @@ def preload(further: list[str]) -> None:
         del sys.modules[name]
     gc.enable()
     gc.freeze()
+
+
+def _has_cuda() -> bool:
+    """Returns whether this machine has CUDA's driver, which is loaded and not initialized."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def check_forkable() -> None:
