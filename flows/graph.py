@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
 import networkx as nx
 from dvc.dependency import ParamsDependency
-from dvc.exceptions import DvcException
+from dvc.exceptions import CheckoutError, DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
-from dvc.stage.loader import StageLoader
-from dvc.utils.serialize import load_yaml
 from dvc.utils.strictyaml import YAMLValidationError, determine_linecol
-from dvc_data.hashfile.hash_info import HashInfo
 from ruamel.yaml import YAML
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
-from flows.executors.transfers import fetch, push
-from learn.errors import GraphError, ParamsError, ServerError, did_you_mean
+from learn.errors import GraphError, ParamsError, did_you_mean
 from tasks.atomic_dvc import mend
 from tasks.params import PARAMS_FILE, Params, read_yaml
 
@@ -64,8 +60,7 @@ class Graph:
         except DvcException as error:
             raise GraphError(f"DVC cannot read the stages: {error}".expandtabs(2)) from error
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in stages}
-        self._sent: set[str] = set()  # stages whose outputs are in the remote
-        self._one_thread = RLock()  # DVC's objects are for one thread
+        self.one_thread = RLock()  # DVC's objects are for one thread
 
     def check(self, params: Params) -> None:
         """Raises GraphError unless dvc.yaml has exactly the stages of these datasets and experiments."""
@@ -96,10 +91,14 @@ class Graph:
             question: A function that changes nothing.
             names: The stages.
         """
+        return self.when_free(lambda: {name: question(self.stages[name]) for name in names})
+
+    def when_free(self, action: Callable[[], T]) -> T:
+        """Calls a function that needs DVC's lock, and returns its result; waits while another process runs stages."""
         busy = retry_if_exception_type(LockError)
         for attempt in Retrying(retry=busy, wait=wait_fixed(1), before_sleep=_say_waiting):
-            with attempt, self._one_thread, self.repo.lock:
-                return {name: question(self.stages[name]) for name in names}
+            with attempt, self.one_thread, self.repo.lock:
+                return action()
         raise AssertionError("tenacity tries without end")
 
     def changed(self, names: Iterable[str] | None = None) -> set[str]:
@@ -132,85 +131,24 @@ class Graph:
         gone = [
             name for name, stage in self.stages.items() if any(out.hash_info and not out.exists for out in stage.outs)
         ]
-        try:
-            if gone:
-                self.repo.checkout(targets=gone, force=True)
-        except DvcException as error:
-            raise GraphError(f"DVC cannot bring back what {', '.join(gone)} had made: {error}") from error
+        outs = [out for name in gone for out in self.stages[name].outs if out.hash_info and out.use_cache]
+        lost = []
+        with self.repo.lock:
+            for out in outs:  # `dvc checkout` would read dvc.lock again for each stage
+                try:
+                    if not out.get_obj():
+                        raise CheckoutError([out.def_path])
+                    out.checkout(force=True)
+                except DvcException:
+                    lost.append(out.def_path)
+        if lost:
+            raise GraphError(f"DVC's cache no longer has {', '.join(lost)}; the same command makes them again")
         return gone
 
-    def send(self, needs: dict[str, list[str]]) -> None:
-        """Pushes outputs to the remote, those of each stage once.
-
-        Args:
-            needs: Name of a stage → the paths of its outputs.
-
-        Raises:
-            ServerError: DVC failed.
-        """
-        with self._one_thread:
-            outs = [out for name in needs if name not in self._sent for out in self._loaded(name).outs]
-            with _dvc_told("what the next stages read could not be pushed"):
-                push(self.repo, outs)
-            self._sent.update(needs)
-
-    def take_over(self, name: str, entry: dict[str, Any]) -> None:
-        """Takes over a stage that has run on another machine, which has pushed its outputs: outputs, then dvc.lock.
-
-        Args:
-            name: The stage.
-            entry: Its entry of dvc.lock there.
-
-        Raises:
-            ServerError: DVC failed; dvc.lock is as before.
-        """
-        busy = retry_if_exception_type(LockError)
-        for attempt in Retrying(retry=busy, wait=wait_fixed(1), before_sleep=_say_waiting):
-            with attempt, self._one_thread, self.repo.lock, _dvc_told(f"what {name} has made could not be fetched"):
-                stage = self.stages[name]
-                StageLoader.fill_from_lock(stage, entry)
-                fetch(self.repo, stage.outs)
-                self.repo.stage_cache.save(stage)  # so `dvc repro` restores it, as after a run here
-                stage.dump(update_pipeline=False)
-                self._sent.add(name)
-
-    def is_remembered(self, name: str) -> bool:
-        """Returns whether DVC's cache here has what a stage made from the same inputs, so that it need not run."""
-        with self._one_thread:
-            stage = self.repo.stage.load_one(str(DVC_FILE), name=name)  # another object: this one must not change
-            for out in stage.outs:
-                out.hash_info = HashInfo()  # that of dvc.lock is of other inputs
-            try:
-                stage.save_deps()
-                self.repo.stage_cache.restore(stage, dry=True)
-            except DvcException:
-                return False
-            return True
-
-    def entries(self, names: Iterable[str]) -> dict[str, Any]:
-        """Returns the entries of dvc.lock of those stages that have one."""
-        with self._one_thread:
-            lock = load_yaml(DVC_LOCK)["stages"] if DVC_LOCK.is_file() else {}
-        return {name: lock[name] for name in names if name in lock}
-
-    def remote_config(self) -> dict[str, Any]:
-        """Returns the part of DVC's configuration by which another machine reaches the default remote."""
-        name = self.repo.config["core"]["remote"]
-        remote = {
-            key: value if isinstance(value, int | float | bool) else str(value)
-            for key, value in self.repo.config["remote"][name].items()
-        }
-        return {"core": {"remote": name}, "remote": {name: remote}}
-
-    def remote_address(self) -> str:
-        """Returns the address of the default remote."""
-        return str(self.remote_config()["remote"][self.repo.config["core"]["remote"]]["url"])
-
-    def _loaded(self, name: str) -> PipelineStage:
-        """Returns a stage as dvc.lock has it now."""
-        stage = self.stages[name]
-        StageLoader.fill_from_lock(stage, self.entries([name]).get(name))
-        return stage
+    def remote_address(self) -> str | None:
+        """Returns the address of DVC's default remote; None if there is none."""
+        name = self.repo.config["core"].get("remote")
+        return str(self.repo.config["remote"][name]["url"]) if name else None
 
     def remove_outputs(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Removes those outputs of stages that DVC's cache has, too.
@@ -287,15 +225,6 @@ class Graph:
         return [
             stage.addressing for stage in reversed(list(nx.topological_sort(self._graph))) if stage.addressing in wanted
         ]
-
-
-@contextmanager
-def _dvc_told(what: str) -> Iterator[None]:
-    """Says in a ServerError what DVC or its remote could not do."""
-    try:
-        yield
-    except (DvcException, ServerError, OSError) as error:
-        raise ServerError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 def _overlaps(path: Path, others: Iterable[Path]) -> bool:

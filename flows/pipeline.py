@@ -29,13 +29,13 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.alive import end_dead_runs, hold
 from flows.executors import MIN_STAGES_FOR_WARM, PRELOADING, preloaded
 from flows.executors.ray_cluster import RayCluster
-from flows.executors.stores import check_stores
 from flows.graph import FLOW_LOCK, Graph
 from flows.notify import notify, remember_addresses
 from flows.publish import check_publishable, publish_results
 from flows.reports.results import publish
 from flows.servers.temporary import start_temporary_server
 from flows.stage_tasks import TASKS, all_stopped_at_the_end, stages_run_by
+from flows.stores import check_stores
 from learn.errors import ParamsError, ServerError, TrackingError, TrackwayError
 from tasks.params import Params
 from tasks.params.flow import RAY_ADDRESS

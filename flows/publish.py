@@ -12,9 +12,10 @@ from pathlib import Path
 from prefect import get_run_logger, runtime
 
 from flows.graph import Graph
+from flows.stores import unshared
 from learn.errors import ParamsError, ServerError
-from tasks.params import PARAMS_FILE, Params
-from tasks.tracking.address import address, redacted
+from tasks.params import Params
+from tasks.tracking.address import redacted
 
 LOCK = "dvc.lock"
 AUTHOR = ("-c", "user.name=Trackway", "-c", "user.email=trackway@localhost")
@@ -28,14 +29,8 @@ def check_publishable(params: Params, graph: Graph, branch: str) -> None:
             dvc.lock made by settings and code that the branch does not have.
         ServerError: git cannot reach `origin`.
     """
-    problems = []
-    if params.tracking and (store := address(params.tracking)).file:
-        problems.append(
-            f"tracking is {store.shown}, a file on this disk; with --publish (publish of the deployment) it must be a "
-            f"server, such as http://HOST:5000, or null ({PARAMS_FILE})"
-        )
-    if not graph.repo.config["core"].get("remote"):
-        problems.append("there is no DVC remote to publish to; add one: dvc remote add --default NAME ADDRESS")
+    when = "with --publish (publish of the deployment)"
+    problems = unshared(params, graph, when, "to publish to")
     if not Path(".git").exists():
         problems.append(f"{LOCK} is published with git, and this folder is no git clone")
     if not problems:

@@ -21,6 +21,7 @@ from prefect import get_run_logger
 from tenacity import retry, stop_after_attempt, wait_fixed
 
 from flows.executors.demands import resources, why_waiting
+from flows.executors.exchange import Exchange
 from flows.executors.local import Local, of_flow
 from flows.executors.node import run_on_node
 from flows.executors.ray_address import check_answers
@@ -28,11 +29,14 @@ from flows.executors.remote_stage import RemoteStage
 from flows.executors.running import ClusterLost, NodeLost, Running
 from flows.executors.versions import versions
 from flows.graph import Graph
-from learn.errors import ServerError, TrackwayError
+from learn.errors import ServerError, TrackingError, TrackwayError
 from tasks.kept import kept_seeds
 from tasks.params import Params
 from tasks.tracking.address import names_in
 from tasks.tracking.lineage import git_context
+from tasks.tracking.lost import end_what_is_lost
+from tasks.tracking.names import store_in
+from tasks.tracking.tags import FOLDER
 from tasks.workspace.environment import NODE_FOLDER, PATIENCE
 from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.git import uncommitted
@@ -67,9 +71,9 @@ class RayCluster:
             from ray.util.queue import Queue
         except ImportError as error:
             raise ServerError(f"stages on a cluster need Ray: pip install 'trackway[ray]' ({error})") from error
-        self._ray, self._params, self._graph = ray, params, graph
+        self._ray, self._params, self._graph, self._exchange = ray, params, graph, Exchange(graph)
         self.place = place
-        self._libraries = list(LIBRARIES.get(graph.remote_address().partition("://")[0], ()))
+        self._libraries = list(LIBRARIES.get(str(graph.remote_address()).partition("://")[0], ()))
         self._origin = Origin(git_context(), uncommitted())
         self._stages: dict[str, RemoteStage] = {}
         self._log, self._warned = get_run_logger(), set[str]()
@@ -118,7 +122,7 @@ class RayCluster:
         if self.lost.is_set():
             raise self.is_lost()
         needs = self._needs(stage)
-        self._graph.send(needs)
+        self._exchange.send(needs)
         key, wanted = uuid.uuid4().hex, resources(self._params, stage)
         request = {
             "key": key,
@@ -130,8 +134,8 @@ class RayCluster:
                 "stage": stage,
                 "force": force,
                 "needs": needs,
-                "lock": self._graph.entries([stage, *needs]),
-                "config": self._graph.remote_config(),
+                "lock": self._exchange.entries([stage, *needs]),
+                "config": self._exchange.config(),
             },
         }
         remote = RemoteStage(self, stage, wanted, get_run_logger().info)
@@ -149,7 +153,7 @@ class RayCluster:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, text.encode())
         if made["entry"]:
-            self._graph.take_over(stage, made["entry"])
+            self._exchange.take_over(stage, made["entry"])
 
     def warn_of(self, node: str, differs: str) -> None:
         """Warns once that a node has other versions than the flow, as `what_differs` in versions.py says them."""
@@ -160,6 +164,17 @@ class RayCluster:
         if text not in self._warned:
             self._warned.add(text)
             self._log.warning(text)
+
+    def end_what_is_lost(self, stage: str, machine: str) -> None:
+        """Ends in MLflow what a stage has begun on a machine that is gone, so that nothing stays RUNNING."""
+        kind, _, name = stage.partition("@")
+        store = store_in(self._params)
+        if store and kind in ("train", "evaluate"):
+            try:
+                dataset, folder = self._params.experiments[name].dataset, self._origin.context[FOLDER]
+                end_what_is_lost(store, dataset, name, folder, machine)
+            except TrackingError as error:
+                self._log.warning(error.as_message())
 
     def why_waiting(self, stage: str, options: dict[str, Any]) -> str:
         """Returns a line that says what a stage waits for."""
@@ -207,7 +222,7 @@ class RayCluster:
         """
         kind, _, name = stage.partition("@")
         own_files = kind == "download" and hasattr(self._params.dataset(name).source, "path")
-        return own_files or (kind == "register" if force else self._graph.is_remembered(stage))
+        return own_files or (kind == "register" if force else self._exchange.is_remembered(stage))
 
     def _needs(self, stage: str) -> dict[str, list[str]]:
         """Returns name of a stage → the paths of its outputs that this stage reads; also of itself, for kept seeds."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flows.executors.running import NodeLost
 from tasks.workspace.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class RemoteStage:
     _ended: threading.Event = field(default_factory=threading.Event)  # set by the flow
     _reference: Any = None
     _made: dict[str, Any] | Exception | None = None
-    _node: str = "node"
+    _machine: str = ""  # the name of the node's host
+    _node: str = "node"  # the same for people, with what the stage has of it
 
     def submit(self, task: Any, request: dict[str, Any], messages: Any) -> None:
         """Gives the stage to Ray."""
@@ -46,6 +48,7 @@ class RemoteStage:
     def hear(self, kind: str, content: Any) -> None:
         """Takes a message from the node."""
         if kind == "began":
+            self._machine = content["node"]
             self._node = f"{content['node']} ({content['resources']})"
             self._began.set()
             self.say(f"{self.name} runs on {self._node}")
@@ -66,7 +69,10 @@ class RemoteStage:
         if isinstance(self._made, Exception):
             if self._ended.is_set():
                 return -1, None
-            raise self.cluster.explained(self._made, self._node) from self._made
+            error = self.cluster.explained(self._made, self._node)
+            if isinstance(error, NodeLost) and self._machine:
+                self.cluster.end_what_is_lost(self.name, self._machine)
+            raise error from self._made
         assert self._made
         self.cluster.take_over(self.name, self._made)
         moved = [f"{what} {self._made[what]:,} bytes" for what in ("fetched", "pushed") if self._made[what]]

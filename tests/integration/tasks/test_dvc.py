@@ -12,6 +12,7 @@ from dvc.fs import LocalFileSystem
 from dvc.utils import serialize
 
 from tasks.atomic_dvc import parse_once, replace_lock_writer
+from tasks.lock_entries import Entries
 from tests.support.project import Project
 
 ODD = {
@@ -38,6 +39,24 @@ def test_dvc_lock_has_the_same_text_as_dvc_writes(
         texts[name] = file.read_text(encoding="utf-8")
     assert texts["fast"] == texts["slow"]
     assert dvcfile.modify_yaml is not slow
+
+
+def test_a_dvc_lock_that_dvc_did_not_write_is_parsed_as_a_whole(by_flow: Project) -> None:
+    text = by_flow.read("dvc.lock")
+    assert str(Entries(text)) == text
+    assert dict(Entries(text)) == serialize.parse_yaml(text, "dvc.lock")["stages"]
+    entry = text[text.index("  split@line:\n") : text.index("  transform@line:\n")]
+    for other in (
+        "",
+        text.replace("  split@line:\n", "  split@line: # mine\n"),
+        text + entry,
+        text + "datasets: []\n",
+        text.replace("stages:\n", "<<<<<<< ours\nstages:\n"),
+        text.replace("    cmd: ", "   cmd: ", 1),
+    ):
+        assert other != text
+        with pytest.raises(ValueError, match="that DVC did not write"):
+            Entries(other)
 
 
 def test_a_yaml_file_is_parsed_again_once_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,10 @@ from mlflow.exceptions import MlflowException
 
 from tasks.params.flatten import flatten
 from tasks.tracking.liveness import this_process
+from tasks.tracking.lost import end_what_is_lost
 from tasks.tracking.messages import Begin, End, encode
 from tasks.tracking.models import _is_being_logged
+from tasks.tracking.names import Store
 from tasks.tracking.report import PAGE, RECORD
 from tasks.tracking.store import connect
 from tasks.tracking.tags import (
@@ -35,6 +37,7 @@ from tasks.tracking.tags import (
     DIRTY,
     EXPERIMENT,
     FLOW_RUN_ID,
+    FOLDER,
     LATENCY,
     LATENCY_DEVICE,
     LATENCY_P95,
@@ -438,6 +441,23 @@ def test_a_model_that_this_process_could_not_finish_is_not_taken_for_one_in_the_
         for process, expected in ((this_process(), False), (other, True)):
             logged = client.create_logged_model("0", tags={PROCESS: process})
             assert _is_being_logged(client, logged.model_id) == expected
+
+
+def test_what_was_begun_on_a_machine_that_is_gone_ends_at_once(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
+    gone, other = (json.dumps([f"{host} boot pid:[1]", 1, 0.0]) for host in ("gone", "other"))
+    of_ours = {STAGE: "train@a#1", FOLDER: "here:/clone", PROCESS: gone}
+    kept = ({PROCESS: other}, {FOLDER: "there:/clone"}, {STAGE: "train@b"}, {PROCESS: this_process()})
+    with connect(store.uri) as client:
+        experiment = client.create_experiment("data")
+        ended, *running = (client.create_run(experiment, tags=of_ours | tags).info.run_id for tags in ({}, *kept))
+        for process in (gone, other):
+            client.create_logged_model(experiment, source_run_id=ended, tags={PROCESS: process})
+    end_what_is_lost(store, "data", "a", "here:/clone", "gone")
+    end_what_is_lost(store, "data", "a", "here:/clone", "gone")
+    assert client.get_run(ended).info.status == "KILLED"
+    assert {client.get_run(run).info.status for run in running} == {"RUNNING"}
+    assert [model.tags[PROCESS] for model in client.search_logged_models([experiment])] == [other]
 
 
 def test_a_message_cut_short_by_a_kill_ends_the_run_as_killed(finished: Project) -> None:
