@@ -164,7 +164,10 @@ def test_the_readme_s_lines_of_params_yaml_are_those_of_the_file() -> None:
 
 
 def test_its_table_is_what_the_experiments_give(finished: Project) -> None:
-    """But for the seconds. Only digits is trained and registered anew, for most tests have it with one seed."""
+    """But for the seconds, and for what a convolution's rounding makes of digits-cnn on another kind of processor.
+
+    Only digits is trained and registered anew, for most tests have it with one seed.
+    """
     shutil.copy(ROOT / "params.yaml", finished.folder)
     mlflow.MlflowClient(finished.tracking_uri).delete_registered_model("digits")
     finished.run(*TRACKWAY, "run", "digits")
@@ -173,10 +176,15 @@ def test_its_table_is_what_the_experiments_give(finished: Project) -> None:
     experiments = load_params(ROOT / "params.yaml").experiments
     rows = [line for line in table.splitlines() if len(line.split()) > 1 and line.split()[1] in experiments]
     assert len(rows) == len(experiments)
-    seconds = r" +\d+\.\d  (?=[a-z])"
-    assert {tuple(re.sub(seconds, " ", row).split()) for row in rows} <= {
-        tuple(re.sub(seconds, " ", line).split()) for line in shown
-    }
+    assert {_exact(row) for row in rows} <= {_exact(line) for line in shown}
+
+
+def _exact(row: str) -> tuple[str, ...]:
+    """The cells of a row that are the same everywhere."""
+    cells = re.split(r" {2,}", row.strip())
+    if "digits-cnn" in row:
+        return (*cells[:4], cells[-1])
+    return tuple(cell for cell in cells if not re.fullmatch(r"\d+\.\d", cell))
 
 
 def test_the_examples_of_a_dataset_a_model_and_a_metric_work(finished: Project) -> None:
