@@ -63,7 +63,8 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
                     log.info(line)
             code, outcome = stage.wait()
     except TrackwayError as error:  # of a cluster: its node is gone, or a store did not answer
-        return Failed(name=type(error).__name__, message=f"{name}: {error}")
+        if not _stopping.is_set():
+            return Failed(name=type(error).__name__, message=f"{name}: {error}")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():

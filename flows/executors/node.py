@@ -22,16 +22,18 @@ from typing import Any, Protocol
 
 from flows.executors.demands import shown
 from flows.executors.versions import versions, what_differs
+from flows.executors.warm import UNTIL_IDLE
 from flows.executors.work_folder import keep_undelivered, take_undelivered, work_folder
 from tasks.tracking.tags import FOLDER
 from tasks.warm import READ_EARLY
-from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
+from tasks.workspace.environment import LIFELINE, MIRROR, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
 from tasks.workspace.outcome import Outcome, told
 
 OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
 SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
 
-_warm: list[subprocess.Popen[bytes]] = []  # this worker's warm processes; they end with it
+# Starts a process that is no child of this one: Ray ends a worker that has been idle for a second, and its children.
+APART = ("/bin/sh", "-c", '"$@" &', "sh")
 
 
 class Messages(Protocol):
@@ -61,7 +63,8 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     with work_folder(folder, Path.cwd()) as work:
         keep_undelivered(folder, work, request["origin"]["context"][FOLDER])
         environment = _environment(request["environment"])
-        environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])
+        of_node = _environment({})  # the warm process outlives the flow, and needs none of its keys
+        environment[WARM] = _warm_socket(folder, work, of_node, request["libraries"])
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
         try:
             return _run(request, work, environment, messages)
@@ -138,6 +141,8 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_RAY)}
     assigned = ray.get_runtime_context().get_assigned_resources()
     gpus = assigned.get("GPU", 0)
+    if MIRROR in own:  # what the flow has may be a folder that is only there
+        of_flow = {name: value for name, value in of_flow.items() if name != MIRROR}
     return (
         own
         | {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""}
@@ -154,10 +159,12 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
 def _warm_socket(folder: Path, work: Path, environment: dict[str, str], libraries: list[str]) -> str:
     """Returns the socket of this node's warm process for an environment; starts the process if there is none.
 
+    All workers of the node share it. It ends once it has had no work for some minutes.
+
     Args:
         folder: The node's folder.
         work: The stage's work folder.
-        environment: The stage's environment.
+        environment: The process's environment.
         libraries: What the process imports besides the libraries that all stages need.
     """
     early = sorted((name, value) for name, value in environment.items() if name.startswith(READ_EARLY))
@@ -173,15 +180,15 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str], librarie
         return str(place)
     place.unlink(missing_ok=True)  # a warm process that was killed may have left it
     with (folder / f"{place.stem}.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.executors.warm", str(place), *libraries],
+        subprocess.run(
+            [*APART, sys.executable, "-m", "flows.executors.warm", str(place), UNTIL_IDLE, *libraries],
             env=environment,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=[lock.fileno()],  # the lock is free again once that process has ended
+            check=True,
         )
     lock.close()
-    _warm.append(process)
     return str(place)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from learn.errors import ServerError
 from tasks.tracking.address import redacted
@@ -16,6 +17,7 @@ from tasks.tracking.address import redacted
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.hash_info import HashInfo
 
 
@@ -28,10 +30,12 @@ def fetch(repo: Repo, outs: Iterable[Output]) -> int:
     Raises:
         ServerError: The remote does not answer, refuses, or lacks some of them.
     """
-    outs = list(outs)
+    if not (outs := list(outs)):
+        return 0
     with _told():
-        lists = repo.cloud.pull({out.hash_info for out in outs})  # without these DVC does not say why it has no list
-        moved = repo.cloud.pull(_objects(outs))
+        remote = _remote(repo)
+        lists = repo.cloud.pull({out.hash_info for out in outs}, odb=remote)  # else DVC does not say why it has no list
+        moved = repo.cloud.pull(_objects(outs), odb=remote)
         if moved.failed:
             raise ServerError(f"{len(moved.failed)} files of {', '.join(out.def_path for out in outs)} did not come")
         for out in outs:
@@ -49,7 +53,7 @@ def push(repo: Repo, outs: Iterable[Output]) -> int:
         ServerError: The remote does not answer, refuses, or did not take some of them.
     """
     with _told():
-        moved = repo.cloud.push(_objects(outs))
+        moved = repo.cloud.push(_objects(outs), odb=_remote(repo))
         if moved.failed:
             raise ServerError(f"{len(moved.failed)} files could not be pushed")
     return _size(repo, moved.transferred)
@@ -63,6 +67,16 @@ def _told() -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ServerError(f"DVC's remote: {redacted(reason)}") from error
+
+
+_remotes: WeakKeyDictionary[Repo, HashFileDB] = WeakKeyDictionary()
+
+
+def _remote(repo: Repo) -> HashFileDB:
+    """Returns the default remote; for S3 a new one takes half a second, and DVC itself makes one for each call."""
+    if repo not in _remotes:
+        _remotes[repo] = repo.cloud.get_remote_odb()
+    return _remotes[repo]
 
 
 def _objects(outs: Iterable[Output]) -> set[HashInfo]:

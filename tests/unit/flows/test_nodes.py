@@ -31,6 +31,12 @@ def test_the_nearest_entry_says_what_a_stage_needs_and_a_person_reads_it() -> No
     assert f"waits, for no node of the cluster has {needed}; it" in why_waiting("train@digits-cnn", options, [node])
     fit = node | {"accelerator_type:A100": 1.0}
     assert why_waiting("a", options, [node, fit]) == f"a waits for a node with room for it: {needed}"
+    together = params.experiments["digits-cnn"].model_copy(update={"devices": 2})
+    params = params.model_copy(update={"experiments": {"digits-cnn": together}, "threads": 3})
+    assert resources(params, "train@digits-cnn")["num_cpus"] == 4, "an entry goes before what the devices take"
+    params.flow.resources.clear()
+    assert resources(params, "train@digits-cnn") == {"num_cpus": 6, "num_gpus": 0}
+    assert resources(params, "evaluate@digits-cnn") == {"num_cpus": 3, "num_gpus": 0}
     assert shown({"CPU": 1.0, "GPU": 0.0, "memory": 2**29, "node:10.0.0.1": 0.001}) == "1 CPU, 0.5 GiB"
 
 
