@@ -7,14 +7,17 @@ keeps DVC's cache and the work folders of stages.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +33,8 @@ from tasks.workspace.environment import LIFELINE, MIRROR, NODE_FOLDER, ORIGIN, O
 from tasks.workspace.outcome import Outcome, told
 
 OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LAST_LINES = 40  # number of lines at the end of a stage's output in which such an error is looked for
 SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
 
 # Starts a process that is no child of this one: Ray ends a worker that has been idle for a second, and its children.
@@ -91,8 +96,10 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             assert process.stdin
             with suppress(BrokenPipeError):  # it has ended, and its lines say why
                 print(json.dumps(request["stage"]), file=process.stdin, flush=True)
-            _send_lines(process, request["key"], messages)
+            printed = _send_lines(process, request["key"], messages)
             code = process.wait()
+            if code and any(os.strerror(error) in printed for error in DISK_FULL):
+                messages.put((request["key"], "lines", [_about_disk(work)]))
         outcome: Outcome | None = told(scratch / "outcome.json")
         made = scratch / "made.json"
         return {
@@ -103,10 +110,21 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
         }
 
 
-def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) -> None:
-    """Sends a process's lines to the flow, those of a short time together, until it ends."""
+def _about_disk(work: Path) -> str:
+    """Returns the line of a stage whose node has no room for it."""
+    folder = work.parents[2]
+    free = shutil.disk_usage(folder).free // 2**20
+    return (
+        f"error: the node {socket.gethostname()} had {free:,} MiB left for {folder} ({NODE_FOLDER}): make room there, "
+        "or delete that folder while no stage runs on the node; the same command goes on from what is done"
+    )
+
+
+def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) -> str:
+    """Sends a process's lines to the flow, those of a short time together, until it ends; returns the last ones."""
     assert process.stdout
     lines: list[str] = []
+    last: deque[str] = deque(maxlen=LAST_LINES)
     ended = threading.Event()
 
     def send() -> None:
@@ -122,9 +140,11 @@ def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) ->
     try:
         for line in process.stdout:
             lines.append(line)
+            last.append(line)
     finally:
         ended.set()
         sender.join()
+    return "".join(last)
 
 
 def _resources() -> str:

@@ -36,8 +36,10 @@ def main() -> int:
 
     from flows.executors.transfers import fetch, push
     from tasks.atomic_dvc import mend
+    from tasks.dvc_errors import tell_errors
 
     mend()
+    tell_errors()
     name, config = request["stage"], request["config"]
     LOCK.write_text(dumps_yaml({"schema": "2.0", "stages": request["lock"]}), encoding="utf-8")
     url = config["remote"][config["core"]["remote"]]["url"]

@@ -233,8 +233,10 @@ def _run(module: str) -> NoReturn:
     try:
         if module == "dvc":
             from tasks.atomic_dvc import mend
+            from tasks.dvc_errors import tell_errors
 
             mend()
+            tell_errors()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as error:
         code = error.code

@@ -59,6 +59,7 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
         assert first != second
         (first / "data/raw/line").mkdir()
         (first / "data/raw/_weights/net.pt").touch()
+    assert not (first / "data/raw/line").exists(), "the cache has it"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=first) as ending:
         with work_folder(tmp_path, unpacked) as other:
             assert other == second, "not that of a killed worker whose stage has not ended yet"
@@ -68,6 +69,23 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
         assert not (again / "data/raw/line").exists()
         assert (again / "data/raw/_weights/net.pt").exists()
     assert (second / "data/raw/_weights/net.pt").exists(), "one download serves all stages"
+
+
+def test_a_nearly_full_disk_keeps_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = code(tmp_path, "code")
+    half, whole = (tmp_path / "cache/files/md5/1a" / name for name in (".x.tmp", "2b"))
+    with work_folder(tmp_path, unpacked):
+        half.parent.mkdir(parents=True)
+        half.touch()
+        whole.touch()
+    assert half.exists(), "there is room"
+    monkeypatch.setattr("flows.executors.work_folder.NEARLY_FULL", 1.0)
+    with work_folder(tmp_path, unpacked):
+        with work_folder(tmp_path, unpacked):
+            pass
+        assert half.exists(), "another stage may be writing it"
+    assert not half.exists()
+    assert whole.exists()
 
 
 def test_a_node_s_other_versions_are_named() -> None:
