@@ -55,7 +55,7 @@ def publish_results(branch: str) -> None:
     Raises:
         ServerError: git or DVC failed; the text has what it said.
     """
-    _run(sys.executable, "-m", "dvc", "push", "--quiet")
+    _run(sys.executable, "-m", "dvc", "push")
     _run("git", "add", LOCK)
     if _run("git", "status", "--porcelain", LOCK):
         _run("git", *AUTHOR, "commit", "--quiet", "--message", f"Results of the flow run {runtime.flow_run.name}", LOCK)

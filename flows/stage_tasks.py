@@ -7,6 +7,7 @@ input closes (tasks/lifeline.py).
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from learn.errors import DeviceError, NetworkError, NotFiniteError, TrackwayErro
 from tasks.workspace.outcome import Outcome
 
 LAST_LINES = 40  # number of lines at the end of a stage's output in which its error is looked for
+STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': failed to run")  # DVC's line after those of a stage
 LOST_NODES = 3  # number of times that a stage is tried again because its node is gone
 DECISIVE_ERRORS = {
     error.__name__ for error in (DeviceError, NetworkError, NotFiniteError)
@@ -63,7 +65,8 @@ def run_stage(name: str, up_to_date: bool, force: bool, timeout: int | None) -> 
                     log.info(line)
             code, outcome = stage.wait()
     except TrackwayError as error:  # of a cluster: its node is gone, or a store did not answer
-        return Failed(name=type(error).__name__, message=f"{name}: {error}")
+        if not _stopping.is_set():
+            return Failed(name=type(error).__name__, message=f"{name}: {error}")
     if _stopping.is_set():
         return Cancelled(message=f"{name} was stopped with its flow")
     if too_long.is_set():
@@ -140,8 +143,8 @@ def final_state(name: str, code: int, outcome: Outcome | None, lines: Iterable[s
 
 def _cause(lines: Iterable[str]) -> str:
     """Returns those of a failed stage's last lines that say why it failed."""
-    lines = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]  # printed by DVC
-    return "\n".join([line for line in lines if line.startswith("error: ")] or lines[-1:])
+    lines = [line for line in lines if not STAGE_FAILED.match(line)]
+    return "\n".join([line for line in lines if line.lower().startswith("error: ")] or lines[-1:])
 
 
 class _SaysIt(logging.Filter):

@@ -11,6 +11,7 @@ reader of YAML.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.lock_entries import Entries, dumped
+from tasks.workspace.environment import OUTCOME
 
 LINE = (
     "import sys; any(word.rpartition('/')[2] == 'dvc' for word in sys.orig_argv[1:3]) "
@@ -39,6 +41,8 @@ def mend() -> None:
     replace_writes()
     replace_lock_writer()
     parse_once()
+    if OUTCOME in os.environ:  # a flow runs it, with --quiet
+        tell_errors()
 
 
 def parse_once() -> None:
@@ -92,6 +96,27 @@ def replace_lock_writer() -> None:
             stream.write(text)
 
     dvcfile.modify_yaml = modify_lock
+
+
+def tell_errors() -> None:
+    """Has `dvc --quiet` print errors; DVC itself prints none then, and ends without a word if the disk is full."""
+    from dvc import logger
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    def is_news(record: logging.LogRecord) -> bool:
+        """Returns whether DVC says more than that a stage failed, which the stage itself has said."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error and error.__cause__, StageCmdFailedError)
+
+    set_level = logger.set_loggers_level
+
+    def at_least_errors(level: int = logging.INFO) -> AbstractContextManager[None]:
+        return set_level(min(level, logging.ERROR))
+
+    logger.set_loggers_level = at_least_errors
+    logging.getLogger("dvc.cli").addFilter(is_news)
+    for name in ("dvc", "dvc_objects", "dvc_data"):
+        logging.getLogger(name).propagate = False  # another library's handler would add a traceback
 
 
 def replace_writes() -> None:

@@ -15,10 +15,13 @@ ACCELERATOR = "accelerator_type:"  # with the kind of GPU behind it, one of the 
 def resources(params: Params, stage: str) -> dict[str, Any]:
     """Returns Ray's options for a stage, from `flow.resources`: of its kind, then of its name, then of itself."""
     kind, _, name = stage.partition("@")
-    said: dict[str, Any] = {"cpus": params.threads}
+    said: dict[str, Any] = {}
     for key in (kind, name, stage):
         if entry := params.flow.resources.get(key):
             said |= entry.model_dump(exclude_unset=True)
+    devices = params.experiments[name].devices if kind == "train" else 1  # each is a process with so many threads
+    processes = max(1, int(said.get("gpus", 0))) if devices == "auto" else devices
+    said = {"cpus": params.threads * processes} | said
     options: dict[str, Any] = {"num_cpus": said["cpus"], "num_gpus": said.get("gpus", 0)}
     if memory := said.get("memory"):
         options["memory"] = int(memory[:-3]) * UNITS[memory[-3:]]

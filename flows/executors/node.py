@@ -7,14 +7,17 @@ keeps DVC's cache and the work folders of stages.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,16 +25,20 @@ from typing import Any, Protocol
 
 from flows.executors.demands import shown
 from flows.executors.versions import versions, what_differs
+from flows.executors.warm import UNTIL_IDLE
 from flows.executors.work_folder import keep_undelivered, take_undelivered, work_folder
 from tasks.tracking.tags import FOLDER
 from tasks.warm import READ_EARLY
-from tasks.workspace.environment import LIFELINE, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
+from tasks.workspace.environment import LIFELINE, MIRROR, NODE_FOLDER, ORIGIN, OUTCOME, SHARED_GPU, WARM
 from tasks.workspace.outcome import Outcome, told
 
 OF_RAY = ("RAY_", "PYTHONPATH", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")  # what Ray sets for its workers, not for stages
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LAST_LINES = 40  # number of lines at the end of a stage's output in which such an error is looked for
 SECONDS_BETWEEN = 0.1  # seconds in which lines are gathered before they are sent to the flow
 
-_warm: list[subprocess.Popen[bytes]] = []  # this worker's warm processes; they end with it
+# Starts a process that is no child of this one: Ray ends a worker that has been idle for a second, and its children.
+APART = ("/bin/sh", "-c", '"$@" &', "sh")
 
 
 class Messages(Protocol):
@@ -61,7 +68,8 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     with work_folder(folder, Path.cwd()) as work:
         keep_undelivered(folder, work, request["origin"]["context"][FOLDER])
         environment = _environment(request["environment"])
-        environment[WARM] = _warm_socket(folder, work, environment, request["libraries"])
+        of_node = _environment({})  # the warm process outlives the flow, and needs none of its keys
+        environment[WARM] = _warm_socket(folder, work, of_node, request["libraries"])
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
         try:
             return _run(request, work, environment, messages)
@@ -88,8 +96,10 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             assert process.stdin
             with suppress(BrokenPipeError):  # it has ended, and its lines say why
                 print(json.dumps(request["stage"]), file=process.stdin, flush=True)
-            _send_lines(process, request["key"], messages)
+            printed = _send_lines(process, request["key"], messages)
             code = process.wait()
+            if code and any(os.strerror(error) in printed for error in DISK_FULL):
+                messages.put((request["key"], "lines", [_about_disk(work)]))
         outcome: Outcome | None = told(scratch / "outcome.json")
         made = scratch / "made.json"
         return {
@@ -100,10 +110,21 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
         }
 
 
-def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) -> None:
-    """Sends a process's lines to the flow, those of a short time together, until it ends."""
+def _about_disk(work: Path) -> str:
+    """Returns the line of a stage whose node has no room for it."""
+    folder = work.parents[2]
+    free = shutil.disk_usage(folder).free // 2**20
+    return (
+        f"error: the node {socket.gethostname()} had {free:,} MiB left for {folder} ({NODE_FOLDER}): make room there, "
+        "or delete that folder while no stage runs on the node; the same command goes on from what is done"
+    )
+
+
+def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) -> str:
+    """Sends a process's lines to the flow, those of a short time together, until it ends; returns the last ones."""
     assert process.stdout
     lines: list[str] = []
+    last: deque[str] = deque(maxlen=LAST_LINES)
     ended = threading.Event()
 
     def send() -> None:
@@ -119,9 +140,11 @@ def _send_lines(process: subprocess.Popen[str], key: str, messages: Messages) ->
     try:
         for line in process.stdout:
             lines.append(line)
+            last.append(line)
     finally:
         ended.set()
         sender.join()
+    return "".join(last)
 
 
 def _resources() -> str:
@@ -138,6 +161,8 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_RAY)}
     assigned = ray.get_runtime_context().get_assigned_resources()
     gpus = assigned.get("GPU", 0)
+    if MIRROR in own:  # what the flow has may be a folder that is only there
+        of_flow = {name: value for name, value in of_flow.items() if name != MIRROR}
     return (
         own
         | {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""}
@@ -154,10 +179,12 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
 def _warm_socket(folder: Path, work: Path, environment: dict[str, str], libraries: list[str]) -> str:
     """Returns the socket of this node's warm process for an environment; starts the process if there is none.
 
+    All workers of the node share it. It ends once it has had no work for some minutes.
+
     Args:
         folder: The node's folder.
         work: The stage's work folder.
-        environment: The stage's environment.
+        environment: The process's environment.
         libraries: What the process imports besides the libraries that all stages need.
     """
     early = sorted((name, value) for name, value in environment.items() if name.startswith(READ_EARLY))
@@ -173,15 +200,15 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str], librarie
         return str(place)
     place.unlink(missing_ok=True)  # a warm process that was killed may have left it
     with (folder / f"{place.stem}.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.executors.warm", str(place), *libraries],
+        subprocess.run(
+            [*APART, sys.executable, "-m", "flows.executors.warm", str(place), UNTIL_IDLE, *libraries],
             env=environment,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=[lock.fileno()],  # the lock is free again once that process has ended
+            check=True,
         )
     lock.close()
-    _warm.append(process)
     return str(place)

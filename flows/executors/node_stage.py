@@ -47,9 +47,8 @@ def main() -> int:
     try:
         with Repo(config=config) as repo:
             fetched = fetch(repo, list(_needed(repo, request["needs"])))
-        if code := dvc(["repro", "--quiet", "--single-item", *(["--force"] if request["force"] else []), name]):
-            return code
-        with Repo(config=config) as repo:
+            if code := dvc(["repro", "--quiet", "--single-item", *(["--force"] if request["force"] else []), name]):
+                return code
             pushed = push(repo, repo.stage.load_one("dvc.yaml", name=name).outs)
     except (DvcException, ServerError) as error:
         print(f"error: {name}: {' '.join(str(error).split())}")

@@ -37,7 +37,7 @@ from tasks.tracking.lineage import git_context
 from tasks.tracking.lost import end_what_is_lost
 from tasks.tracking.names import store_in
 from tasks.tracking.tags import FOLDER
-from tasks.workspace.environment import NODE_FOLDER, PATIENCE
+from tasks.workspace.environment import MIRROR, NODE_FOLDER, PATIENCE
 from tasks.workspace.files import DISK_ERRORS, cannot_write, write_atomically
 from tasks.workspace.git import uncommitted
 from tasks.workspace.origin import Origin
@@ -45,7 +45,8 @@ from tasks.workspace.origin import Origin
 # What Ray must not take along, besides what .gitignore names: outputs, git, and what no stage needs.
 NOT_SENT = ("/.git", "/.venv", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local", "/.prefect", "/.servers", "/dvc.lock",
             "/data", "/models", "/metrics", "/plots", "/mlruns", "/tests", "/bench", "/docs")  # fmt: skip
-PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE)  # beginnings of the names of variables for all stages
+# Beginnings of the names of variables for all stages.
+PASSED_ON = ("AWS_", "MLFLOW_TRACKING_", "MLFLOW_S3_", PATIENCE, MIRROR)
 LIBRARIES = {"s3": ("dvc_s3", "s3fs", "aiobotocore.session", "aiobotocore.httpsession")}  # of DVC's remotes, by scheme
 SECONDS_TO_CONNECT, ATTEMPTS = 90, 2
 POLL_SECONDS = 1.0
@@ -108,6 +109,7 @@ class RayCluster:
 
     def close(self) -> None:
         """Ends the connection, and with it whatever still runs for this flow."""
+        self.lost.set()  # for stages that are just beginning
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # it reports the end of its channels as an error
         with suppress(Exception):
             self._ray.shutdown()
@@ -141,7 +143,10 @@ class RayCluster:
         remote = RemoteStage(self, stage, wanted, get_run_logger().info)
         self._stages[key] = remote
         try:
-            remote.submit(self._run.options(name=stage, **wanted), request, self._messages)
+            try:
+                remote.submit(self._run.options(name=stage, **wanted), request, self._messages)
+            except Exception as error:
+                raise self.explained(error, "the cluster") from error
             yield remote
         finally:
             del self._stages[key]

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from learn.errors import ServerError
 from tasks.tracking.address import redacted
+from tasks.workspace.files import DISK_ERRORS
 
 if TYPE_CHECKING:
     from dvc.output import Output
     from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.hash_info import HashInfo
 
 
@@ -28,12 +32,15 @@ def fetch(repo: Repo, outs: Iterable[Output]) -> int:
     Raises:
         ServerError: The remote does not answer, refuses, or lacks some of them.
     """
-    outs = list(outs)
-    with _told():
-        lists = repo.cloud.pull({out.hash_info for out in outs})  # without these DVC does not say why it has no list
-        moved = repo.cloud.pull(_objects(outs))
+    if not (outs := list(outs)):
+        return 0
+    with _told() as reasons:
+        remote = _remote(repo)
+        lists = repo.cloud.pull({out.hash_info for out in outs}, odb=remote)  # else DVC does not say why it has no list
+        moved = repo.cloud.pull(_objects(outs), odb=remote)
         if moved.failed:
-            raise ServerError(f"{len(moved.failed)} files of {', '.join(out.def_path for out in outs)} did not come")
+            what = ", ".join(out.def_path for out in outs)
+            raise ServerError(f"{len(moved.failed)} files of {what} did not come{reasons}")
         for out in outs:
             out.checkout(force=True)
     return _size(repo, lists.transferred | moved.transferred)
@@ -48,21 +55,66 @@ def push(repo: Repo, outs: Iterable[Output]) -> int:
     Raises:
         ServerError: The remote does not answer, refuses, or did not take some of them.
     """
-    with _told():
-        moved = repo.cloud.push(_objects(outs))
+    with _told() as reasons:
+        moved = repo.cloud.push(_objects(outs), odb=_remote(repo))
         if moved.failed:
-            raise ServerError(f"{len(moved.failed)} files could not be pushed")
+            raise ServerError(f"{len(moved.failed)} files could not be pushed{reasons}")
     return _size(repo, moved.transferred)
 
 
+class _Reasons(logging.Filter):
+    """Keeps why single files could not be moved, which DVC only logs, with tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns False for what is kept."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error:
+            self.found.append(_text(error))
+        return not error
+
+    def __str__(self) -> str:
+        return f": {self.found[0]}" if self.found else ""
+
+
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turns the errors of DVC and of the remotes' libraries, which have no class in common, into a ServerError."""
+def _told() -> Iterator[_Reasons]:
+    """Turns the errors of DVC and of the remotes' libraries, which have no class in common, into a ServerError.
+
+    Yields:
+        Why files could not be moved so far, as the end of a message.
+    """
+    reasons, log = _Reasons(), logging.getLogger("dvc_data.hashfile.transfer")
+    log.addFilter(reasons)
     try:
-        yield
+        yield reasons
+    except ServerError:
+        raise
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise ServerError(f"DVC's remote: {_text(error)}") from error
+        raise ServerError(_text(error)) from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ServerError(f"DVC's remote: {redacted(reason)}") from error
+        raise ServerError(f"DVC's remote: {_text(error)}{reasons}") from error
+    finally:
+        log.removeFilter(reasons)
+
+
+def _text(error: BaseException) -> str:
+    return redacted(" ".join(str(error).split())) or type(error).__name__
+
+
+_remotes: WeakKeyDictionary[Repo, HashFileDB] = WeakKeyDictionary()
+
+
+def _remote(repo: Repo) -> HashFileDB:
+    """Returns the default remote; for S3 a new one takes half a second, and DVC itself makes one for each call."""
+    if repo not in _remotes:
+        _remotes[repo] = repo.cloud.get_remote_odb()
+    return _remotes[repo]
 
 
 def _objects(outs: Iterable[Output]) -> set[HashInfo]:

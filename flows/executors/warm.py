@@ -4,7 +4,8 @@
 
 LIBRARY names what it imports besides the libraries that stages need; `trackway up` names those of the `trackway`
 command. The process ends when its standard input closes, which is a pipe from the flow or the supervisor that started
-it, or when a library is installed. tasks/warm.py is the client.
+it (on a node of a cluster: once it has had no work for some minutes), or when a library is installed. tasks/warm.py is
+the client.
 
 It imports libraries, never this project's modules, so that a fork runs the code as it is at that time. Before a fork
 there must be no computation, no thread and no CUDA, since OpenMP and CUDA hang or break after one
@@ -66,6 +67,8 @@ STARTS_CUDA = (
 THREADS = {"jemalloc_bg_thd"}  # harmless threads: pyarrow's, which waits for memory to return, and survives a fork
 MAX_FORKS = 64  # largest number of forks at a time; further stages run cold
 POLL_SECONDS = 0.5  # seconds between two looks at whether the process must end
+UNTIL_IDLE = "--until-idle"  # the argument by which the process ends once it has had no work for IDLE_SECONDS
+IDLE_SECONDS = 300.0
 
 
 class Server(ForkingMixIn, UnixStreamServer):
@@ -77,9 +80,14 @@ class Server(ForkingMixIn, UnixStreamServer):
     request_queue_size = 128
     timeout = POLL_SECONDS
 
-    def __init__(self, place: Path) -> None:
-        """Starts to listen, for this user only; clients wait until all libraries are imported."""
-        self.place = place
+    def __init__(self, place: Path, until_idle: bool) -> None:
+        """Starts to listen, for this user only; clients wait until all libraries are imported.
+
+        Args:
+            place: The socket.
+            until_idle: Whether to end after IDLE_SECONDS without work, instead of when standard input closes.
+        """
+        self.place, self.until_idle = place, until_idle
         place.parent.mkdir(mode=0o700, exist_ok=True)
         if (found := place.parent.stat()).st_uid != os.getuid() or found.st_mode & 0o077:
             sys.exit(f"error: stages run cold, for {place.parent} is open to others; it must be yours alone")
@@ -90,14 +98,22 @@ class Server(ForkingMixIn, UnixStreamServer):
         self.libraries = warm.libraries()
 
     def serve(self) -> None:
-        """Answers requests until standard input closes or a library is installed."""
+        """Answers requests until standard input closes, there is no work any more, or a library is installed."""
         self.conditions = warm.conditions()
-        while warm.libraries() == self.libraries and not select.select([0], [], [], 0)[0]:
+        self.worked = time.monotonic()
+        while warm.libraries() == self.libraries and not self._is_over():
             self.handle_request()
             self.collect_children()
+            if self.active_children:
+                self.worked = time.monotonic()
         with suppress(FileNotFoundError):
             if self.place.stat().st_ino == self.inode:  # otherwise another process listens there by now
                 self.place.unlink()
+
+    def _is_over(self) -> bool:
+        if self.until_idle:
+            return time.monotonic() - self.worked > IDLE_SECONDS
+        return bool(select.select([0], [], [], 0)[0])
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Returns whether another fork is allowed; otherwise the client does its work itself."""
@@ -294,9 +310,10 @@ def check_forkable() -> None:
 def main() -> None:
     """Imports the libraries, and serves forks at the socket that the command line names."""
     os.umask(0o077)
-    server = Server(Path(sys.argv[1]))
+    further = sys.argv[2:]
+    server = Server(Path(sys.argv[1]), until_idle=UNTIL_IDLE in further)
     start = time.monotonic()
-    preload(sys.argv[2:])
+    preload([name for name in further if name != UNTIL_IDLE])
     check_forkable()
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     print(f"ready after {time.monotonic() - start:.1f} s", flush=True)

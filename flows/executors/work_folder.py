@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,9 +12,11 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import psutil
 
+NEARLY_FULL = 0.2  # part of a disk that is free when it counts as nearly full
 KEPT_DAYS = 7.0  # days after which the work folders of other code are removed
 OUTPUTS = ("data/experiments", "data/raw", "data/split", "data/transformed", "models", "metrics", "plots")
 WEIGHTS = "data/raw/_weights"  # no stage's output; a link to the node's folder with pretrained weights
@@ -21,7 +24,7 @@ WEIGHTS = "data/raw/_weights"  # no stage's output; a link to the node's folder 
 
 @contextmanager
 def work_folder(folder: Path, code: Path) -> Iterator[Path]:
-    """Yields a work folder with the flow's code that no other stage uses; outputs of stages before are removed.
+    """Yields a work folder with the flow's code that no other stage uses; outputs are removed before and afterwards.
 
     Args:
         folder: The node's folder.
@@ -40,10 +43,16 @@ def work_folder(folder: Path, code: Path) -> Iterator[Path]:
                 continue
             if _has_processes(work):  # they are about to end, for their worker was killed
                 continue
-            if not work.is_dir():
-                _copy_code(code, work, folder)
-            _remove_outputs(work)
-            yield work
+            with (folder / "stages.lock").open("w") as stages:
+                fcntl.flock(stages, fcntl.LOCK_SH)
+                if not work.is_dir():
+                    _copy_code(code, work, folder)
+                _remove_outputs(work)
+                try:
+                    yield work
+                finally:
+                    _remove_outputs(work)
+                    _remove_partial(folder, stages)
             return
 
 
@@ -89,7 +98,13 @@ def _has_processes(work: Path) -> bool:
 def _copy_code(code: Path, work: Path, folder: Path) -> None:
     partial = work.with_name(f".{work.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(code, partial, symlinks=True)
+    try:
+        shutil.copytree(code, partial, symlinks=True)
+    except shutil.Error as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, full, str(partial)) from None
     (partial / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
     config = f"[core]\n    no_scm = true\n    site_cache_dir = {work}/.dvc/site\n"
     config += f'[cache]\n    dir = {folder}/cache\n    type = "reflink,hardlink,symlink,copy"\n'
@@ -108,6 +123,22 @@ def _remove_outputs(work: Path) -> None:
                     shutil.rmtree(path)
                 elif path != work / WEIGHTS:
                     path.unlink()
+
+
+def _remove_partial(folder: Path, stages: IO[str]) -> None:
+    """Removes what DVC had half written into its cache when the disk was full, if the disk is nearly full.
+
+    Args:
+        folder: The node's folder.
+        stages: The file that all stages of the node have locked.
+    """
+    disk = shutil.disk_usage(folder)
+    if disk.free > disk.total * NEARLY_FULL:
+        return
+    with suppress(BlockingIOError):  # another stage runs, and may write such a file
+        fcntl.flock(stages, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in (folder / "cache/files/md5").glob("*/.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _remove_old(place: Path) -> None:

@@ -20,6 +20,7 @@ from tasks.params.flow import FlowConfig
 from tasks.params.messages import explain
 from tasks.params.section import Section
 from tasks.warm import STAGES
+from tasks.workspace.environment import MIRROR
 
 PARAMS_FILE = Path("params.yaml")
 MOST_VALUES = 1_000_000  # largest number of values in the file, with each alias (*name) replaced by what it stands for
@@ -79,7 +80,7 @@ class Params(Section):
     @property
     def first_mirror(self) -> str | None:
         """The mirror that is tried before all other sources: that of DATA_MIRROR, else `mirror`; None for none."""
-        return os.environ.get("DATA_MIRROR") or self.mirror
+        return os.environ.get(MIRROR) or self.mirror
 
     def dataset(self, name: str) -> DatasetConfig:
         """Returns a dataset by its name; raises ParamsError if there is none."""

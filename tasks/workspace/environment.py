@@ -1,7 +1,8 @@
-"""Names of this project's environment variables; users set the first four, the others connect its own processes."""
+"""Names of this project's environment variables; users set the first five, the others connect its own processes."""
 
 WARM = "TRACKWAY_WARM"  # `off`, or the socket of another warm process than this folder's
 PATIENCE = "TRACKWAY_PATIENCE"  # seconds for which a silent MLflow server is asked again after a training; default 30
+MIRROR = "DATA_MIRROR"  # a folder or an address with the datasets' files and pretrained weights, tried first
 PASSWORD = "TRACKWAY_PASSWORD"  # password of the servers of `trackway up`; it is in no file and no argument
 
 NODE_FOLDER = "TRACKWAY_NODE_FOLDER"  # where a node of a cluster keeps DVC's cache and its work; set before `ray start`

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.executors.warm import UNTIL_IDLE
 from tasks.workspace.environment import NODE_FOLDER, WARM
 from tests.support.pages import blocks
 from tests.support.project import free_port, wait_until
@@ -81,6 +82,8 @@ class RayNodes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for warm in warm_on(self.work(number)):
+            warm.kill()
 
     def work(self, number: int) -> Path:
         """The folder of a node."""
@@ -106,6 +109,16 @@ def ray_nodes(folder: Path, count: int) -> Iterator[RayNodes]:
         for number in range(len(nodes.processes)):
             nodes.kill(number)
         shutil.rmtree(nodes.of_ray, ignore_errors=True)
+
+
+def warm_on(folder: Path) -> list[psutil.Process]:
+    """The warm processes of nodes whose folder is this one or below it; they outlive flows."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if UNTIL_IDLE in process.cmdline() and Path(process.environ()[NODE_FOLDER]).is_relative_to(folder):
+                found[process.pid] = process
+    return [process for process in found.values() if process.ppid() not in found]  # the others are its forks
 
 
 def stages_on(folder: Path, word: str) -> list[psutil.Process]:

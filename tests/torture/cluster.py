@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from tasks.tracking.tags import CARD, STATE_DICT
 from tests.support.postgres import cluster, programs
 from tests.support.project import TRACKWAY, Project, free_port, wait_until
-from tests.support.ray_cluster import RayNodes, ray_nodes, stages_on
+from tests.support.ray_cluster import RayNodes, ray_nodes, stages_on, warm_on
 from tests.support.team import Team, User, team
 from tests.torture.common import (
     Command,
@@ -128,7 +128,7 @@ def a_node(place: Place, flow: Command, random: Random) -> None:
     """Its machine is switched off; another one joins the cluster."""
     number = random.choice(place.busy() or place.alive)
     folder = place.nodes.work(number)
-    warm = warm_processes(place, number)
+    warm = warm_on(place.nodes.work(number))
     place.nodes.kill(number)
     while found := [process for process in (*warm, *stages_on(folder, "")) if process.is_running()]:
         kill(found)
@@ -144,7 +144,7 @@ def a_process_of_a_stage(place: Place, flow: Command, random: Random) -> None:
 
 def a_warm_process(place: Place, flow: Command, random: Random) -> None:
     number = random.choice(place.busy() or place.alive)
-    kill(warm_processes(place, number))
+    kill(warm_on(place.nodes.work(number)))
 
 
 def the_flow(place: Place, flow: Command, random: Random) -> None:
@@ -156,18 +156,6 @@ def a_server(name: str, place: Place, flow: Command, random: Random) -> None:
     place.servers.kill(name)
     time.sleep(random.uniform(0, SECONDS_AWAY))
     place.servers.start_again(name)
-
-
-def warm_processes(place: Place, number: int) -> list[psutil.Process]:
-    """The process of a node that forks for its stages; its socket is named as its log in the node's folder is."""
-    sockets = {f"{log.stem}.sock" for log in place.nodes.work(number).glob("node-*.log")}
-    found = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            words = process.cmdline()
-            if "flows.executors.warm" in words and any(word.rpartition("/")[2] in sockets for word in words):
-                found[process.pid] = process
-    return [process for process in found.values() if process.ppid() not in found]  # the others are its forks
 
 
 def kill(processes: list[psutil.Process]) -> None:

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from tasks.tracking import tags
 from tests.support.postgres import PASSWORD, Postgres
 from tests.support.project import TRACKWAY, Project, make_project, wait_until
-from tests.support.ray_cluster import RUN, RayNodes, ray_nodes, stages_on
+from tests.support.ray_cluster import RUN, RayNodes, ray_nodes, stages_on, warm_on
 from tests.support.team import Team, files_with, team
 
 NODES = (1, 2, 3)
@@ -91,6 +91,7 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
     wait_until(lambda: stages_on(nodes.folder, "tasks.train train@line-linear"), 300)
     flow.kill()
     flow.communicate()
+    warm = {process.pid for process in warm_on(nodes.folder)}
     done = project.lock["stages"]
     assert "train@line-linear" not in done
 
@@ -105,6 +106,7 @@ def test_a_killed_flow_goes_on_where_it_was(servers: Team, nodes: RayNodes, by_f
     assert list((project.folder / "mlruns/undelivered").iterdir()), "the run came from its node to the flow's folder"
     said = project.run(*run).stdout
     assert "1 run, 8 up to date" in said, said
+    assert warm <= {process.pid for process in warm_on(nodes.folder)}, "Ray ends its workers, and not these"
     remembered = list((project.folder / ".dvc/cache/runs").glob("*/*"))
     assert len(remembered) == 8, "DVC's cache restores each stage but the download, as after a run here"
     assert not list((project.folder / "mlruns/undelivered").iterdir())

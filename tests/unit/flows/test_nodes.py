@@ -31,6 +31,12 @@ def test_the_nearest_entry_says_what_a_stage_needs_and_a_person_reads_it() -> No
     assert f"waits, for no node of the cluster has {needed}; it" in why_waiting("train@digits-cnn", options, [node])
     fit = node | {"accelerator_type:A100": 1.0}
     assert why_waiting("a", options, [node, fit]) == f"a waits for a node with room for it: {needed}"
+    together = params.experiments["digits-cnn"].model_copy(update={"devices": 2})
+    params = params.model_copy(update={"experiments": {"digits-cnn": together}, "threads": 3})
+    assert resources(params, "train@digits-cnn")["num_cpus"] == 4, "an entry goes before what the devices take"
+    params.flow.resources.clear()
+    assert resources(params, "train@digits-cnn") == {"num_cpus": 6, "num_gpus": 0}
+    assert resources(params, "evaluate@digits-cnn") == {"num_cpus": 3, "num_gpus": 0}
     assert shown({"CPU": 1.0, "GPU": 0.0, "memory": 2**29, "node:10.0.0.1": 0.001}) == "1 CPU, 0.5 GiB"
 
 
@@ -53,6 +59,7 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
         assert first != second
         (first / "data/raw/line").mkdir()
         (first / "data/raw/_weights/net.pt").touch()
+    assert not (first / "data/raw/line").exists(), "the cache has it"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=first) as ending:
         with work_folder(tmp_path, unpacked) as other:
             assert other == second, "not that of a killed worker whose stage has not ended yet"
@@ -62,6 +69,23 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
         assert not (again / "data/raw/line").exists()
         assert (again / "data/raw/_weights/net.pt").exists()
     assert (second / "data/raw/_weights/net.pt").exists(), "one download serves all stages"
+
+
+def test_a_nearly_full_disk_keeps_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = code(tmp_path, "code")
+    half, whole = (tmp_path / "cache/files/md5/1a" / name for name in (".x.tmp", "2b"))
+    with work_folder(tmp_path, unpacked):
+        half.parent.mkdir(parents=True)
+        half.touch()
+        whole.touch()
+    assert half.exists(), "there is room"
+    monkeypatch.setattr("flows.executors.work_folder.NEARLY_FULL", 1.0)
+    with work_folder(tmp_path, unpacked):
+        with work_folder(tmp_path, unpacked):
+            pass
+        assert half.exists(), "another stage may be writing it"
+    assert not half.exists()
+    assert whole.exists()
 
 
 def test_a_node_s_other_versions_are_named() -> None:

@@ -29,6 +29,8 @@ def test_a_stage_that_left_nothing_did_not_run() -> None:
 def test_a_failure_says_why() -> None:
     lines = ["epoch 1", "error: lr is fast", "ERROR: failed to reproduce 'train@a': failed to run"]
     assert final_state("train@a", 255, None, lines).message == "train@a failed with exit code 255: error: lr is fast"
+    lines = ["split a: 40", "ERROR: failed to reproduce 'split@a': [Errno 28] No space left on device: 'data'"]
+    assert final_state("split@a", 255, None, lines).message == f"split@a failed with exit code 255: {lines[-1]}"
     failed = "train@a failed with exit code 255: "
     assert final_state("train@a", 255, None, ["last words"]).message == f"{failed}last words"
     assert final_state("train@a", 255, None, []).message == f"{failed}dvc repro train@a says why"
