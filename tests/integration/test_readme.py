@@ -246,7 +246,7 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
     shown = finished.run("dvc", "metrics", "diff").stdout
     assert "failed to load" not in shown
     assert set(re.findall(r"metrics/\S+", shown)) == {"metrics/digits/digits-mlp.json"}
-    assert re.search(r" loss +0\.15 +0\.\d+ +-?0\.\d+$", shown, re.MULTILINE), shown
+    assert re.search(r" loss +0\.12879 +0\.\d+ +-0\.\d+$", shown, re.MULTILINE), shown
 
     assert finished.run("git", "status", "--porcelain").stdout.split() == ["M", "dvc.lock", "M", "params.yaml"]
     finished.run("sh", "-c", command, check=True, **author)

@@ -73,6 +73,7 @@ def test_a_stage_has_a_work_folder_for_itself(tmp_path: Path) -> None:
 
 def test_a_nearly_full_disk_keeps_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked = code(tmp_path, "code")
+    monkeypatch.setattr("flows.executors.work_folder.NEARLY_FULL", 0.0)
     half, whole = (tmp_path / "cache/files/md5/1a" / name for name in (".x.tmp", "2b"))
     with work_folder(tmp_path, unpacked):
         half.parent.mkdir(parents=True)
