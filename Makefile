@@ -22,7 +22,7 @@ endif
 $(VENV)/.installed: pyproject.toml constraints.txt tests/support/gradio.txt tasks/atomic_dvc.py flows/servers/database.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Trackway needs Python 3.11 or newer, not " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(CLEAR) $(VENV)
-	@echo "installing PyTorch, Prefect, MLflow and DVC into $(VENV): some 6 GB, a few minutes"
+	@echo "installing PyTorch, Prefect, MLflow and DVC into $(VENV): some 8 GB, several minutes"
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/gradio --requirement tests/support/gradio.txt
 	$(BIN)/python -m tasks.atomic_dvc

@@ -47,7 +47,10 @@ def transfer(direction: str, remote: str | None) -> None:
             raise ServerError(" ".join(str(error).split())) from error
     command = [sys.executable, "-m", "dvc", direction, "--run-cache", *(["--remote", remote] if remote else [])]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
-        raise ServerError(f"dvc {direction} failed, for the reason above; the same command goes on where it stopped")
+        lacks = "; what it lacks, trackway push brings from the clone that has it" if direction == "pull" else ""
+        raise ServerError(
+            f"dvc {direction} failed, for the reason above; the same command goes on where it stopped{lacks}"
+        )
 
 
 def check_champions(params: Params, remote: str | None) -> list[str]:

@@ -38,7 +38,7 @@ def check_stores(params: Params, graph: Graph) -> None:
     if (url := graph.remote_address()) and "://" not in url and not Path(url).is_dir():
         problems.append(
             f"the DVC remote is {url}, and there is no such folder; on a cluster it must be one that all nodes "
-            "have on a common disk, or a server such as S3"
+            "have on a common disk (mkdir makes it), or a server such as S3"
         )
     if problems:
         raise ParamsError(problems)

@@ -42,8 +42,10 @@ def why_waiting(stage: str, options: dict[str, Any], nodes: list[dict[str, float
     if kind := options.get("accelerator_type"):
         asked[f"{ACCELERATOR}{kind}"] = 0.001
     text = shown(asked)
+    if not any(node.get("CPU") for node in nodes):
+        return f"{stage} waits, for the cluster has no node for stages; add one: ray start --address HEAD:6379"
     if any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
-        return f"{stage} waits for a node with room for it: {text}"
+        return f"{stage} waits for a node with room for it, or for its start there: {text}"
     return f"{stage} waits, for no node of the cluster has {text}; it starts when such a node joins (flow.resources)"
 
 

@@ -18,7 +18,9 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,8 +70,9 @@ def run_on_node(request: dict[str, Any], messages: Messages) -> dict[str, Any]:
     with work_folder(folder, Path.cwd()) as work:
         keep_undelivered(folder, work, request["origin"]["context"][FOLDER])
         environment = _environment(request["environment"])
+        say = partial(_say, request["key"], messages)
         of_node = _environment({})  # the warm process outlives the flow, and needs none of its keys
-        environment[WARM] = _warm_socket(folder, work, of_node, request["libraries"])
+        environment[WARM] = _warm_socket(folder, work, of_node, request["libraries"], say)
         request["origin"] |= {"node": socket.gethostname(), "resources": resources}
         try:
             return _run(request, work, environment, messages)
@@ -99,7 +102,7 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             printed = _send_lines(process, request["key"], messages)
             code = process.wait()
             if code and any(os.strerror(error) in printed for error in DISK_FULL):
-                messages.put((request["key"], "lines", [_about_disk(work)]))
+                _say(request["key"], messages, _about_disk(work))
         outcome: Outcome | None = told(scratch / "outcome.json")
         made = scratch / "made.json"
         return {
@@ -108,6 +111,10 @@ def _run(request: dict[str, Any], work: Path, environment: dict[str, str], messa
             "undelivered": take_undelivered(work),
             **(json.loads(made.read_bytes()) if made.is_file() else {"entry": None, "fetched": 0, "pushed": 0}),
         }
+
+
+def _say(key: str, messages: Messages, line: str) -> None:
+    messages.put((key, "lines", [line]))
 
 
 def _about_disk(work: Path) -> str:
@@ -176,7 +183,9 @@ def _environment(of_flow: dict[str, str]) -> dict[str, str]:
     )
 
 
-def _warm_socket(folder: Path, work: Path, environment: dict[str, str], libraries: list[str]) -> str:
+def _warm_socket(
+    folder: Path, work: Path, environment: dict[str, str], libraries: list[str], say: Callable[[str], None]
+) -> str:
     """Returns the socket of this node's warm process for an environment; starts the process if there is none.
 
     All workers of the node share it. It ends once it has had no work for some minutes.
@@ -186,6 +195,7 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str], librarie
         work: The stage's work folder.
         environment: The process's environment.
         libraries: What the process imports besides the libraries that all stages need.
+        say: Tells the user that one is started.
     """
     early = sorted((name, value) for name, value in environment.items() if name.startswith(READ_EARLY))
     code = [(work / file).read_text(encoding="utf-8") for file in ("flows/executors/warm.py", "tasks/warm.py")]
@@ -198,6 +208,7 @@ def _warm_socket(folder: Path, work: Path, environment: dict[str, str], librarie
     except BlockingIOError:  # another worker has started it, and holds the lock as long as it lives
         lock.close()
         return str(place)
+    say(f"{socket.gethostname()} loads PyTorch, MLflow and DVC once for its stages")
     place.unlink(missing_ok=True)  # a warm process that was killed may have left it
     with (folder / f"{place.stem}.log").open("w") as log:
         subprocess.run(

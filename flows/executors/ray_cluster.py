@@ -216,7 +216,8 @@ class RayCluster:
         """Returns the error that says so."""
         self.lost.set()
         return ClusterLost(
-            f"the Ray cluster at {self.place} does not answer any more; the same command goes on from what is done"
+            f"the Ray cluster at {self.place} does not answer any more; the same command goes on from what is done "
+            "once it is there again, and dvc repro does on this machine"
         )
 
     def _belongs_here(self, stage: str, force: bool) -> bool:

@@ -9,6 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from tasks.params.section import Section
 
 RAY_ADDRESS = r"^ray://[^/\s:]+:[0-9]+$"
+MEMORY, ACCELERATOR = r"^[0-9]+(MiB|GiB)$", r"^[A-Za-z0-9-]+$"
+ALLOWED = {  # pattern → what fits it, in words
+    RAY_ADDRESS: "the address of a Ray cluster, such as ray://HOST:10001",
+    MEMORY: "a whole number with MiB or GiB, such as 8GiB",
+    ACCELERATOR: "Ray's name of a kind of GPU, such as A100",
+}
 Seconds = Annotated[int, Field(ge=1)]
 
 
@@ -63,9 +69,9 @@ class ResourcesConfig(Section):
     """Number of CPUs; the default is `threads`."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """Number of GPUs, or a fraction of one, such as 0.5. Without it a stage sees no GPU."""
-    memory: Annotated[str, Field(pattern=r"^[0-9]+(MiB|GiB)$")] | None = None
+    memory: Annotated[str, Field(pattern=MEMORY)] | None = None
     """Main memory, such as `8GiB`; null for no demand."""
-    accelerator: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    accelerator: Annotated[str, Field(pattern=ACCELERATOR)] | None = None
     """Ray's name of a kind of GPU, such as `A100`; null for any."""
 
     @field_validator("gpus")

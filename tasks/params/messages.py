@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from learn.data.datasets import DATASETS
 from learn.errors import did_you_mean, printable
+from tasks.params.flow import ALLOWED
 
 
 def explain(detail: ErrorDetails, whole: type[BaseModel]) -> str:
@@ -32,6 +33,8 @@ def explain(detail: ErrorDetails, whole: type[BaseModel]) -> str:
     if detail["type"] == "union_tag_invalid":
         name = detail["input"]["name"]
         return f"{key}.name is {name}; it must be one of {', '.join(DATASETS)}{did_you_mean(str(name), DATASETS)}"
+    if detail["type"] == "string_pattern_mismatch" and (allowed_text := ALLOWED.get(detail["ctx"]["pattern"])):
+        return f"{key} is {_as_yaml(detail['input'])}; it must be {allowed_text}"
     if detail["type"] == "string_pattern_mismatch":
         key = ".".join(part for part in location if part != "[key]")
         return f"{key}: a name must be letters, digits, - and _; not {detail['input']!r}"

@@ -90,6 +90,12 @@ MISTAKES = [
     ("datasets:", "datasets: [", "params.yaml, line 17, column 11 is not YAML: expected"),
     ("  line:\n", "  ../line:\n", "datasets.../line: a name must be letters, digits, - and _"),
     ("device:", "project: my.team\ndevice:", "project: a name must be letters, digits, - and _; not 'my.team'"),
+    (
+        "flow:",
+        "flow:\n  resources: {train: {memory: 8GB}}",
+        'flow.resources.train.memory is "8GB"; it must be a whole number with MiB or GiB, such as 8GiB',
+    ),
+    ("flow:", "flow:\n  address: HOST:10001", 'flow.address is "HOST:10001"; it must be .*, such as ray://HOST:10001'),
     ("device:", "project: 7\ndevice:", "project is 7; it must be a valid string"),
     (
         "sqlite:///mlruns/mlflow.db",
