@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ from flows.servers.temporary import start_temporary_server
 from tasks.params import PARAMS_FILE, load_params
 from tasks.workspace.processes import end_at_once
 
+ACTIVATE = """\
+Find the commands:     source .venv/bin/activate
+"""
 COMMIT = """\
 Keep these results:    git add --all && git commit -m "results" (dvc metrics diff compares with the last commit)
 """
@@ -112,13 +116,13 @@ def _renew_prefect() -> None:
 
 
 def next_steps() -> str:
-    """Returns what to do after a run, beginning with `git commit` if dvc.lock differs from the last commit."""
+    """Returns what to do after a run; first what is still to do: the environment's activation, then `git commit`."""
     try:
         done = subprocess.run(["git", "status", "--porcelain", "dvc.lock"], capture_output=True, text=True, check=False)
         changed = done.returncode == 0 and bool(done.stdout)
     except FileNotFoundError:  # git is not installed
         changed = False
-    return (COMMIT if changed else "") + NEXT_STEPS
+    return ("" if which("trackway") else ACTIVATE) + (COMMIT if changed else "") + NEXT_STEPS
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def connect(tracking: str) -> Iterator[MlflowClient]:
             text = store.redacted(reason[0] if reason else " ".join(str(error).split())[:300])
             raise StoreUnreachable(f"MLflow at {store.shown} does not answer: {text}") from error
         text = store.redacted(" ".join(str(error).partition("[SQL: ")[0].split()))
-        raise TrackingError(f"the MLflow store {store.shown} cannot be used: {text[:500]} ({STORE_HINT})") from error
+        hint = PASSWORD_HINT if REFUSED.search(text) else STORE_HINT
+        raise TrackingError(f"the MLflow store {store.shown} cannot be used: {text[:500]} ({hint})") from error
 
 
 def is_silence(error: BaseException | None) -> bool:
@@ -274,4 +275,6 @@ def if_there(ask: Callable[[], T]) -> T | None:
         return None
 
 
+REFUSED = re.compile(r"error code 40[13]\b")
+PASSWORD_HINT = "is its password the right one? $NAME in tracking is taken from the environment"
 STORE_HINT = "tracking: null in params.yaml trains without it"

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -18,6 +19,7 @@ from tests.support.pages import PAGES, blocks
 from tests.support.project import ROOT, TRACKWAY, Project, Served
 
 README = PAGES["README.md"]
+PATH = "/usr/bin:/bin"  # without this environment's commands
 MAKE = "test_every_make_target_shown_is_there"
 LINEAGE = "test_each_kind_of_thing_says_where_it_comes_from_and_what_came_from_it"
 TABLES = "test_a_table_goes_through_all_stages_and_stands_beside_its_yardsticks"
@@ -253,6 +255,8 @@ def test_what_a_change_did_is_shown_once_the_first_results_are_committed(finishe
     assert finished.run("git", "status", "--porcelain").stdout == ""
     again = finished.python("from flows.cli.run import next_steps; print(next_steps())").stdout
     assert again.startswith("Compare and watch:"), "nothing is left to commit"
+    outside = finished.run(sys.executable, "-c", "from flows.cli.run import next_steps; print(next_steps())", PATH=PATH)
+    assert outside.stdout.startswith("Find the commands:     source .venv/bin/activate\nCompare and watch:")
 
 
 def test_its_tree_names_every_file_and_package_of_the_source() -> None:

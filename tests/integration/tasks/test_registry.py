@@ -125,6 +125,7 @@ def test_only_a_store_that_says_so_has_no_champion(finished: Project, served: Se
             assert (
                 silent if proxy.status == 503 else f"error: the MLflow store {address} cannot be used: "
             ) in done.stdout
+            assert ("is its password the right one?" in done.stdout) == (proxy.status == 401)
             assert "Traceback" not in done.stdout
         shown = finished.run(*TRACKWAY, "results", check=False)
         assert shown.returncode == 1
