@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from tasks.tracking.liveness import is_dead
-from tasks.tracking.models import delete_model, models_of
+from tasks.tracking.models import delete_model
 from tasks.tracking.names import Store
 from tasks.tracking.runs import stage_tag
-from tasks.tracking.store import connect, if_there
+from tasks.tracking.store import connect
 from tasks.tracking.tags import FOLDER, PROCESS, STAGE
 
 
@@ -42,7 +42,6 @@ def end_what_is_lost(store: Store, dataset: str, experiment: str, folder: str, m
                 continue
             if run.data.tags.get(FOLDER) == folder and run.info.status == "RUNNING" and lost(run.data.tags):
                 client.set_terminated(run.info.run_id, "KILLED")
-            for model_id in models_of(client, run):
-                model = if_there(lambda model_id=model_id: client.get_logged_model(model_id))  # type: ignore[misc]
-                if model and model.status == LoggedModelStatus.PENDING and lost(model.tags):
-                    delete_model(client, model_id)
+            for model in client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"):
+                if model.status == LoggedModelStatus.PENDING and lost(model.tags):
+                    delete_model(client, model.model_id)
